@@ -1,0 +1,57 @@
+/**
+ * What the actor asks of a generation engine. Token ids only: the engine knows no text, no rewards and no sockets.
+ */
+import type { PolicyVersion } from "../model/weights.js";
+import type { FinishReason, Sampling, Timing, VersionSpan } from "../protocol/messages.js";
+
+export interface GenerateRequest {
+  readonly requestId: string;
+  /** [T ≥ 1] */
+  readonly promptIds: Int32Array;
+  readonly groupSize: number;
+  /** 64-bit noise key; the uniform of (completion c, position t) is `uniform(seed, c, t)`, whatever batch the row ran in. */
+  readonly seed: bigint;
+  readonly sampling: Sampling;
+  /** Teacher forcing: completion c is `forced[c]`, and its logprobs are measured instead of sampled. */
+  readonly forced?: readonly Int32Array[];
+}
+
+export interface GeneratedCompletion {
+  readonly ids: Int32Array;
+  /** [T] nats, see Completion.behaviourLogprobs */
+  readonly logprobs: Float32Array;
+  readonly finishReason: FinishReason;
+  readonly versions: readonly VersionSpan[];
+}
+
+export interface GeneratedGroup {
+  readonly requestId: string;
+  readonly completions: readonly GeneratedCompletion[];
+  readonly timing: Timing;
+}
+
+export interface EngineOptions {
+  /** Intra-op threads of the ONNX Runtime session. */
+  readonly threads: number;
+  /** Most rows (completions in flight) of one batch. */
+  readonly maxRows: number;
+  /** Most tokens decoded by one run of the graph, for every row. */
+  readonly segmentLength: number;
+}
+
+export interface Engine {
+  /** Weights now in use. */
+  readonly version: PolicyVersion;
+  /**
+   * Adopts packed weights (layout of src/model/layout.ts). Called only while no row is in flight;
+   * the engine copies them into an arena of its own, hashes what it holds, and returns that version.
+   */
+  load(packed: Float32Array, iteration: number): PolicyVersion;
+  /** Queues a request; it joins the batch at the next segment boundary with room. */
+  submit(request: GenerateRequest): void;
+  /** Rows and queued requests not yet finished. */
+  readonly pending: number;
+  /** Runs one segment and returns the groups that finished in it (in order of completion). */
+  step(): Promise<GeneratedGroup[]>;
+  dispose(): Promise<void>;
+}

@@ -1,0 +1,217 @@
+/**
+ * Padding-free layout of groups of completions for the learner.
+ *
+ * A microbatch is one list of N tokens: every prompt once (all groups), then every completion. Linear layers see
+ * [N, hidden]. Only attention needs rectangles; the index arrays here say which packed row goes where, and back.
+ * Knows token ids and head counts; knows nothing of weights, rewards or TensorFlow.
+ *
+ * Legend: G groups, R rows (completions) per group (padded to the largest), P prompt length, C completion length
+ * (both padded to the longest of the microbatch), Hq query heads, Hk key/value heads, E = Hq / Hk.
+ */
+
+export interface SequenceGroup {
+  /** [≥ 1] */
+  readonly promptIds: Int32Array;
+  /** Each [≥ 1] tokens. */
+  readonly completions: readonly Int32Array[];
+}
+
+export interface PackedBatch {
+  /** [N] token ids and their rotary positions. */
+  readonly ids: Int32Array;
+  readonly positions: Int32Array;
+  /** [M] every completion token, group by group, row by row. */
+  readonly targets: Int32Array;
+  /** [M] the packed row whose hidden state predicts the target. */
+  readonly predictors: Int32Array;
+  /** [M] index of the completion (counted over the microbatch) a target belongs to. */
+  readonly rowOf: Int32Array;
+  readonly numRows: number;
+  /** [numRows] packed row of the last completion token (only when packed with `keepLast`), else empty. */
+  readonly lastRows: Int32Array;
+  readonly attention: AttentionPlan;
+}
+
+export interface AttentionPlan {
+  readonly groups: number;
+  readonly rowsPerGroup: number;
+  readonly promptLength: number;
+  /** 0 when no completion has an input token. */
+  readonly completionLength: number;
+  /** [G·Hk·E·P] rows of q viewed as [N·Hq, D], in the order (g, h, e, t). */
+  readonly promptQueries: Int32Array;
+  /** [G·Hk·P] rows of k (or v) viewed as [N·Hk, D], in the order (g, h, t). */
+  readonly promptKeys: Int32Array;
+  /** [G·Hk·R·E·C] in the order (g, h, r, e, t). */
+  readonly completionQueries: Int32Array;
+  /** [G·Hk·R·C] in the order (g, h, r, t). */
+  readonly completionKeys: Int32Array;
+  /** [N·Hq], [N·Hk]: the way back, into the concatenation of the prompt and completion rectangles. */
+  readonly queriesBack: Int32Array;
+  readonly keysBack: Int32Array;
+  /** [P, P] additive causal mask of prompts (right-padded, so causality hides the padding). */
+  readonly promptBias: Float32Array;
+  /** [G, 1, C, P + C] additive mask of completions: real prompt tokens, then causal. */
+  readonly completionBias: Float32Array;
+  /** [G, 1, 1, P, 1] and [G, 1, R, 1, C, 1]: 1 for real tokens, 0 for padding. */
+  readonly promptReal: Float32Array;
+  readonly completionReal: Float32Array;
+}
+
+const MASKED = -1e9;
+
+/**
+ * Packs groups. The last token of a completion predicts nothing, so it is left out of the input unless `keepLast`
+ * (needed to bootstrap the value after a truncated completion).
+ */
+export function packGroups(groups: readonly SequenceGroup[], heads: { numHeads: number; numKvHeads: number }, keepLast = false): PackedBatch {
+  const inputLength = (completion: Int32Array): number => completion.length - (keepLast ? 0 : 1);
+  const G = groups.length;
+  let R = 1;
+  let P = 1;
+  let C = 0;
+  let numTokens = 0;
+  let numTargets = 0;
+  let numRows = 0;
+  for (const { promptIds, completions } of groups) {
+    P = Math.max(P, promptIds.length);
+    R = Math.max(R, completions.length);
+    numTokens += promptIds.length;
+    numRows += completions.length;
+    for (const completion of completions) {
+      C = Math.max(C, inputLength(completion));
+      numTokens += inputLength(completion);
+      numTargets += completion.length;
+    }
+  }
+  const ids = new Int32Array(numTokens);
+  const positions = new Int32Array(numTokens);
+  const targets = new Int32Array(numTargets);
+  const predictors = new Int32Array(numTargets);
+  const rowOf = new Int32Array(numTargets);
+  const lastRows = new Int32Array(keepLast ? numRows : 0);
+  const { numHeads: Hq, numKvHeads: Hk } = heads;
+  const E = Hq / Hk;
+  const promptQueries = new Int32Array(G * Hq * P);
+  const promptKeys = new Int32Array(G * Hk * P);
+  const completionQueries = new Int32Array(G * Hq * R * C);
+  const completionKeys = new Int32Array(G * Hk * R * C);
+  const queriesBack = new Int32Array(numTokens * Hq);
+  const keysBack = new Int32Array(numTokens * Hk);
+  const promptReal = new Float32Array(G * P);
+  const completionReal = new Float32Array(G * R * C);
+
+  let token = 0;
+  const lastPromptRow = new Int32Array(G);
+  groups.forEach(({ promptIds }, g) => {
+    for (let t = 0; t < promptIds.length; t++, token++) {
+      ids[token] = promptIds[t]!;
+      positions[token] = t;
+      promptReal[g * P + t] = 1;
+      for (let h = 0; h < Hk; h++) {
+        const key = (g * Hk + h) * P + t;
+        promptKeys[key] = token * Hk + h;
+        keysBack[token * Hk + h] = key;
+        for (let e = 0; e < E; e++) {
+          const query = ((g * Hk + h) * E + e) * P + t;
+          promptQueries[query] = token * Hq + h * E + e;
+          queriesBack[token * Hq + h * E + e] = query;
+        }
+      }
+    }
+    lastPromptRow[g] = token - 1;
+  });
+  let target = 0;
+  let row = 0;
+  groups.forEach(({ promptIds, completions }, g) => {
+    completions.forEach((completion, r) => {
+      const length = inputLength(completion);
+      for (let t = 0; t < completion.length; t++, target++) {
+        targets[target] = completion[t]!;
+        predictors[target] = t === 0 ? lastPromptRow[g]! : token + t - 1;
+        rowOf[target] = row;
+      }
+      for (let t = 0; t < length; t++, token++) {
+        ids[token] = completion[t]!;
+        positions[token] = promptIds.length + t;
+        completionReal[(g * R + r) * C + t] = 1;
+        for (let h = 0; h < Hk; h++) {
+          const key = ((g * Hk + h) * R + r) * C + t;
+          completionKeys[key] = token * Hk + h;
+          keysBack[token * Hk + h] = promptKeys.length + key;
+          for (let e = 0; e < E; e++) {
+            const query = (((g * Hk + h) * R + r) * E + e) * C + t;
+            completionQueries[query] = token * Hq + h * E + e;
+            queriesBack[token * Hq + h * E + e] = promptQueries.length + query;
+          }
+        }
+      }
+      if (keepLast) lastRows[row] = token - 1;
+      row++;
+    });
+  });
+
+  const promptBias = new Float32Array(P * P);
+  for (let t = 0; t < P; t++) promptBias.fill(MASKED, t * P + t + 1, (t + 1) * P);
+  const completionBias = new Float32Array(G * C * (P + C));
+  for (let g = 0; g < G; g++) {
+    const promptLength = groups[g]!.promptIds.length;
+    for (let t = 0; t < C; t++) {
+      const start = (g * C + t) * (P + C);
+      completionBias.fill(MASKED, start + promptLength, start + P);
+      completionBias.fill(MASKED, start + P + t + 1, start + P + C);
+    }
+  }
+  return {
+    ids,
+    positions,
+    targets,
+    predictors,
+    rowOf,
+    numRows,
+    lastRows,
+    attention: {
+      groups: G,
+      rowsPerGroup: R,
+      promptLength: P,
+      completionLength: C,
+      promptQueries,
+      promptKeys,
+      completionQueries,
+      completionKeys,
+      queriesBack,
+      keysBack,
+      promptBias,
+      completionBias,
+      promptReal,
+      completionReal,
+    },
+  };
+}
+
+/** Input tokens a group takes in a packed batch (its prompt counted once). */
+export function groupTokens(group: SequenceGroup): number {
+  return group.completions.reduce((sum, completion) => sum + completion.length - 1, group.promptIds.length);
+}
+
+/**
+ * Cuts a batch into microbatches of at most `maxTokens` (a larger single group stands alone). Groups are taken in the
+ * order of their longest completion, so that a microbatch's attention rectangles hold little padding.
+ * @returns indices into `groups`
+ */
+export function microbatches(groups: readonly SequenceGroup[], maxTokens: number): number[][] {
+  const longest = groups.map(({ completions }) => Math.max(...completions.map((completion) => completion.length)));
+  const order = groups.map((_, i) => i).sort((a, b) => longest[a]! - longest[b]! || a - b);
+  const batches: number[][] = [];
+  let room = 0;
+  for (const i of order) {
+    const tokens = groupTokens(groups[i]!);
+    if (batches.length === 0 || tokens > room) {
+      batches.push([]);
+      room = maxTokens;
+    }
+    batches.at(-1)!.push(i);
+    room -= tokens;
+  }
+  return batches;
+}

@@ -1,0 +1,348 @@
+/**
+ * The few operations where the learner spends its time, with hand-written gradients (`tf.customGrad`): RMSNorm,
+ * rotary embedding, attention over packed groups, SwiGLU, token log-probabilities.
+ * Each is tested against its plain twin (primitives-plain.ts), value and gradient, on every backend.
+ *
+ * Knows shapes and formulas; knows no weight names and no losses.
+ */
+import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
+import type { TF } from "./backend.js";
+import type { AttentionPlan } from "./packing.js";
+
+type Save = (tensors: Tensor[]) => void;
+
+/** tfjs passes the saver after the inputs; its own type cannot say so. */
+export function customGrad(
+  tf: TF,
+  inputs: Tensor[],
+  f: (inputs: Tensor[], save: Save) => { value: Tensor; gradFunc: (dy: Tensor, saved: Tensor[]) => Tensor[] },
+): Tensor {
+  const op = tf.customGrad((...args: unknown[]) => {
+    const save = args.at(-1) as Save;
+    return f(args.slice(0, -1) as Tensor[], save) as { value: Tensor; gradFunc: (dy: Tensor, saved: Tensor[]) => Tensor[] };
+  });
+  return op(...inputs);
+}
+
+/**
+ * RMSNorm: y = x · rsqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
+ * @param x [N, H]
+ * @param weight [H]
+ */
+export function rmsNorm(tf: TF, x: Tensor, weight: Tensor, eps: number): Tensor2D {
+  return customGrad(tf, [x, weight], ([x, weight], save) => {
+    const r = tf.rsqrt(tf.add(tf.mean(tf.square(x!), 1, true), eps));
+    const normed = tf.mul(x!, r);
+    save([normed, r, weight!]);
+    return {
+      value: tf.mul(normed, weight!),
+      gradFunc: (dy, saved) => {
+        const [normed, r, weight] = saved as [Tensor, Tensor, Tensor];
+        const dNormed = tf.mul(dy, weight);
+        const projected = tf.mean(tf.mul(dNormed, normed), 1, true);
+        const dx = tf.mul(tf.sub(dNormed, tf.mul(normed, projected)), r);
+        return [dx, tf.sum(tf.mul(dy, normed), 0)];
+      },
+    };
+  }) as Tensor2D;
+}
+
+export interface RotaryTables {
+  /** [N, 1, D] */
+  readonly cos: Tensor;
+  readonly sin: Tensor;
+  /** [D, D]: x · rotate is (-x₂, x₁), the halves of x exchanged. */
+  readonly rotate: Tensor2D;
+}
+
+/**
+ * Rotary tables for packed positions: angle of dimension i (of D/2) at position p is p · theta^(-2i/D)
+ * (Su et al. 2021, eq. 15; halves layout as in Hugging Face's `rotate_half`).
+ */
+export function rotaryTables(tf: TF, positions: Int32Array, headDim: number, theta: number): RotaryTables {
+  const half = headDim / 2;
+  const cos = new Float32Array(positions.length * headDim);
+  const sin = new Float32Array(positions.length * headDim);
+  // As in transformers: inverse frequencies and angles are rounded to float32.
+  const inverse = Float32Array.from({ length: half }, (_, i) => 1 / theta ** ((2 * i) / headDim));
+  for (let n = 0; n < positions.length; n++) {
+    for (let i = 0; i < half; i++) {
+      const angle = Math.fround(positions[n]! * inverse[i]!);
+      cos[n * headDim + i] = cos[n * headDim + half + i] = Math.cos(angle);
+      sin[n * headDim + i] = sin[n * headDim + half + i] = Math.sin(angle);
+    }
+  }
+  const rotate = new Float32Array(headDim * headDim);
+  for (let i = 0; i < half; i++) {
+    rotate[(half + i) * headDim + i] = -1;
+    rotate[i * headDim + half + i] = 1;
+  }
+  return {
+    cos: tf.tensor3d(cos, [positions.length, 1, headDim]),
+    sin: tf.tensor3d(sin, [positions.length, 1, headDim]),
+    rotate: tf.tensor2d(rotate, [headDim, headDim]),
+  };
+}
+
+/**
+ * Rotates every head: y = x · cos + (x · rotate) · sin.
+ * @param x [N, heads · D]
+ */
+export function rotary(tf: TF, x: Tensor, tables: RotaryTables): Tensor2D {
+  const headDim = tables.rotate.shape[0];
+  const shape = x.shape as [number, number];
+  const heads = shape[1] / headDim;
+  return customGrad(tf, [x], ([x]) => {
+    const flat = tf.reshape(x!, [-1, headDim]) as Tensor2D;
+    const rotated = tf.reshape(tf.matMul(flat, tables.rotate), [-1, heads, headDim]);
+    const y = tf.add(tf.mul(tf.reshape(x!, [-1, heads, headDim]), tables.cos), tf.mul(rotated, tables.sin));
+    return {
+      value: tf.reshape(y, shape),
+      gradFunc: (dy) => {
+        const dy3 = tf.reshape(dy, [-1, heads, headDim]);
+        const turned = tf.reshape(tf.mul(dy3, tables.sin), [-1, headDim]) as Tensor2D;
+        const back = tf.reshape(tf.matMul(turned, tables.rotate, false, true), [-1, heads, headDim]);
+        return [tf.reshape(tf.add(tf.mul(dy3, tables.cos), back), shape)];
+      },
+    };
+  }) as Tensor2D;
+}
+
+/** SwiGLU: silu(gate) · up (Shazeer 2020, eq. 6). Both [N, I]. */
+export function swiGlu(tf: TF, gate: Tensor, up: Tensor): Tensor2D {
+  return customGrad(tf, [gate, up], ([gate, up], save) => {
+    const s = tf.sigmoid(gate!);
+    const silu = tf.mul(gate!, s);
+    save([s, silu, up!]);
+    return {
+      value: tf.mul(silu, up!),
+      gradFunc: (dy, saved) => {
+        const [s, silu, up] = saved as [Tensor, Tensor, Tensor];
+        // silu' = s + silu · (1 - s)
+        const slope = tf.add(s, tf.sub(silu, tf.mul(silu, s)));
+        return [tf.mul(tf.mul(dy, up), slope), tf.mul(dy, silu)];
+      },
+    };
+  }) as Tensor2D;
+}
+
+/** The plan's index arrays and masks as tensors, made once per microbatch and shared by all layers. */
+export interface AttentionTensors {
+  readonly plan: AttentionPlan;
+  readonly promptQueries: Tensor1D;
+  readonly promptKeys: Tensor1D;
+  readonly completionQueries: Tensor1D;
+  readonly completionKeys: Tensor1D;
+  readonly queriesBack: Tensor1D;
+  readonly keysBack: Tensor1D;
+  readonly promptBias: Tensor;
+  readonly completionBias: Tensor;
+  readonly promptReal: Tensor;
+  readonly completionReal: Tensor;
+}
+
+export function attentionTensors(tf: TF, plan: AttentionPlan): AttentionTensors {
+  const { groups: G, rowsPerGroup: R, promptLength: P, completionLength: C } = plan;
+  const index = (values: Int32Array): Tensor1D => tf.tensor1d(values, "int32");
+  return {
+    plan,
+    promptQueries: index(plan.promptQueries),
+    promptKeys: index(plan.promptKeys),
+    completionQueries: index(plan.completionQueries),
+    completionKeys: index(plan.completionKeys),
+    queriesBack: index(plan.queriesBack),
+    keysBack: index(plan.keysBack),
+    promptBias: tf.tensor(plan.promptBias, [1, 1, P, P]),
+    completionBias: tf.tensor(plan.completionBias, [G, 1, C, P + C]),
+    promptReal: tf.tensor(plan.promptReal, [G, 1, P, 1]),
+    completionReal: tf.tensor(plan.completionReal, [G, 1, R, 1, C, 1]),
+  };
+}
+
+/**
+ * Causal attention over packed groups: a completion token sees its prompt (computed once per group) and its own row.
+ * softmax(q kᵀ / √D) v (Vaswani et al. 2017, eq. 1), grouped-query heads (Ainslie et al. 2023).
+ * The backward pass uses Σ dP·P = Σ dO·O (Dao et al. 2022, appendix B.2).
+ * @param q [N, Hq · D] after rotary embedding
+ * @param k [N, Hk · D] after rotary embedding
+ * @param v [N, Hk · D]
+ * @returns [N, Hq · D]
+ */
+export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionTensors, headDim: number): Tensor2D {
+  const { groups: G, rowsPerGroup: R, promptLength: P, completionLength: C } = t.plan;
+  const D = headDim;
+  const Hq = q.shape[1]! / D;
+  const Hk = k.shape[1]! / D;
+  const E = Hq / Hk;
+  const scale = 1 / Math.sqrt(D);
+  const rows = (x: Tensor, index: Tensor1D, shape: number[]): Tensor => tf.reshape(tf.gather(tf.reshape(x, [-1, D]), index), shape);
+  const back = (prompt: Tensor, completion: Tensor | null, index: Tensor1D, width: number): Tensor => {
+    const flat = tf.reshape(prompt, [-1, D]);
+    const all = completion === null ? flat : tf.concat([flat, tf.reshape(completion, [-1, D])], 0);
+    return tf.reshape(tf.gather(all, index), [-1, width]);
+  };
+  const dot = tf.matMul;
+  // [G, Hk·R·E, C, P + C]: scores of completions against prompt and own keys side by side.
+  const joinScores = (prompt: Tensor, own: Tensor): Tensor =>
+    tf.concat([tf.reshape(prompt, [G, Hk * R * E, C, P]), tf.reshape(own, [G, Hk * R * E, C, C])], 3);
+  const splitScores = (scores: Tensor): [Tensor, Tensor] => {
+    const [prompt, own] = tf.split(scores, [P, C], 3);
+    return [tf.reshape(prompt!, [G * Hk, R * E * C, P]), tf.reshape(own!, [G * Hk * R, E * C, C])];
+  };
+
+  return customGrad(tf, [q, k, v], ([q, k, v], save) => {
+    const scaled = tf.mul(q!, scale);
+    const qP = rows(scaled, t.promptQueries, [G * Hk, E * P, D]);
+    const kP = rows(k!, t.promptKeys, [G * Hk, P, D]);
+    const vP = rows(v!, t.promptKeys, [G * Hk, P, D]);
+    const scoresP = tf.reshape(dot(qP, kP, false, true), [G, Hk * E, P, P]);
+    const probsP = tf.reshape(tf.softmax(tf.add(scoresP, t.promptBias)), [G * Hk, E * P, P]);
+    const oP = dot(probsP, vP);
+    if (C === 0) {
+      save([qP, kP, vP, probsP, oP]);
+    } else {
+      const qC = rows(scaled, t.completionQueries, [G * Hk, R * E * C, D]);
+      const kC = rows(k!, t.completionKeys, [G * Hk * R, C, D]);
+      const vC = rows(v!, t.completionKeys, [G * Hk * R, C, D]);
+      const scoresC = joinScores(dot(qC, kP, false, true), dot(tf.reshape(qC, [G * Hk * R, E * C, D]), kC, false, true));
+      const probsC = tf.softmax(tf.add(scoresC, t.completionBias));
+      const [toPrompt, toOwn] = splitScores(probsC);
+      const oC = tf.add(dot(toPrompt, vP), tf.reshape(dot(toOwn, vC), [G * Hk, R * E * C, D]));
+      save([qP, kP, vP, probsP, oP, qC, kC, vC, probsC, oC]);
+      return { value: back(oP, oC, t.queriesBack, Hq * D), gradFunc };
+    }
+    return { value: back(oP, null, t.queriesBack, Hq * D), gradFunc };
+
+    function gradFunc(dy: Tensor, saved: Tensor[]): Tensor[] {
+      const [qP, kP, vP, probsP, oP, qC, kC, vC, probsC, oC] = saved as [Tensor, Tensor, Tensor, Tensor, Tensor, ...Tensor[]];
+      // Padded queries must not speak: their dO is set to zero.
+      const dOP = tf.reshape(
+        tf.mul(rows(dy, t.promptQueries, [G, Hk * E, P, D]), t.promptReal),
+        [G * Hk, E * P, D],
+      );
+      const dSP = softmaxGrad(probsP, dot(dOP, vP, false, true), tf.sum(tf.mul(dOP, oP), 2, true));
+      const dqP = dot(dSP, kP);
+      let dkP = dot(dSP, qP, true, false);
+      let dvP = dot(probsP, dOP, true, false);
+      let dqC: Tensor | null = null;
+      let dkC: Tensor | null = null;
+      let dvC: Tensor | null = null;
+      if (qC !== undefined && kC !== undefined && vC !== undefined && probsC !== undefined && oC !== undefined) {
+        const dOC = tf.reshape(
+          tf.mul(rows(dy, t.completionQueries, [G, Hk, R, E, C, D]), t.completionReal),
+          [G * Hk, R * E * C, D],
+        );
+        const dOwn = tf.reshape(dOC, [G * Hk * R, E * C, D]);
+        const dProbs = joinScores(dot(dOC, vP, false, true), dot(dOwn, vC, false, true));
+        const rowSum = tf.reshape(tf.sum(tf.mul(dOC, oC), 2), [G, Hk * R * E, C, 1]);
+        const [dSPrompt, dSOwn] = splitScores(softmaxGrad(probsC, dProbs, rowSum));
+        const [toPrompt, toOwn] = splitScores(probsC);
+        const qOwn = tf.reshape(qC, [G * Hk * R, E * C, D]);
+        dqC = tf.add(dot(dSPrompt, kP), tf.reshape(dot(dSOwn, kC), [G * Hk, R * E * C, D]));
+        dkP = tf.add(dkP, dot(dSPrompt, qC, true, false));
+        dvP = tf.add(dvP, dot(toPrompt, dOC, true, false));
+        dkC = dot(dSOwn, qOwn, true, false);
+        dvC = dot(toOwn, dOwn, true, false);
+      }
+      return [
+        tf.mul(back(dqP, dqC, t.queriesBack, Hq * D), scale),
+        back(dkP, dkC, t.keysBack, Hk * D),
+        back(dvP, dvC, t.keysBack, Hk * D),
+      ];
+    }
+  }) as Tensor2D;
+
+  function softmaxGrad(probs: Tensor, dProbs: Tensor, rowSum: Tensor): Tensor {
+    return tf.mul(probs, tf.sub(dProbs, rowSum));
+  }
+}
+
+/** Logits held at once by `tokenLogprobs`, in elements (256 MiB as float32). */
+export const MAX_LOGITS = 64 * 1024 * 1024;
+
+/**
+ * Log-probability of each target under softmax(h · headᵀ / temperature), and the entropy of that distribution.
+ * Works in chunks of rows so that [M, V] never exists when it would be large; the backward pass recomputes each chunk.
+ * H = logsumexp(z) - Σ p·z with z = logits / temperature.
+ * @param h [M, hidden] states that predict the targets
+ * @param head [V, hidden]
+ * @param targets [M]
+ * @param entropyGradient whether the entropy column carries a gradient (entropy bonus)
+ * @returns [M, 2]: log-probabilities (nats), entropies (nats)
+ */
+export function tokenLogprobs(
+  tf: TF,
+  h: Tensor,
+  head: Tensor,
+  targets: Int32Array,
+  temperature: number,
+  entropyGradient = false,
+  maxLogits = MAX_LOGITS,
+): Tensor2D {
+  const V = head.shape[0]!;
+  const M = targets.length;
+  const chunk = Math.max(1, Math.min(M, Math.floor(maxLogits / V)));
+  const starts = Array.from({ length: Math.ceil(M / chunk) }, (_, i) => i * chunk);
+
+  /** z, exp(z - max), its row sums and max of one chunk. */
+  const distribution = (h: Tensor, head: Tensor): { z: Tensor; logSum: Tensor; probs: Tensor } => {
+    const z = tf.mul(tf.matMul(h as Tensor2D, head as Tensor2D, false, true), 1 / temperature);
+    const max = tf.max(z, 1, true);
+    const exp = tf.exp(tf.sub(z, max));
+    const sum = tf.sum(exp, 1, true);
+    return { z, logSum: tf.add(tf.log(sum), max), probs: tf.div(exp, sum) };
+  };
+  const rowsOf = (x: Tensor, start: number): Tensor => (chunk >= M ? x : tf.slice(x, [start, 0], [Math.min(chunk, M - start), -1]));
+  /** Flat positions of the targets in a chunk's [rows, V]. */
+  const flatTargets = (start: number): Tensor1D => {
+    const rows = Math.min(chunk, M - start);
+    return tf.tensor1d(
+      Int32Array.from({ length: rows }, (_, i) => i * V + targets[start + i]!),
+      "int32",
+    );
+  };
+
+  return customGrad(tf, [h, head], ([h, head], save) => {
+    const parts = starts.map((start) =>
+      tf.tidy(() => {
+        const { z, logSum, probs } = distribution(rowsOf(h!, start), head!);
+        const picked = tf.reshape(tf.gather(tf.reshape(z, [-1]), flatTargets(start)), [-1, 1]);
+        const entropy = tf.sub(logSum, tf.sum(tf.mul(probs, z), 1, true));
+        return tf.concat([tf.sub(picked, logSum), entropy], 1);
+      }),
+    );
+    save([h!, head!]);
+    return {
+      value: parts.length === 1 ? parts[0]! : tf.concat(parts, 0),
+      gradFunc: (dy, saved) => {
+        const [h, head] = saved as [Tensor, Tensor];
+        let dHead: Tensor | null = null;
+        const dh = starts.map((start) => {
+          const [dhPart, dHeadPart] = tf.tidy(() => {
+            const hPart = rowsOf(h, start);
+            const { z, logSum, probs } = distribution(hPart, head);
+            const [dLogprob, dEntropy] = tf.split(rowsOf(dy, start), 2, 1) as [Tensor, Tensor];
+            // d logprob / dz = onehot - p ; d H / dz = -p (log p + H)
+            const oneHot = tf.oneHot(tf.tensor1d(targets.subarray(start, start + hPart.shape[0]!), "int32"), V);
+            let dz = tf.mul(tf.sub(oneHot, probs), dLogprob);
+            if (entropyGradient) {
+              const logp = tf.sub(z, logSum);
+              const entropy = tf.neg(tf.sum(tf.mul(probs, logp), 1, true));
+              dz = tf.sub(dz, tf.mul(tf.mul(probs, tf.add(logp, entropy)), dEntropy));
+            }
+            const dLogits = tf.mul(dz, 1 / temperature) as Tensor2D;
+            return [tf.matMul(dLogits, head as Tensor2D), tf.matMul(dLogits, hPart as Tensor2D, true, false)] as [Tensor, Tensor];
+          });
+          if (dHead === null) dHead = dHeadPart;
+          else {
+            const sum: Tensor = tf.add(dHead, dHeadPart);
+            tf.dispose([dHead, dHeadPart]);
+            dHead = sum;
+          }
+          return dhPart;
+        });
+        return [dh.length === 1 ? dh[0]! : tf.concat(dh, 0), dHead!];
+      },
+    };
+  }) as Tensor2D;
+}

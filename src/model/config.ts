@@ -1,0 +1,108 @@
+/**
+ * The architecture of a decoder, read from a Hugging Face `config.json`.
+ * Knows the file format; knows nothing about tensors or runtimes.
+ */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { UserError, messageOf } from "../errors.js";
+import { z } from "zod";
+
+export interface ModelConfig {
+  readonly modelType: "qwen2" | "llama";
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  /** Longest sequence (prompt + completion) in tokens. */
+  readonly maxPositions: number;
+  readonly rmsNormEps: number;
+  readonly ropeTheta: number;
+  /** True when the LM head is the embedding matrix. */
+  readonly tieWordEmbeddings: boolean;
+  /** True when q, k and v projections have a bias (qwen2). */
+  readonly qkvBias: boolean;
+}
+
+const rope = z.looseObject({ rope_type: z.string().optional(), type: z.string().optional(), rope_theta: z.number().optional() });
+const raw = z.looseObject({
+  model_type: z.string(),
+  vocab_size: z.int().positive(),
+  hidden_size: z.int().positive(),
+  intermediate_size: z.int().positive(),
+  num_hidden_layers: z.int().positive(),
+  num_attention_heads: z.int().positive(),
+  num_key_value_heads: z.int().positive().optional(),
+  head_dim: z.int().positive().nullish(),
+  max_position_embeddings: z.int().positive().default(32768),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  rope_theta: z.number().positive().optional(),
+  rope_scaling: rope.nullish(),
+  rope_parameters: rope.nullish(),
+  use_sliding_window: z.boolean().optional(),
+  tie_word_embeddings: z.boolean().default(false),
+  hidden_act: z.string().default("silu"),
+  attention_bias: z.boolean().optional(),
+  mlp_bias: z.boolean().optional(),
+});
+
+/**
+ * Parses the contents of a `config.json`.
+ * @param where named in errors, usually the file's path
+ * @throws UserError for another `model_type`, RoPE scaling, a sliding window, or a shape that does not divide
+ */
+export function parseModelConfig(json: unknown, where: string): ModelConfig {
+  const parsed = raw.safeParse(json);
+  if (!parsed.success) throw new UserError(`${where}: not a model config: ${z.prettifyError(parsed.error)}`);
+  const c = parsed.data;
+  const refuse = (what: string, mend: string): never => {
+    throw new UserError(`${where}: ${what}. ${mend}`);
+  };
+  if (c.model_type !== "qwen2" && c.model_type !== "llama")
+    refuse(`model_type is "${c.model_type}", expected "qwen2" or "llama"`, "Choose a model of one of these architectures.");
+  // transformers 5 writes rope_parameters, older releases rope_theta and rope_scaling.
+  const scaling = c.rope_parameters ?? c.rope_scaling;
+  const ropeType = scaling?.rope_type ?? scaling?.type ?? "default";
+  if (ropeType !== "default")
+    refuse(`RoPE scaling "${ropeType}" is not supported, expected none`, "Remove rope_scaling if your sequences fit the original context.");
+  if (c.use_sliding_window === true)
+    refuse("use_sliding_window is true, which is not supported", "Set it to false if your sequences fit the window.");
+  if (c.hidden_act !== "silu") refuse(`hidden_act is "${c.hidden_act}", expected "silu"`, "Choose a model with SwiGLU layers.");
+  if (c.model_type === "llama" && (c.attention_bias === true || c.mlp_bias === true))
+    refuse("attention_bias / mlp_bias of llama models are not supported", "Choose a model without them.");
+  const kv = c.num_key_value_heads ?? c.num_attention_heads;
+  if (c.num_attention_heads % kv !== 0)
+    refuse(`num_attention_heads (${c.num_attention_heads}) is not a multiple of num_key_value_heads (${kv})`, "The file is damaged.");
+  const headDim = c.head_dim ?? c.hidden_size / c.num_attention_heads;
+  if (!Number.isInteger(headDim) || headDim % 2 !== 0)
+    refuse(`the head dimension (${headDim}) is not an even integer`, "The file is damaged.");
+  return {
+    modelType: c.model_type as "qwen2" | "llama",
+    vocabSize: c.vocab_size,
+    hiddenSize: c.hidden_size,
+    intermediateSize: c.intermediate_size,
+    numLayers: c.num_hidden_layers,
+    numHeads: c.num_attention_heads,
+    numKvHeads: kv,
+    headDim,
+    maxPositions: c.max_position_embeddings,
+    rmsNormEps: c.rms_norm_eps,
+    ropeTheta: c.rope_parameters?.rope_theta ?? c.rope_theta ?? 10_000,
+    tieWordEmbeddings: c.tie_word_embeddings,
+    qkvBias: c.model_type === "qwen2",
+  };
+}
+
+/** Reads `<folder>/config.json`; throws a UserError when it is missing, unreadable or unsupported. */
+export function readModelConfig(folder: string): ModelConfig {
+  const file = join(folder, "config.json");
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw new UserError(`${file}: expected a Hugging Face model config, found none that can be read (${messageOf(error)}). Point model.path at a model folder.`);
+  }
+  return parseModelConfig(json, file);
+}

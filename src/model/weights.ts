@@ -1,0 +1,32 @@
+/**
+ * Identity of a weight set (design: "known weights").
+ *
+ * The hash names what was loaded, not what was sent: the actor computes it over its own arena.
+ */
+import { createHash } from "node:crypto";
+import type { LayoutEntry } from "./layout.js";
+
+/** A policy: how many training iterations made it, and the hash of its weights. */
+export interface PolicyVersion {
+  readonly iteration: number;
+  readonly sha256: string;
+}
+
+/**
+ * sha256 over the sorted list of (name, dtype, shape, sha256 of the bytes), as lowercase hex.
+ * Sorted by name, so it does not depend on the order of the layout; each line is
+ * `name dtype [d0,d1] hexdigest\n`.
+ */
+export function hashPacked(packed: Float32Array, layout: readonly LayoutEntry[]): string {
+  const lines = layout.map((entry) => {
+    const bytes = new Uint8Array(packed.buffer, packed.byteOffset + entry.offset * 4, entry.size * 4);
+    const digest = createHash("sha256").update(bytes).digest("hex");
+    return `${entry.name} F32 [${entry.shape.join(",")}] ${digest}\n`;
+  });
+  return createHash("sha256").update(lines.sort().join("")).digest("hex");
+}
+
+/** With LoRA a policy is a pair: the frozen base and the adapter. */
+export function hashPair(baseSha256: string, adapterSha256: string): string {
+  return createHash("sha256").update(`base ${baseSha256}\nadapter ${adapterSha256}\n`).digest("hex");
+}
