@@ -11,7 +11,12 @@ const loraSchema = z.strictObject({
   enabled: z.boolean().default(false).describe("train PEFT adapters on a frozen base instead of all weights"),
   r: count.default(16).describe("adapter rank"),
   lora_alpha: z.number().positive().default(32).describe("adapter scale is lora_alpha / r"),
-  lora_dropout: z.number().min(0).max(0.99).default(0).describe("dropout on the adapter's input, in the gradient forward only"),
+  lora_dropout: z
+    .number()
+    .min(0)
+    .max(0.99)
+    .default(0)
+    .describe("dropout on the adapter's input, in the gradient forward only"),
   target_modules: z
     .array(z.enum(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]))
     .nonempty()
@@ -21,7 +26,11 @@ const loraSchema = z.strictObject({
 
 export const runConfigSchema = z.strictObject({
   algo: z.enum(["grpo", "ppo"]).default("grpo").describe("post-training algorithm"),
-  seed: z.int().nonnegative().default(42).describe("seed of prompt order, sampling noise and value head initialisation"),
+  seed: z
+    .int()
+    .nonnegative()
+    .default(42)
+    .describe("seed of prompt order, sampling noise and value head initialisation"),
   run_dir: z.string().nullable().default(null).describe("run directory; null = runs/<algo>-<date>-<time>"),
 
   model: z
@@ -33,9 +42,16 @@ export const runConfigSchema = z.strictObject({
   lora: loraSchema.prefault({}),
   data: z
     .strictObject({
-      train: z.string().default("starter").describe('"starter" (generated problems) or a JSONL file with question/answer'),
+      train: z
+        .string()
+        .default("starter")
+        .describe('"starter" (generated problems) or a JSONL file with question/answer'),
       validation: z.string().default("starter").describe('"starter" or a JSONL file with question/answer'),
-      system_prompt: z.string().nullable().default(null).describe("system message of the chat; null = the template's own default"),
+      system_prompt: z
+        .string()
+        .nullable()
+        .default(null)
+        .describe("system message of the chat; null = the template's own default"),
       prompt_suffix: z.string().default("").describe("appended to each question"),
       max_prompt_length: count.default(512).describe("tokens; longer prompts are an error, never cut"),
     })
@@ -47,73 +63,129 @@ export const runConfigSchema = z.strictObject({
   num_generations: count.default(8).describe("completions per prompt (the group)"),
   temperature: z.number().positive().default(1).describe("sampling temperature; the only sampling knob in training"),
   max_completion_length: count.default(256).describe("tokens"),
-  max_staleness: z.int().nonnegative().default(1).describe("a batch may be sampled by weights at most this many iterations old"),
+  max_staleness: z
+    .int()
+    .nonnegative()
+    .default(1)
+    .describe("a batch may be sampled by weights at most this many iterations old"),
   old_logprobs: z.enum(["recompute", "behaviour"]).default("recompute").describe("what the ratio's denominator is"),
-  importance_sampling_cap: z.number().positive().default(2).describe("C of the truncated actor/learner weight min(C, pi_old/pi_behaviour)"),
+  importance_sampling_cap: z
+    .number()
+    .positive()
+    .default(2)
+    .describe("C of the truncated actor/learner weight min(C, pi_old/pi_behaviour)"),
   filter_groups: z.boolean().default(false).describe("dynamic sampling: replace groups whose rewards are all equal"),
   filter_groups_max_rounds: count.default(4).describe("replacements per group before it is kept as it is"),
 
   // Optimizer (AdamW)
-  learning_rate: z.number().nonnegative().default(1e-6),
-  lr_scheduler_type: z.enum(["linear", "cosine", "constant"]).default("linear"),
+  learning_rate: z.number().nonnegative().default(1e-6).describe("peak rate of AdamW"),
+  lr_scheduler_type: z
+    .enum(["linear", "cosine", "constant"])
+    .default("linear")
+    .describe("after the warm-up, over the whole run"),
   warmup_steps: z.int().nonnegative().default(0).describe("optimizer steps of linear warm-up"),
-  adam_beta1: unit.default(0.9),
-  adam_beta2: unit.default(0.999),
-  adam_epsilon: z.number().positive().default(1e-8),
+  adam_beta1: unit.default(0.9).describe("decay of the first moment"),
+  adam_beta2: unit.default(0.999).describe("decay of the second moment"),
+  adam_epsilon: z.number().positive().default(1e-8).describe("added to the root of the second moment"),
   weight_decay: z.number().nonnegative().default(0).describe("decoupled; none on norms and biases"),
   max_grad_norm: z.number().positive().default(1).describe("clipping by global norm"),
-  tokens_per_microbatch: count.default(16384).describe("gradient accumulation by token budget, prompts counted once per group"),
+  tokens_per_microbatch: count
+    .default(16384)
+    .describe("gradient accumulation by token budget, prompts counted once per group"),
 
   // GRPO
-  loss_type: z.enum(["grpo", "bnpo", "dr_grpo", "dapo"]).default("dapo"),
+  loss_type: z
+    .enum(["grpo", "bnpo", "dr_grpo", "dapo"])
+    .default("dapo")
+    .describe("GRPO: what the sum over tokens is divided by"),
   epsilon: z.number().positive().default(0.2).describe("clip range of the ratio, below and above 1"),
   epsilon_high: z.number().positive().nullable().default(null).describe("upper clip range; null = epsilon"),
-  delta: z.number().positive().nullable().default(null).describe("two-sided clipping: cap of the ratio in the unclipped term"),
-  beta: z.number().nonnegative().default(0).describe("coefficient of the k3 KL to the reference policy in the GRPO loss; 0 = no reference"),
+  delta: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe("two-sided clipping: cap of the ratio in the unclipped term"),
+  beta: z
+    .number()
+    .nonnegative()
+    .default(0)
+    .describe("coefficient of the k3 KL to the reference policy in the GRPO loss; 0 = no reference"),
   use_bias_correction_kl: z.boolean().default(true).describe("multiply k3 by the importance ratio"),
-  scale_rewards: z.enum(["group", "batch", "none"]).default("group"),
+  scale_rewards: z
+    .enum(["group", "batch", "none"])
+    .default("group")
+    .describe("GRPO: whose standard deviation divides the advantages"),
   num_iterations: count.default(1).describe("passes over each batch"),
   steps_per_generation: count.default(1).describe("optimizer steps per pass over a batch"),
-  importance_sampling_level: z.enum(["token", "sequence"]).default("token"),
-  mask_truncated_completions: z.boolean().default(false),
+  importance_sampling_level: z
+    .enum(["token", "sequence"])
+    .default("token")
+    .describe("GRPO: one ratio per token, or one per completion (GSPO)"),
+  mask_truncated_completions: z
+    .boolean()
+    .default(false)
+    .describe("GRPO: completions cut off by max_completion_length add nothing to the loss"),
   entropy_coef: z.number().default(0).describe("entropy bonus in the loss"),
 
   // PPO
-  gamma: unit.default(1),
-  lam: unit.default(0.95),
-  cliprange: z.number().positive().default(0.2),
-  cliprange_value: z.number().positive().default(0.2),
-  vf_coef: z.number().nonnegative().default(0.1),
+  gamma: unit.default(1).describe("PPO: discount"),
+  lam: unit.default(0.95).describe("PPO: lambda of GAE"),
+  cliprange: z.number().positive().default(0.2).describe("PPO: clip range of the ratio, below and above 1"),
+  cliprange_value: z.number().positive().default(0.2).describe("PPO: clip range of values around the old ones"),
+  vf_coef: z.number().nonnegative().default(0.1).describe("PPO: weight of the value loss"),
   kl_coef: z.number().nonnegative().default(0).describe("per-token KL reward; 0 = no reference policy"),
-  kl_estimator: z.enum(["k1", "k3"]).default("k1"),
+  kl_estimator: z.enum(["k1", "k3"]).default("k1").describe("PPO: estimator of the per-token KL"),
   kl_target: z.number().positive().nullable().default(null).describe("adaptive KL: target; null = fixed kl_coef"),
   kl_horizon: count.default(10_000).describe("adaptive KL: horizon in completions"),
-  num_ppo_epochs: count.default(4),
-  num_mini_batches: count.default(1),
-  whiten_rewards: z.boolean().default(false),
-  missing_eos_penalty: z.number().positive().nullable().default(null),
+  num_ppo_epochs: count.default(4).describe("PPO: passes over each batch"),
+  num_mini_batches: count.default(1).describe("PPO: optimizer steps per pass"),
+  whiten_rewards: z.boolean().default(false).describe("PPO: scale rewards to unit variance before GAE"),
+  missing_eos_penalty: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe("PPO: taken off the score of a completion that does not stop; null = none"),
   bootstrap_truncated: z.boolean().default(false).describe("bootstrap V after a truncated completion instead of 0"),
-  value_model: z.enum(["shared", "separate"]).default("shared").describe("value head on the policy's trunk, or a trunk of its own"),
-  value_learning_rate: z.number().positive().nullable().default(null).describe("learning rate of the value head (and separate trunk); null = learning_rate"),
+  value_model: z
+    .enum(["shared", "separate"])
+    .default("shared")
+    .describe("value head on the policy's trunk, or a trunk of its own"),
+  value_learning_rate: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe("learning rate of the value head (and separate trunk); null = learning_rate"),
   critic_warmup_steps: z.int().nonnegative().default(0).describe("first iterations that train the value model only"),
 
   reward: z
     .strictObject({
       functions: z
-        .array(z.strictObject({ name: z.string().describe("a built-in name, or a path to an ES module (./my-reward.mjs)"), weight: z.number().default(1) }))
+        .array(
+          z.strictObject({
+            name: z.string().describe("a built-in name, or a path to an ES module (./my-reward.mjs)"),
+            weight: z.number().default(1),
+          }),
+        )
         .nonempty()
         .default([{ name: "correctness", weight: 1 }]),
       max_error_rate: unit.default(0.1).describe("stop when more than this share of a batch's reward calls fail"),
-      overlong_buffer: z.int().nonnegative().default(0).describe("soft overlong punishment over the last N tokens; 0 = off"),
+      overlong_buffer: z
+        .int()
+        .nonnegative()
+        .default(0)
+        .describe("soft overlong punishment over the last N tokens; 0 = off"),
     })
     .prefault({}),
 
   eval_steps: z.int().nonnegative().default(0).describe("evaluate every N iterations; 0 = only before and after"),
   eval: z
     .strictObject({
-      num_problems: count.default(512),
+      num_problems: count.default(512).describe("held-out problems answered"),
       sampled: z.boolean().default(true).describe("one completion per problem at the training temperature"),
-      greedy: z.boolean().default(true),
+      greedy: z.boolean().default(true).describe("one completion per problem, always the most probable token"),
     })
     .prefault({}),
   save_steps: z.int().nonnegative().default(50).describe("checkpoint every N iterations; 0 = only at the end"),
@@ -121,17 +193,30 @@ export const runConfigSchema = z.strictObject({
 
   actors: z
     .strictObject({
-      num: count.default(1),
-      threads: z.int().nonnegative().default(0).describe("ONNX Runtime threads per actor; 0 = shared out by the launcher"),
+      num: count.default(1).describe("rollout actors on this machine"),
+      threads: z
+        .int()
+        .nonnegative()
+        .default(0)
+        .describe("ONNX Runtime threads per actor; 0 = shared out by the launcher"),
       max_rows: count.default(256).describe("completions in flight per actor"),
-      segment_length: count.default(8).describe("tokens decoded per run of the graph; rows come and go at these boundaries"),
-      lease_seconds: z.number().positive().default(60).describe("a task not answered in this time goes to another actor"),
+      segment_length: count
+        .default(8)
+        .describe("tokens decoded per run of the graph; rows come and go at these boundaries"),
+      lease_seconds: z
+        .number()
+        .positive()
+        .default(60)
+        .describe("a task not answered in this time goes to another actor"),
       max_restarts: z.int().nonnegative().default(3).describe("restarts of dead actors before the run stops"),
     })
     .prefault({}),
   learner: z
     .strictObject({
-      backend: z.enum(["auto", "tensorflow", "wasm", "cpu"]).default("auto"),
+      backend: z
+        .enum(["auto", "tensorflow", "wasm", "cpu"])
+        .default("auto")
+        .describe("of TensorFlow.js; auto = the fastest that passes its self-test"),
       threads: z.int().nonnegative().default(0).describe("TensorFlow threads; 0 = shared out by the launcher"),
     })
     .prefault({}),
@@ -142,7 +227,9 @@ export const runConfigSchema = z.strictObject({
     })
     .prefault({}),
   selftest: z
-    .strictObject({ max_logprob_gap: z.number().positive().default(1e-4).describe("nats; actor against learner, at start-up") })
+    .strictObject({
+      max_logprob_gap: z.number().positive().default(1e-4).describe("nats; actor against learner, at start-up"),
+    })
     .prefault({}),
 });
 

@@ -53,7 +53,7 @@ export interface AttentionPlan {
   readonly promptBias: Float32Array;
   /** [G, 1, C, P + C] additive mask of completions: real prompt tokens, then causal. */
   readonly completionBias: Float32Array;
-  /** [G, 1, 1, P, 1] and [G, 1, R, 1, C, 1]: 1 for real tokens, 0 for padding. */
+  /** [G·Hk·E·P] and [G·Hk·R·E·C]: 1 for the query of a real token, 0 for padding. */
   readonly promptReal: Float32Array;
   readonly completionReal: Float32Array;
 }
@@ -98,8 +98,8 @@ export function packGroups(groups: readonly SequenceGroup[], heads: { numHeads: 
   const completionKeys = new Int32Array(G * Hk * R * C);
   const queriesBack = new Int32Array(numTokens * Hq);
   const keysBack = new Int32Array(numTokens * Hk);
-  const promptReal = new Float32Array(G * P);
-  const completionReal = new Float32Array(G * R * C);
+  const promptReal = new Float32Array(promptQueries.length);
+  const completionReal = new Float32Array(completionQueries.length);
 
   let token = 0;
   const lastPromptRow = new Int32Array(G);
@@ -107,13 +107,13 @@ export function packGroups(groups: readonly SequenceGroup[], heads: { numHeads: 
     for (let t = 0; t < promptIds.length; t++, token++) {
       ids[token] = promptIds[t]!;
       positions[token] = t;
-      promptReal[g * P + t] = 1;
       for (let h = 0; h < Hk; h++) {
         const key = (g * Hk + h) * P + t;
         promptKeys[key] = token * Hk + h;
         keysBack[token * Hk + h] = key;
         for (let e = 0; e < E; e++) {
           const query = ((g * Hk + h) * E + e) * P + t;
+          promptReal[query] = 1;
           promptQueries[query] = token * Hq + h * E + e;
           queriesBack[token * Hq + h * E + e] = query;
         }
@@ -134,13 +134,13 @@ export function packGroups(groups: readonly SequenceGroup[], heads: { numHeads: 
       for (let t = 0; t < length; t++, token++) {
         ids[token] = completion[t]!;
         positions[token] = promptIds.length + t;
-        completionReal[(g * R + r) * C + t] = 1;
         for (let h = 0; h < Hk; h++) {
           const key = ((g * Hk + h) * R + r) * C + t;
           completionKeys[key] = token * Hk + h;
           keysBack[token * Hk + h] = promptKeys.length + key;
           for (let e = 0; e < E; e++) {
             const query = (((g * Hk + h) * R + r) * E + e) * C + t;
+            completionReal[query] = 1;
             completionQueries[query] = token * Hq + h * E + e;
             queriesBack[token * Hq + h * E + e] = promptQueries.length + query;
           }

@@ -15,7 +15,13 @@ import { attention, attentionTensors, customGrad, rmsNorm, rotary, rotaryTables,
 export interface NamedWeights {
   readonly tensors: ReadonlyMap<string, Tensor>;
   /** Adapters `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r] are looked up in `tensors`. */
-  readonly lora: { readonly scale: number; readonly dropout: number } | null;
+  readonly lora: { readonly scale: number; readonly dropout: Dropout | null } | null;
+}
+
+/** Dropout on the adapters' inputs. The seed makes a recomputed block (checkpointing) drop what its first forward dropped. */
+export interface Dropout {
+  readonly rate: number;
+  readonly seed: string;
 }
 
 /** A packed microbatch on the backend. Dispose with `disposeBatch`. */
@@ -48,8 +54,11 @@ export function disposeBatch(tf: TF, batch: Microbatch): void {
 
 /** Views of a flat buffer by name. Differentiable: the gradient of the views is one flat gradient. */
 export function splitFlat(tf: TF, flat: Tensor, layout: readonly LayoutEntry[]): Map<string, Tensor> {
-  const parts = layout.length === 1 ? [flat] : tf.split(flat as Tensor1D, layout.map((entry) => entry.size));
-  return new Map(layout.map((entry, i) => [entry.name, tf.reshape(parts[i]!, [...entry.shape])]));
+  const views = tf.tidy(() => {
+    const parts = layout.length === 1 ? [flat] : tf.split(flat as Tensor1D, layout.map((entry) => entry.size));
+    return layout.map((entry, i) => tf.reshape(parts[i]!, [...entry.shape]));
+  });
+  return new Map(layout.map((entry, i) => [entry.name, views[i]!]));
 }
 
 function weight(weights: NamedWeights, name: string): Tensor {
@@ -60,14 +69,14 @@ function weight(weights: NamedWeights, name: string): Tensor {
 
 /** y = x Wᵀ + b, plus the adapter's (drop(x) Aᵀ) Bᵀ · scale where the module has one (Hu et al. 2021, eq. 3). */
 function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tensor2D {
-  let y = tf.matMul(x as Tensor2D, weight(weights, `${module}.weight`) as Tensor2D, false, true);
+  let y: Tensor2D = tf.matMul(x as Tensor2D, weight(weights, `${module}.weight`) as Tensor2D, false, true);
   const bias = weights.tensors.get(`${module}.bias`);
   if (bias !== undefined) y = tf.add(y, bias);
   const a = weights.lora === null ? undefined : weights.tensors.get(`${module}.lora_A.weight`);
   if (weights.lora === null || a === undefined) return y;
   const { scale, dropout } = weights.lora;
-  const input = dropout > 0 ? tf.dropout(x, dropout) : x;
-  const down = tf.matMul(input as Tensor2D, a as Tensor2D, false, true);
+  const input = dropout === null ? x : tf.dropout(x, dropout.rate, undefined, `${dropout.seed} ${module}`);
+  const down: Tensor2D = tf.matMul(input as Tensor2D, a as Tensor2D, false, true);
   return tf.add(y, tf.mul(tf.matMul(down, weight(weights, `${module}.lora_B.weight`) as Tensor2D, false, true), scale));
 }
 
@@ -104,14 +113,16 @@ interface TapeState {
 
 /**
  * A block whose activations are forgotten and recomputed for the gradient (Chen et al. 2016).
- * Every weight of the block is an explicit input, or its gradient would be lost; tfjs has one active tape, so the
- * outer tape is put aside while the inner gradient is taken.
+ * Every trained weight of the block is an explicit input, or its gradient would be lost (under LoRA the adapters alone:
+ * the gradient of the frozen base would be computed for nothing; the base must outlive the gradient); tfjs has one active tape, so the outer tape is put aside
+ * while the inner gradient is taken.
  */
 function checkpointedBlock(tf: TF, config: ModelConfig, x: Tensor, layer: number, weights: NamedWeights, batch: Microbatch): Tensor {
   const prefix = `model.layers.${layer}.`;
-  const names = [...weights.tensors.keys()].filter((name) => name.startsWith(prefix));
+  const all = [...weights.tensors].filter(([name]) => name.startsWith(prefix));
+  const names = all.flatMap(([name]) => (weights.lora === null || name.includes(".lora_") ? [name] : []));
   const run = (inputs: Tensor[]): Tensor => {
-    const tensors = new Map(names.map((name, i) => [name, inputs[i + 1]!]));
+    const tensors = new Map([...all, ...names.map((name, i): [string, Tensor] => [name, inputs[i + 1]!])]);
     return block(tf, config, inputs[0]!, layer, { tensors, lora: weights.lora }, batch);
   };
   const inputs = [x, ...names.map((name) => weight(weights, name))];
@@ -147,7 +158,10 @@ export function completionLogprobs(
   entropyGradient = false,
 ): Tensor2D {
   const head = weight(weights, config.tieWordEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight");
-  return tokenLogprobs(tf, tf.gather(hidden, batch.predictors), head, batch.packed.targets, temperature, entropyGradient);
+  return tokenLogprobs(tf, tf.gather(hidden, batch.predictors), head, batch.packed.targets, temperature, {
+    entropyGradient,
+    frozenHead: weights.lora !== null,
+  });
 }
 
 /** Values of the states before each completion token, [M]: hidden · w + b. */

@@ -1,7 +1,7 @@
 /**
  * The few operations where the learner spends its time, with hand-written gradients (`tf.customGrad`): RMSNorm,
  * rotary embedding, attention over packed groups, SwiGLU, token log-probabilities.
- * Each is tested against its plain twin (primitives-plain.ts), value and gradient, on every backend.
+ * Each is tested against its plain twin (test/support/primitives-plain.ts), value and gradients, on TensorFlow and wasm.
  *
  * Knows shapes and formulas; knows no weight names and no losses.
  */
@@ -142,7 +142,7 @@ export interface AttentionTensors {
 }
 
 export function attentionTensors(tf: TF, plan: AttentionPlan): AttentionTensors {
-  const { groups: G, rowsPerGroup: R, promptLength: P, completionLength: C } = plan;
+  const { groups: G, promptLength: P, completionLength: C } = plan;
   const index = (values: Int32Array): Tensor1D => tf.tensor1d(values, "int32");
   return {
     plan,
@@ -154,8 +154,8 @@ export function attentionTensors(tf: TF, plan: AttentionPlan): AttentionTensors 
     keysBack: index(plan.keysBack),
     promptBias: tf.tensor(plan.promptBias, [1, 1, P, P]),
     completionBias: tf.tensor(plan.completionBias, [G, 1, C, P + C]),
-    promptReal: tf.tensor(plan.promptReal, [G, 1, P, 1]),
-    completionReal: tf.tensor(plan.completionReal, [G, 1, R, 1, C, 1]),
+    promptReal: tf.tensor(plan.promptReal, [plan.promptReal.length, 1]),
+    completionReal: tf.tensor(plan.completionReal, [plan.completionReal.length, 1]),
   };
 }
 
@@ -216,10 +216,7 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
     function gradFunc(dy: Tensor, saved: Tensor[]): Tensor[] {
       const [qP, kP, vP, probsP, oP, qC, kC, vC, probsC, oC] = saved as [Tensor, Tensor, Tensor, Tensor, Tensor, ...Tensor[]];
       // Padded queries must not speak: their dO is set to zero.
-      const dOP = tf.reshape(
-        tf.mul(rows(dy, t.promptQueries, [G, Hk * E, P, D]), t.promptReal),
-        [G * Hk, E * P, D],
-      );
+      const dOP = tf.reshape(tf.mul(rows(dy, t.promptQueries, [-1, D]), t.promptReal), [G * Hk, E * P, D]);
       const dSP = softmaxGrad(probsP, dot(dOP, vP, false, true), tf.sum(tf.mul(dOP, oP), 2, true));
       const dqP = dot(dSP, kP);
       let dkP = dot(dSP, qP, true, false);
@@ -228,10 +225,7 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
       let dkC: Tensor | null = null;
       let dvC: Tensor | null = null;
       if (qC !== undefined && kC !== undefined && vC !== undefined && probsC !== undefined && oC !== undefined) {
-        const dOC = tf.reshape(
-          tf.mul(rows(dy, t.completionQueries, [G, Hk, R, E, C, D]), t.completionReal),
-          [G * Hk, R * E * C, D],
-        );
+        const dOC = tf.reshape(tf.mul(rows(dy, t.completionQueries, [-1, D]), t.completionReal), [G * Hk, R * E * C, D]);
         const dOwn = tf.reshape(dOC, [G * Hk * R, E * C, D]);
         const dProbs = joinScores(dot(dOC, vP, false, true), dot(dOwn, vC, false, true));
         const rowSum = tf.reshape(tf.sum(tf.mul(dOC, oC), 2), [G, Hk * R * E, C, 1]);
@@ -258,7 +252,7 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
 }
 
 /** Logits held at once by `tokenLogprobs`, in elements (256 MiB as float32). */
-export const MAX_LOGITS = 64 * 1024 * 1024;
+const MAX_LOGITS = 64 * 1024 * 1024;
 
 /**
  * Log-probability of each target under softmax(h · headᵀ / temperature), and the entropy of that distribution.
@@ -267,7 +261,9 @@ export const MAX_LOGITS = 64 * 1024 * 1024;
  * @param h [M, hidden] states that predict the targets
  * @param head [V, hidden]
  * @param targets [M]
- * @param entropyGradient whether the entropy column carries a gradient (entropy bonus)
+ * @param options.entropyGradient whether the entropy column carries a gradient (entropy bonus); default no
+ * @param options.frozenHead the head has no gradient (LoRA), and must outlive the gradient of h; default no
+ * @param options.maxLogits logits held at once, in elements
  * @returns [M, 2]: log-probabilities (nats), entropies (nats)
  */
 export function tokenLogprobs(
@@ -276,9 +272,9 @@ export function tokenLogprobs(
   head: Tensor,
   targets: Int32Array,
   temperature: number,
-  entropyGradient = false,
-  maxLogits = MAX_LOGITS,
+  options: { readonly entropyGradient?: boolean; readonly frozenHead?: boolean; readonly maxLogits?: number } = {},
 ): Tensor2D {
+  const { entropyGradient = false, frozenHead = false, maxLogits = MAX_LOGITS } = options;
   const V = head.shape[0]!;
   const M = targets.length;
   const chunk = Math.max(1, Math.min(M, Math.floor(maxLogits / V)));
@@ -302,25 +298,27 @@ export function tokenLogprobs(
     );
   };
 
-  return customGrad(tf, [h, head], ([h, head], save) => {
+  return customGrad(tf, frozenHead ? [h] : [h, head], (inputs, save) => {
+    const h = inputs[0]!;
     const parts = starts.map((start) =>
       tf.tidy(() => {
-        const { z, logSum, probs } = distribution(rowsOf(h!, start), head!);
+        const { z, logSum, probs } = distribution(rowsOf(h, start), head);
         const picked = tf.reshape(tf.gather(tf.reshape(z, [-1]), flatTargets(start)), [-1, 1]);
         const entropy = tf.sub(logSum, tf.sum(tf.mul(probs, z), 1, true));
         return tf.concat([tf.sub(picked, logSum), entropy], 1);
       }),
     );
-    save([h!, head!]);
+    save(inputs);
     return {
       value: parts.length === 1 ? parts[0]! : tf.concat(parts, 0),
       gradFunc: (dy, saved) => {
-        const [h, head] = saved as [Tensor, Tensor];
+        // The saved head, not the captured one: a view made in a gradient function is gone by now.
+        const [h, savedHead = head] = saved as [Tensor, Tensor?];
         let dHead: Tensor | null = null;
         const dh = starts.map((start) => {
           const [dhPart, dHeadPart] = tf.tidy(() => {
             const hPart = rowsOf(h, start);
-            const { z, logSum, probs } = distribution(hPart, head);
+            const { z, logSum, probs } = distribution(hPart, savedHead);
             const [dLogprob, dEntropy] = tf.split(rowsOf(dy, start), 2, 1) as [Tensor, Tensor];
             // d logprob / dz = onehot - p ; d H / dz = -p (log p + H)
             const oneHot = tf.oneHot(tf.tensor1d(targets.subarray(start, start + hPart.shape[0]!), "int32"), V);
@@ -331,8 +329,10 @@ export function tokenLogprobs(
               dz = tf.sub(dz, tf.mul(tf.mul(probs, tf.add(logp, entropy)), dEntropy));
             }
             const dLogits = tf.mul(dz, 1 / temperature) as Tensor2D;
-            return [tf.matMul(dLogits, head as Tensor2D), tf.matMul(dLogits, hPart as Tensor2D, true, false)] as [Tensor, Tensor];
-          });
+            const dhPart: Tensor = tf.matMul(dLogits, savedHead as Tensor2D);
+            return frozenHead ? [dhPart] : [dhPart, tf.matMul(dLogits, hPart as Tensor2D, true, false)];
+          }) as [Tensor, Tensor?];
+          if (dHeadPart === undefined) return dhPart;
           if (dHead === null) dHead = dHeadPart;
           else {
             const sum: Tensor = tf.add(dHead, dHeadPart);
@@ -341,7 +341,8 @@ export function tokenLogprobs(
           }
           return dhPart;
         });
-        return [dh.length === 1 ? dh[0]! : tf.concat(dh, 0), dHead!];
+        const dhAll = dh.length === 1 ? dh[0]! : tf.concat(dh, 0);
+        return frozenHead ? [dhAll] : [dhAll, dHead!];
       },
     };
   }) as Tensor2D;

@@ -28,5 +28,7 @@ export interface RolloutSource {
   recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void>;
   /** Resolves when everything received so far is on disk (fsync). */
   flush(): Promise<void>;
+  /** Running totals since the start, by snake_case name: groups received, duplicate, refused, leases given back, … */
+  stats(): Promise<Record<string, number>>;
   close(): Promise<void>;
 }

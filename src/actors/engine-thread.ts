@@ -1,0 +1,78 @@
+/**
+ * Runs an engine behind a message port: `session.run` blocks its thread, so the engine has one of its own.
+ * As a worker (dist/actors/engine-thread.js) it makes the ONNX Runtime engine; tests serve other engines over a channel.
+ */
+import { setImmediate as nextTurn } from "node:timers/promises";
+import type { MessagePort } from "node:worker_threads";
+import { isMainThread, parentPort, workerData } from "node:worker_threads";
+import { UserError, messageOf } from "../errors.js";
+import type { ModelConfig } from "../model/config.js";
+import type { PolicyVersion } from "../model/weights.js";
+import type { Engine, EngineOptions, GenerateRequest, GeneratedGroup } from "./engine-types.js";
+
+export type ToEngine =
+  /** Only while nothing is in flight. */
+  | { readonly type: "load"; readonly packed: Float32Array; readonly iteration: number }
+  | { readonly type: "submit"; readonly request: GenerateRequest }
+  /** After the segment at hand, drop what is in flight and end the thread. */
+  | { readonly type: "stop" };
+
+export type FromEngine =
+  | { readonly type: "loaded"; readonly version: PolicyVersion }
+  /** After each segment: how many so far, and the groups that finished in it. */
+  | { readonly type: "stepped"; readonly steps: number; readonly groups: readonly GeneratedGroup[] }
+  | { readonly type: "failed"; readonly message: string; readonly user: boolean };
+
+export interface EngineThreadData {
+  readonly model: ModelConfig;
+  readonly options: EngineOptions;
+}
+
+/** Serves `engine` on `port` until told to stop. */
+export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "close">, engine: Engine): void {
+  let running = false;
+  let stopping = false;
+  let steps = 0;
+  const post = (message: FromEngine) => port.postMessage(message);
+  const fail = (error: unknown) => post({ type: "failed", message: messageOf(error), user: error instanceof UserError });
+  const run = async () => {
+    running = true;
+    while (engine.pending > 0 && !stopping) {
+      const groups = await engine.step();
+      post({ type: "stepped", steps: ++steps, groups });
+      // Lets submitted requests in, so that they join the next segment.
+      await nextTurn();
+    }
+    running = false;
+    if (stopping) await end();
+  };
+  const end = async () => {
+    await engine.dispose();
+    port.close();
+  };
+  port.on("message", (message: ToEngine) => {
+    try {
+      if (message.type === "stop") {
+        stopping = true;
+        if (!running) end().catch(fail);
+        return;
+      }
+      if (message.type === "load") return post({ type: "loaded", version: engine.load(message.packed, message.iteration) });
+      engine.submit(message.request);
+      if (!running) run().catch(fail);
+    } catch (error) {
+      fail(error);
+    }
+  });
+}
+
+async function main({ model, options }: EngineThreadData): Promise<void> {
+  const { OrtEngine } = await import("./engine.js");
+  serveEngine(parentPort!, await OrtEngine.create(model, options));
+}
+
+if (!isMainThread && parentPort !== null)
+  main(workerData as EngineThreadData).catch((error: unknown) => {
+    const failed: FromEngine = { type: "failed", message: messageOf(error), user: error instanceof UserError };
+    parentPort!.postMessage(failed);
+  });

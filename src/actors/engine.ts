@@ -1,0 +1,349 @@
+/**
+ * The rollout engine on ONNX Runtime: continuous batching over the segment graph.
+ *
+ * Each `step` admits queued groups (prefill), arranges the rows in flight into blocks, runs one segment, and hands
+ * out the groups that are complete. Token ids in, token ids and logprobs out: it knows no text, rewards or sockets.
+ *
+ * Buffers: a run reads its feeds in place and blocks this thread until it returns, and everything written here is
+ * written between runs, so no fed buffer is ever written during a run.
+ */
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import type { ModelConfig } from "../model/config.js";
+import { layoutSize, weightLayout } from "../model/layout.js";
+import type { LayoutEntry } from "../model/layout.js";
+import { hashPacked } from "../model/weights.js";
+import type { PolicyVersion } from "../model/weights.js";
+import { chooseBlockSize } from "./blocks.js";
+import { checkRequest } from "./check-request.js";
+import type { Engine, EngineOptions, GenerateRequest, GeneratedCompletion, GeneratedGroup } from "./engine-types.js";
+import { MASKED, buildPrefillGraph, cacheNames } from "./graph/qwen2.js";
+import { buildSegmentGraph, ropeRows } from "./graph/segment.js";
+import { weightViews } from "./graph/weights.js";
+import { GeneratedCache, PromptCache, newPlace } from "./kv-cache.js";
+import type { Place, Prompt } from "./kv-cache.js";
+import { fillUniforms } from "./noise.js";
+
+type Feeds = Record<string, Tensor>;
+
+/** Most float32 scores (heads × prompts × length²) of one prefill run: 64 MB. */
+const PREFILL_SCORES = 2 ** 24;
+/** Packing one float for a matmul costs about this many multiply-adds (measured on AVX2). */
+const PACK_COST = 8;
+
+/** One completion in flight. */
+interface Row {
+  readonly group: Group;
+  readonly completion: number;
+  /** Tokens it may have at most. */
+  readonly limit: number;
+  readonly ids: number[];
+  readonly logprobs: number[];
+  finished: "stop" | "length" | undefined;
+  /** Where its generated keys and values are. */
+  readonly place: Place;
+}
+
+interface Group {
+  readonly request: GenerateRequest;
+  readonly submittedAt: number;
+  rows: Row[];
+  /** Keys and values of the prompt's tokens but the last, which is the first one to be decoded. */
+  readonly prompt: Prompt;
+  queuedMs: number;
+  prefillMs: number;
+  decodeMs: number;
+}
+
+export class OrtEngine implements Engine {
+  private readonly layout: LayoutEntry[];
+  private readonly arena: Float32Array;
+  private readonly weights: Feeds = {};
+  private readonly config: ModelConfig;
+  private readonly options: EngineOptions;
+  private readonly prefillSession: InferenceSession;
+  private readonly segmentSession: InferenceSession;
+  private readonly queue: Group[] = [];
+  private active: Group[] = [];
+  private loaded: PolicyVersion | undefined;
+  private busy = false;
+  private readonly cache: GeneratedCache;
+  private readonly prompts: PromptCache;
+
+  private constructor(
+    config: ModelConfig,
+    options: EngineOptions,
+    prefillSession: InferenceSession,
+    segmentSession: InferenceSession,
+  ) {
+    this.config = config;
+    this.options = options;
+    this.prefillSession = prefillSession;
+    this.segmentSession = segmentSession;
+    this.layout = weightLayout(config);
+    this.arena = new Float32Array(layoutSize(this.layout));
+    for (const { name, shape, offset } of weightViews(config)) {
+      const size = shape.reduce((a, b) => a * b, 1);
+      this.weights[name] = new Tensor("float32", this.arena.subarray(offset, offset + size), shape);
+    }
+    this.cache = new GeneratedCache(config);
+    this.prompts = new PromptCache(config);
+  }
+
+  /** Builds the graphs and their sessions; weights come with the first `load`. */
+  static async create(config: ModelConfig, options: EngineOptions): Promise<OrtEngine> {
+    const session: InferenceSession.SessionOptions = {
+      intraOpNumThreads: options.threads,
+      interOpNumThreads: 1,
+      graphOptimizationLevel: "all",
+      // Shapes change with nearly every run; remembered allocation patterns would only pile up.
+      enableMemPattern: false,
+      extra: { session: { intra_op: { allow_spinning: "0" } } },
+    };
+    const prefill = await InferenceSession.create(buildPrefillGraph(config), session);
+    const segment = await InferenceSession.create(
+      buildSegmentGraph(config, options.maxRows, options.segmentLength),
+      session,
+    );
+    return new OrtEngine(config, options, prefill, segment);
+  }
+
+  get version(): PolicyVersion {
+    if (this.loaded === undefined) throw new Error("the engine has no weights yet: call load first");
+    return this.loaded;
+  }
+
+  get pending(): number {
+    return this.queue.length + this.active.reduce((sum, group) => sum + group.rows.length, 0);
+  }
+
+  load(packed: Float32Array, iteration: number): PolicyVersion {
+    if (this.busy || this.active.length > 0) throw new Error("weights may only change while no row is in flight");
+    if (packed.length !== this.arena.length) {
+      throw new Error(`packed weights have ${packed.length} elements, the model has ${this.arena.length}`);
+    }
+    this.arena.set(packed);
+    this.loaded = { iteration, sha256: hashPacked(this.arena, this.layout) };
+    return this.loaded;
+  }
+
+  submit(request: GenerateRequest): void {
+    checkRequest(request, this.config, this.options);
+    const group: Group = {
+      request,
+      submittedAt: performance.now(),
+      rows: [],
+      prompt: { length: request.promptIds.length - 1, parts: [] },
+      queuedMs: 0,
+      prefillMs: 0,
+      decodeMs: 0,
+    };
+    for (let completion = 0; completion < request.groupSize; completion++) {
+      const limit = request.forced?.[completion]?.length ?? request.sampling.maxNewTokens;
+      const finished = limit === 0 ? "length" : undefined;
+      group.rows.push({ group, completion, limit, ids: [], logprobs: [], finished, place: newPlace() });
+    }
+    this.queue.push(group);
+  }
+
+  async step(): Promise<GeneratedGroup[]> {
+    const version = this.version;
+    if (this.busy) throw new Error("step was called again before it returned");
+    this.busy = true;
+    try {
+      await this.admit();
+      if (this.active.some((group) => group.rows.some(inFlight))) await this.segment();
+    } finally {
+      this.busy = false;
+    }
+    const complete = this.active.filter((group) => !group.rows.some(inFlight));
+    this.active = this.active.filter((group) => group.rows.some(inFlight));
+    if (this.active.length === 0) {
+      this.cache.clear();
+      this.prompts.clear();
+    }
+    return complete.map((group) => generatedGroup(group, version));
+  }
+
+  async dispose(): Promise<void> {
+    await this.prefillSession.release();
+    await this.segmentSession.release();
+  }
+
+  /** Moves whole groups from the queue into the batch while there is room, and prefills their prompts. */
+  private async admit(): Promise<void> {
+    let rows = this.active.reduce((sum, group) => sum + group.rows.filter(inFlight).length, 0);
+    const admitted: Group[] = [];
+    for (let next = this.queue[0]; next !== undefined; next = this.queue[0]) {
+      rows += next.rows.length;
+      if (rows > this.options.maxRows) break;
+      admitted.push(next);
+      this.queue.shift();
+    }
+    const now = performance.now();
+    for (const group of admitted) group.queuedMs = now - group.submittedAt;
+    this.active.push(...admitted);
+
+    const heads = this.config.numHeads;
+    const sorted = admitted
+      .filter((group) => group.prompt.length > 0)
+      .sort((a, b) => b.prompt.length - a.prompt.length);
+    while (sorted.length > 0) {
+      const longest = sorted[0]!.prompt.length;
+      await this.prefill(sorted.splice(0, Math.max(1, Math.floor(PREFILL_SCORES / (heads * longest * longest)))));
+    }
+  }
+
+  /** Computes the prompts of `groups`, of which the first is the longest. */
+  private async prefill(groups: readonly Group[]): Promise<void> {
+    const begin = performance.now();
+    const { numLayers, numKvHeads, headDim } = this.config;
+    const length = groups[0]!.prompt.length;
+    const ids = new BigInt64Array(groups.length * length);
+    groups.forEach((group, p) => {
+      for (let t = 0; t < group.prompt.length; t++) ids[p * length + t] = BigInt(group.request.promptIds[t]!);
+    });
+    const feeds = { ...this.weights, ids: new Tensor("int64", ids, [groups.length, length]) };
+    const outputs = await this.prefillSession.run(feeds);
+    for (const [p, group] of groups.entries()) {
+      const size = group.prompt.length * headDim;
+      for (let layer = 0; layer < numLayers; layer++) {
+        for (const name of Object.values(cacheNames("prompt", layer))) {
+          const all = outputs[name]!.data as Float32Array; // [Hkv, P, length, D]
+          const own = new Float32Array(numKvHeads * size);
+          for (let head = 0; head < numKvHeads; head++) {
+            const from = (head * groups.length + p) * length * headDim;
+            own.set(all.subarray(from, from + size), head * size);
+          }
+          group.prompt.parts.push(own);
+        }
+      }
+    }
+    const prefillMs = performance.now() - begin;
+    for (const group of groups) group.prefillMs = prefillMs;
+  }
+
+  /** Decodes up to `segmentLength` tokens for every row in flight. */
+  private async segment(): Promise<void> {
+    const begin = performance.now();
+    const S = this.options.segmentLength;
+    const { rows, blocks } = this.arrange(); // rows: undefined = padding
+    const R = rows.length;
+    const promptLength = this.prompts.arrange(blocks.map((group) => group.prompt));
+
+    const live = rows.filter((row) => row !== undefined);
+    const slots = this.cache.arrange(rows.map((row) => row?.place));
+    const stopWidth = Math.max(1, ...live.map((row) => stopIdsOf(row).length));
+    const columns = promptLength + slots + S;
+    const mask = new Float32Array(R * columns);
+    const token = new BigInt64Array(R);
+    const position = new BigInt64Array(R);
+    const budget = new BigInt64Array(R);
+    const stopIds = new BigInt64Array(R * stopWidth).fill(-1n);
+    const inverseTemperature = new Float32Array(R).fill(1);
+    const greedy = new Uint8Array(R);
+    const uniforms = new Float32Array(S * R);
+    const forced = new BigInt64Array(S * R).fill(-1n);
+    rows.forEach((row, r) => {
+      const prefix = row?.group.prompt.length ?? 0;
+      const slot = r * columns + promptLength;
+      mask.fill(MASKED, r * columns + prefix, slot + (row?.place.start ?? slots));
+      if (row === undefined) return;
+      const { request } = row.group;
+      token[r] = BigInt(row.ids.at(-1) ?? request.promptIds[prefix]!);
+      position[r] = BigInt(prefix + row.ids.length);
+      budget[r] = BigInt(row.limit - row.ids.length);
+      stopIdsOf(row).forEach((id, k) => (stopIds[r * stopWidth + k] = BigInt(id)));
+      const { temperature } = request.sampling;
+      if (temperature === 0) greedy[r] = 1;
+      else inverseTemperature[r] = 1 / temperature;
+      const given = request.forced?.[row.completion];
+      if (given === undefined) fillUniforms(uniforms, R, r, S, request.seed, row.completion, row.ids.length);
+      else for (let s = 0; s < S; s++) forced[s * R + r] = BigInt(given[row.ids.length + s] ?? -1);
+    });
+    const steps = Math.min(S, Math.max(...live.map((row) => row.limit - row.ids.length)));
+    const outputs = await this.segmentSession.run({
+      ...this.weights,
+      ...this.prompts.feeds,
+      ...this.cache.feeds,
+      steps: new Tensor("int64", BigInt64Array.of(BigInt(steps)), []),
+      mask: new Tensor("float32", mask, [R, 1, columns]),
+      token: new Tensor("int64", token, [R, 1]),
+      position: new Tensor("int64", position, [1, R]),
+      budget: new Tensor("int64", budget, [R, 1]),
+      stop_ids: new Tensor("int64", stopIds, [R, stopWidth]),
+      inverse_temperature: new Tensor("float32", inverseTemperature, [R, 1]),
+      greedy: new Tensor("bool", greedy, [R, 1]),
+      any_greedy: new Tensor("bool", Uint8Array.of(Number(greedy.includes(1))), [1]),
+      uniforms: new Tensor("float32", uniforms, [S, R, 1]),
+      forced: new Tensor("int64", forced, [S, R, 1]),
+    });
+
+    const tokens = outputs["tokens"]!.data as BigInt64Array;
+    const logprobs = outputs["logprobs"]!.data as Float32Array;
+    const stepsRun = tokens.length / R;
+    rows.forEach((row, r) => {
+      if (row === undefined) return;
+      const stops = stopIdsOf(row);
+      for (let s = 0; s < stepsRun && inFlight(row); s++) {
+        const id = Number(tokens[s * R + r]);
+        row.ids.push(id);
+        row.logprobs.push(logprobs[s * R + r]!);
+        if (stops.includes(id)) row.finished = "stop";
+        else if (row.ids.length === row.limit) row.finished = "length";
+      }
+    });
+    this.cache.append(outputs, stepsRun);
+    const decodeMs = performance.now() - begin;
+    for (const group of this.active) group.decodeMs += decodeMs;
+  }
+
+  /** Rows of the next segment in blocks of one size; the padding of a block is undefined. */
+  private arrange(): { rows: (Row | undefined)[]; blocks: Group[] } {
+    const { config, options } = this;
+    const live = this.active.map((group) => group.rows.filter(inFlight));
+    const longest = Math.max(...this.active.map((group) => group.prompt.length));
+    const width = config.numHeads * config.headDim;
+    const attention = 2 * longest * width; // multiply-adds of one row and layer over its prompt
+    const linear =
+      config.hiddenSize * (2 * width + 2 * config.numKvHeads * config.headDim + 3 * config.intermediateSize);
+    const head = (config.hiddenSize * config.vocabSize) / config.numLayers;
+    const m = chooseBlockSize(
+      live.map((rows) => rows.length),
+      { row: linear + head + attention, block: PACK_COST * attention },
+      ropeRows(config, options.maxRows, options.segmentLength),
+    );
+    const rows: (Row | undefined)[] = [];
+    const blocks: Group[] = [];
+    for (const [index, group] of this.active.entries()) {
+      const own = live[index]!;
+      for (let from = 0; from < own.length; from += m) {
+        blocks.push(group);
+        for (let i = from; i < from + m; i++) rows.push(own[i]);
+      }
+    }
+    return { rows, blocks };
+  }
+}
+
+function inFlight(row: Row): boolean {
+  return row.finished === undefined;
+}
+
+/** A forced row is measured to its end, whatever it contains. */
+function stopIdsOf(row: Row): readonly number[] {
+  return row.group.request.forced === undefined ? row.group.request.sampling.stopIds : [];
+}
+
+function generatedGroup(group: Group, version: PolicyVersion): GeneratedGroup {
+  const { request, queuedMs, prefillMs, decodeMs } = group;
+  const completions = group.rows.map((row): GeneratedCompletion => {
+    const endsWithStop = request.sampling.stopIds.includes(row.ids.at(-1) ?? -1);
+    return {
+      ids: Int32Array.from(row.ids),
+      logprobs: Float32Array.from(row.logprobs),
+      finishReason: endsWithStop ? "stop" : "length",
+      versions: [{ fromToken: 0, ...version }],
+    };
+  });
+  return { requestId: request.requestId, completions, timing: { queuedMs, prefillMs, decodeMs } };
+}

@@ -1,0 +1,187 @@
+/**
+ * A small ONNX graph builder and its protobuf encoding.
+ *
+ * Writes the subset of onnx.proto3 (onnx/onnx, field numbers below) that our graphs need: tensors in and out,
+ * float and int64 constants, nodes with int / float / ints / graph attributes, subgraphs for Loop and If.
+ * Knows nothing about models; ONNX Runtime does the checking when a session is created.
+ */
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+
+/** TensorProto.DataType. */
+export const DATA_TYPE = { float32: 1, int32: 6, int64: 7, bool: 9 } as const;
+export type DataType = keyof typeof DATA_TYPE;
+/** A number is a fixed size, a string names a dynamic one. */
+export type Dim = number | string;
+export type Attribute = { int: number } | { float: number } | { ints: readonly number[] } | { graph: Graph };
+export type Attributes = Readonly<Record<string, Attribute>>;
+
+/** AttributeProto.AttributeType. */
+const ATTRIBUTE_TYPE = { float: 1, int: 2, graph: 5, ints: 7 } as const;
+const IR_VERSION = 9;
+/** Version of the ONNX operator set all node definitions refer to. */
+const OPSET = 20;
+
+interface Constant {
+  name: string;
+  type: DataType;
+  dims: readonly number[];
+  bytes: Uint8Array;
+}
+
+/**
+ * A graph under construction. Values are referred to by name; a subgraph sees the values of the graphs around it,
+ * and its constants are stored once, in the outermost graph.
+ */
+export class Graph {
+  private readonly root: Graph;
+  private readonly nodes: Uint8Array[] = [];
+  private readonly inputs: Uint8Array[] = [];
+  private readonly outputs: Uint8Array[] = [];
+  private readonly constants = new Map<string, Constant>();
+  private counter = 0;
+
+  private constructor(root?: Graph) {
+    this.root = root ?? this;
+  }
+
+  static create(): Graph {
+    return new Graph();
+  }
+
+  /** A graph for a Loop or If attribute. */
+  subgraph(): Graph {
+    return new Graph(this.root);
+  }
+
+  /** Declares an input and returns its name; without `dims` its shape is left open. */
+  input(name: string, type: DataType, dims?: readonly Dim[]): string {
+    this.inputs.push(valueInfo(name, type, dims));
+    return name;
+  }
+
+  output(name: string, type: DataType, dims?: readonly Dim[]): void {
+    this.outputs.push(valueInfo(name, type, dims));
+  }
+
+  /** Constant of shape [values.length], or a scalar when given one number. */
+  int64(values: number | readonly number[]): string {
+    const list = typeof values === "number" ? [values] : values;
+    const bytes = new Uint8Array(BigInt64Array.from(list, BigInt).buffer);
+    return this.root.constant("int64", typeof values === "number" ? [] : [list.length], bytes, list);
+  }
+
+  /** Scalar constant. */
+  int32(value: number): string {
+    return this.root.constant("int32", [], new Uint8Array(Int32Array.of(value).buffer), [value]);
+  }
+
+  /** Scalar constant. */
+  float(value: number): string {
+    return this.root.constant("float32", [], new Uint8Array(Float32Array.of(value).buffer), [value]);
+  }
+
+  /** float32 constant of any shape. */
+  tensor(name: string, dims: readonly number[], data: Float32Array): string {
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    this.root.constants.set(name, { name, type: "float32", dims, bytes });
+    return name;
+  }
+
+  /** Adds a node with one output and returns that. `op` is "Name", or "domain::Name" outside the ONNX domain. */
+  node(op: string, inputs: readonly string[], attributes: Attributes = {}): string {
+    const output = this.fresh(op);
+    this.nodeTo([output], op, inputs, attributes);
+    return output;
+  }
+
+  /** A new value name, for `nodeTo`. */
+  fresh(hint: string): string {
+    return `${hint.slice(hint.lastIndexOf(":") + 1)}.${this.root.counter++}`;
+  }
+
+  /** As `node`, with named outputs; "" leaves an optional output out. */
+  nodeTo(outputs: readonly string[], op: string, inputs: readonly string[], attributes: Attributes = {}): void {
+    const separator = op.indexOf("::");
+    const type = separator < 0 ? op : op.slice(separator + 2);
+    const w = new BinaryWriter();
+    for (const input of inputs) w.tag(1, WireType.LengthDelimited).string(input);
+    for (const output of outputs) w.tag(2, WireType.LengthDelimited).string(output);
+    w.tag(3, WireType.LengthDelimited).string(`n.${outputs[0]}`);
+    w.tag(4, WireType.LengthDelimited).string(type);
+    for (const [name, value] of Object.entries(attributes)) {
+      w.tag(5, WireType.LengthDelimited).bytes(attributeProto(name, value));
+    }
+    if (separator >= 0) w.tag(7, WireType.LengthDelimited).string(op.slice(0, separator));
+    this.nodes.push(w.finish());
+  }
+
+  /** The serialized ModelProto with this graph as its main graph. */
+  encodeModel(): Uint8Array {
+    const w = new BinaryWriter();
+    w.tag(1, WireType.Varint).int64(IR_VERSION);
+    w.tag(2, WireType.LengthDelimited).string("finellama-rl");
+    w.tag(7, WireType.LengthDelimited).bytes(this.encode("main"));
+    for (const [domain, version] of [["", OPSET] as const, ["com.microsoft", 1] as const]) {
+      w.tag(8, WireType.LengthDelimited).fork();
+      w.tag(1, WireType.LengthDelimited).string(domain);
+      w.tag(2, WireType.Varint).int64(version);
+      w.join();
+    }
+    return w.finish();
+  }
+
+  /** The serialized GraphProto. */
+  encode(name: string): Uint8Array {
+    const w = new BinaryWriter();
+    for (const node of this.nodes) w.tag(1, WireType.LengthDelimited).bytes(node);
+    w.tag(2, WireType.LengthDelimited).string(name);
+    for (const { name: constant, type, dims, bytes } of this.constants.values()) {
+      w.tag(5, WireType.LengthDelimited).fork();
+      for (const dim of dims) w.tag(1, WireType.Varint).int64(dim);
+      w.tag(2, WireType.Varint).int32(DATA_TYPE[type]);
+      w.tag(8, WireType.LengthDelimited).string(constant);
+      w.tag(9, WireType.LengthDelimited).bytes(bytes);
+      w.join();
+    }
+    for (const input of this.inputs) w.tag(11, WireType.LengthDelimited).bytes(input);
+    for (const output of this.outputs) w.tag(12, WireType.LengthDelimited).bytes(output);
+    return w.finish();
+  }
+
+  private constant(type: DataType, dims: readonly number[], bytes: Uint8Array, values: readonly number[]): string {
+    const name = `${type}(${dims.length === 0 ? String(values[0]) : `[${values.join(",")}]`})`;
+    if (!this.constants.has(name)) this.constants.set(name, { name, type, dims, bytes });
+    return name;
+  }
+}
+
+function valueInfo(name: string, type: DataType, dims?: readonly Dim[]): Uint8Array {
+  const w = new BinaryWriter();
+  w.tag(1, WireType.LengthDelimited).string(name);
+  w.tag(2, WireType.LengthDelimited).fork(); // TypeProto
+  w.tag(1, WireType.LengthDelimited).fork(); // TypeProto.Tensor
+  w.tag(1, WireType.Varint).int32(DATA_TYPE[type]);
+  if (dims !== undefined) {
+    w.tag(2, WireType.LengthDelimited).fork(); // TensorShapeProto
+    for (const dim of dims) {
+      w.tag(1, WireType.LengthDelimited).fork();
+      if (typeof dim === "number") w.tag(1, WireType.Varint).int64(dim);
+      else w.tag(2, WireType.LengthDelimited).string(dim);
+      w.join();
+    }
+    w.join();
+  }
+  return w.join().join().finish();
+}
+
+function attributeProto(name: string, value: Attribute): Uint8Array {
+  const w = new BinaryWriter();
+  w.tag(1, WireType.LengthDelimited).string(name);
+  if ("float" in value) w.tag(2, WireType.Bit32).float(value.float);
+  else if ("int" in value) w.tag(3, WireType.Varint).int64(value.int);
+  else if ("graph" in value) w.tag(6, WireType.LengthDelimited).bytes(value.graph.encode(name));
+  else for (const item of value.ints) w.tag(8, WireType.Varint).int64(item);
+  const kind = Object.keys(value)[0] as keyof typeof ATTRIBUTE_TYPE;
+  w.tag(20, WireType.Varint).int32(ATTRIBUTE_TYPE[kind]);
+  return w.finish();
+}

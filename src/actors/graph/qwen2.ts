@@ -1,0 +1,147 @@
+/**
+ * Building blocks of a Qwen2 / Llama decoder as ONNX nodes, and the prefill graph made of them.
+ *
+ * Formulas follow transformers' modeling_qwen2.py (RMSNorm, rotary halves, grouped-query attention, SwiGLU).
+ * Heads are the outermost axis everywhere: the projections are batched matmuls over heads, so no tensor is
+ * transposed but the attention output. Weights are graph inputs (weights.ts), so new ones cost no new session.
+ *
+ * Shapes: N rows (tokens), H hidden, Hq query heads, Hkv key/value heads, rep = Hq / Hkv, D head size,
+ * P prompts, Tp their padded length.
+ */
+import type { ModelConfig } from "../../model/config.js";
+import { Graph } from "./onnx.js";
+import { layerNames, weightViews } from "./weights.js";
+
+/** Added to the score of a position that must not be seen; exp() of it is exactly 0. */
+export const MASKED = -1e30;
+
+export function declareWeights(g: Graph, config: ModelConfig): void {
+  for (const view of weightViews(config)) g.input(view.name, "float32", view.shape);
+}
+
+/**
+ * cos and sin tables [rows, D/2] of the rotary embedding: angle = position / theta^(2i/D) (Su et al. 2021,
+ * arXiv:2104.09864). Both are multiplied by D^(-1/4): q and k each carry half of the attention scale
+ * 1/sqrt(D), which saves a node per layer and keeps every matmul at alpha = 1, MLAS's fast path for one row.
+ */
+export function declareRope(g: Graph, config: ModelConfig, rows: number): { cos: string; sin: string } {
+  const half = config.headDim / 2;
+  const cos = new Float32Array(rows * half);
+  const sin = new Float32Array(rows * half);
+  const scale = config.headDim ** -0.25;
+  for (let i = 0; i < half; i++) {
+    // transformers computes the frequencies in float32.
+    const frequency = Math.fround(1 / Math.fround(config.ropeTheta ** ((2 * i) / config.headDim)));
+    for (let position = 0; position < rows; position++) {
+      const angle = Math.fround(position * frequency);
+      cos[position * half + i] = Math.cos(angle) * scale;
+      sin[position * half + i] = Math.sin(angle) * scale;
+    }
+  }
+  return { cos: g.tensor("rope_cos", [rows, half], cos), sin: g.tensor("rope_sin", [rows, half], sin) };
+}
+
+/** x · Wᵀ with W in Hugging Face's [out, in] layout. */
+export function linear(g: Graph, x: string, weight: string): string {
+  return g.node("com.microsoft::FusedMatMul", [x, weight], { transB: { int: 1 } });
+}
+
+/** RMSNorm of `x`. */
+export function rmsNorm(g: Graph, config: ModelConfig, x: string, weight: string): string {
+  return g.node("SimplifiedLayerNormalization", [x, weight], {
+    axis: { int: -1 },
+    epsilon: { float: config.rmsNormEps },
+    stash_type: { int: 1 },
+  });
+}
+
+/** residual + delta, and its RMSNorm. */
+export function addAndNorm(g: Graph, config: ModelConfig, residual: string, delta: string, weight: string) {
+  const normed = g.fresh("normed");
+  const sum = g.fresh("residual");
+  g.nodeTo([normed, "", "", sum], "com.microsoft::SkipSimplifiedLayerNormalization", [delta, residual, weight], {
+    epsilon: { float: config.rmsNormEps },
+  });
+  return { normed, residual: sum };
+}
+
+/** SwiGLU: down(silu(gate(x)) · up(x)). */
+export function mlp(g: Graph, x: string, layer: number): string {
+  const names = layerNames(layer);
+  const gate = g.node("com.microsoft::QuickGelu", [linear(g, x, names.gate)], { alpha: { float: 1 } });
+  return linear(g, g.node("Mul", [gate, linear(g, x, names.up)]), names.down);
+}
+
+/** Query and key projections of x [N, H], stacked: [1, Hq + Hkv, N, D], without rotation. */
+export function projectQueryKey(g: Graph, config: ModelConfig, x: string, layer: number): string {
+  const names = layerNames(layer);
+  const qk = linear(g, x, names.qk);
+  return config.qkvBias ? g.node("Add", [qk, names.qkBias]) : qk;
+}
+
+/** Value projection of x [N, H]: [Hkv, N, D]. */
+export function projectValue(g: Graph, config: ModelConfig, x: string, layer: number): string {
+  const names = layerNames(layer);
+  const v = linear(g, x, names.v);
+  return config.qkvBias ? g.node("Add", [v, names.vBias]) : v;
+}
+
+/** Names of one layer's key and value tensors, as inputs or outputs. */
+export function cacheNames(prefix: string, layer: number): { k: string; v: string } {
+  return { k: `${prefix}_k.${layer}`, v: `${prefix}_v.${layer}` };
+}
+
+/**
+ * The prefill graph: keys and values of right-padded prompts.
+ *
+ * Inputs: the weights; `ids` int64 [P, Tp]. Outputs: `prompt_k.<layer>` (rotated and scaled) and
+ * `prompt_v.<layer>`, float32 [Hkv, P, Tp, D]. Entries of padding are finite and meaningless. There is no LM head:
+ * a prompt's last token is fed to the decode loop, which produces the first logits.
+ */
+export function buildPrefillGraph(config: ModelConfig): Uint8Array {
+  const { numHeads: Hq, numKvHeads: Hkv, headDim: D, hiddenSize: H } = config;
+  const rep = Hq / Hkv;
+  const g = Graph.create();
+  declareWeights(g, config);
+  const ids = g.input("ids", "int64", ["P", "Tp"]);
+  const rope = declareRope(g, config, config.maxPositions);
+
+  const shape = g.node("Shape", [ids]); // [P, Tp]
+  const join = (...parts: string[]) => g.node("Concat", parts, { axis: { int: 0 } });
+  const headsShape = join(g.int64([-1]), shape, g.int64([D]));
+  const queryShape = join(g.int64([Hkv, rep]), shape, g.int64([D]));
+  const keyShape = join(g.int64([Hkv, 1]), shape, g.int64([D]));
+  const length = g.node("Gather", [shape, g.int64(1)]);
+  const steps = g.node("Range", [g.int64(0), length, g.int64(1)]);
+  const future = g.node("Less", [g.node("Unsqueeze", [steps, g.int64([1])]), steps]);
+  const causal = g.node("Where", [future, g.float(MASKED), g.float(0)]); // [Tp, Tp]
+
+  let residual = g.node("Reshape", [g.node("Gather", ["embedding", ids]), g.int64([-1, H])]);
+  let x = rmsNorm(g, config, residual, layerNames(0).inputNorm);
+  for (let layer = 0; layer < config.numLayers; layer++) {
+    const names = layerNames(layer);
+    const stacked = g.node("Reshape", [projectQueryKey(g, config, x, layer), headsShape]); // [Hq + Hkv, P, Tp, D]
+    const rotated = g.node("com.microsoft::RotaryEmbedding", [stacked, g.int64([0]), rope.cos, rope.sin]);
+    const q = g.fresh("q");
+    const cache = cacheNames("prompt", layer);
+    g.nodeTo([q, cache.k], "Split", [rotated, g.int64([Hq, Hkv])], { axis: { int: 0 } });
+    g.nodeTo([cache.v], "Reshape", [projectValue(g, config, x, layer), headsShape]); // [Hkv, P, Tp, D]
+    g.output(cache.k, "float32", [Hkv, "P", "Tp", D]);
+    g.output(cache.v, "float32", [Hkv, "P", "Tp", D]);
+    if (layer === config.numLayers - 1) break; // the rest of the last layer would only feed the LM head
+
+    const scores = g.node(
+      "com.microsoft::FusedMatMul",
+      [g.node("Reshape", [q, queryShape]), g.node("Reshape", [cache.k, keyShape])],
+      { transB: { int: 1 } },
+    );
+    const weights = g.node("Softmax", [g.node("Add", [scores, causal])], { axis: { int: -1 } });
+    const context = g.node("MatMul", [weights, g.node("Reshape", [cache.v, keyShape])]); // [Hkv, rep, P, Tp, D]
+    const rows = g.node("Transpose", [context], { perm: { ints: [2, 3, 0, 1, 4] } });
+    const attention = linear(g, g.node("Reshape", [rows, g.int64([-1, Hq * D])]), names.o);
+    const middle = addAndNorm(g, config, residual, attention, names.postNorm);
+    const next = layerNames(layer + 1).inputNorm;
+    ({ normed: x, residual } = addAndNorm(g, config, middle.residual, mlp(g, middle.normed, layer), next));
+  }
+  return g.encodeModel();
+}

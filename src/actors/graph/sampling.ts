@@ -1,0 +1,99 @@
+/**
+ * Sampling inside the graph: a two-level inverse CDF.
+ *
+ * The vocabulary is cut into `count` blocks of `width` (about sqrt(V) each). Block sums and a short CumSum choose
+ * the block, a second CumSum inside it chooses the token: no pass over the vocabulary is sequential, and no
+ * CumSum axis is long (ONNX Runtime's CUDA kernel is quadratic in it).
+ */
+import type { Graph } from "./onnx.js";
+
+export interface VocabularyBlocks {
+  readonly count: number;
+  readonly width: number;
+}
+
+/**
+ * Cuts a vocabulary: exactly (no padding) when it has a divisor within a factor 4 of its square root,
+ * else into ceil(sqrt(V)) blocks with a padded tail. Both sides stay ≤ 1,024 for V ≤ 2^20.
+ */
+export function vocabularyBlocks(vocabSize: number): VocabularyBlocks {
+  const root = Math.ceil(Math.sqrt(vocabSize));
+  for (let count = root; count * 4 >= root; count--) {
+    const width = vocabSize / count;
+    if (Number.isInteger(width) && width <= 1024) return { count, width };
+  }
+  return { count: Math.ceil(vocabSize / root), width: root };
+}
+
+export interface SamplingRows {
+  /** float32 [R, 1]: 1 / temperature (1 for greedy rows). */
+  readonly inverseTemperature: string;
+  /** bool [R, 1] */
+  readonly greedy: string;
+  /** bool [1]: whether any row is greedy; the argmax over the vocabulary is skipped otherwise. */
+  readonly anyGreedy: string;
+  /** float32 [R, 1] in [0, 1), multiples of 2^-24 */
+  readonly uniform: string;
+  /** int64 [R, 1]: the token to take instead of sampling, -1 = sample */
+  readonly forced: string;
+  /** int64 [R, 1]: row number × number of blocks */
+  readonly blockOffset: string;
+}
+
+/**
+ * Chooses one token per row of `logits` [R, V].
+ * Returns `token` int64 [R, 1] and `logprob` float32 [R, 1] = log softmax(logits / temperature)[token], nats.
+ */
+export function sample(g: Graph, logits: string, vocabSize: number, rows: SamplingRows) {
+  const { count, width } = vocabularyBlocks(vocabSize);
+  const last = { axis: { int: 1 } };
+  const z = g.node("Mul", [logits, rows.inverseTemperature]);
+  const max = g.node("ReduceMax", [z, g.int64([1])], { keepdims: { int: 1 } });
+  let e = g.node("Exp", [g.node("Sub", [z, max])]);
+  // Padding has weight 0, and the first index whose running sum EXCEEDS the target never has weight 0.
+  const padding = count * width - vocabSize;
+  if (padding > 0) e = g.node("Pad", [e, g.int64([0, 0, 0, padding]), g.float(0)]);
+  const blocks = g.node("Reshape", [e, g.int64([-1, count, width])]);
+  const sums = g.node("ReduceSum", [blocks, g.int64([2])], { keepdims: { int: 0 } }); // [R, count]
+  const ends = g.node("CumSum", [sums, g.int64(1)]);
+  const total = g.node("Slice", [ends, g.int64([count - 1]), g.int64([count]), g.int64([1])]); // [R, 1]
+
+  // u ≤ 1 - 2^-24, so in float32 u · total < total: some block ends beyond the target.
+  const target = g.node("Mul", [rows.uniform, total]);
+  const block = firstAbove(g, ends, target);
+  const start = g.node("Sub", [
+    g.node("GatherElements", [ends, block], last),
+    g.node("GatherElements", [sums, block], last),
+  ]);
+  const chosen = g.node("Gather", [
+    g.node("Reshape", [e, g.int64([-1, width])]),
+    g.node("Reshape", [g.node("Add", [block, rows.blockOffset]), g.int64([-1])]),
+  ]); // [R, width]
+  const inner = g.node("CumSum", [chosen, g.int64(1)]);
+  // The running sum inside the block and the block's sum differ by rounding: keep the target in [0, its end).
+  const innerEnd = g.node("Slice", [inner, g.int64([width - 1]), g.int64([width]), g.int64([1])]);
+  const belowEnd = g.node("Mul", [innerEnd, g.float(1 - 2 ** -22)]);
+  const innerTarget = g.node("Max", [g.node("Min", [g.node("Sub", [target, start]), belowEnd]), g.float(0)]);
+  const sampled = g.node("Add", [g.node("Mul", [block, g.int64(width)]), firstAbove(g, inner, innerTarget)]);
+
+  const thenGraph = g.subgraph();
+  const argmax = thenGraph.node("ArgMax", [z], { axis: { int: 1 } });
+  thenGraph.output(thenGraph.node("Where", [rows.greedy, argmax, sampled]), "int64");
+  const elseGraph = g.subgraph();
+  elseGraph.output(elseGraph.node("Identity", [sampled]), "int64");
+  const chosenToken = g.node("If", [rows.anyGreedy], {
+    then_branch: { graph: thenGraph },
+    else_branch: { graph: elseGraph },
+  });
+
+  const free = g.node("Less", [rows.forced, g.int64(0)]);
+  const token = g.node("Where", [free, chosenToken, rows.forced]);
+  const centred = g.node("Sub", [g.node("GatherElements", [z, token], last), max]);
+  return { token, logprob: g.node("Sub", [centred, g.node("Log", [total])]) };
+}
+
+/** [R, 1]: the first column of `sums` [R, C] above `target` [R, 1] (ArgMax takes the first of equals). */
+function firstAbove(g: Graph, sums: string, target: string): string {
+  const above = g.node("Cast", [g.node("Greater", [sums, target])], { to: { int: 1 } });
+  return g.node("ArgMax", [above], { axis: { int: 1 } });
+}

@@ -1,0 +1,225 @@
+/**
+ * The segment graph: up to S decode steps of R rows in one run, as an ONNX Loop with sampling inside.
+ *
+ * A row is one completion in flight. Rows come in Q blocks of m (R = Q · m); the rows of a block share one prompt,
+ * whose keys and values are read once per block. Attention has three parts under one softmax:
+ *   prompt   [Hkv, 1, Q, Tp, D]   shared by a block, constant in the segment
+ *   past     [Hkv, 1, R, T, D]    generated in earlier segments, constant in the segment
+ *   recent   [Hkv, 1, R, i+1, D]  generated in this segment, grows in the loop (so growing copies little)
+ * The generated slots are right-aligned: all rows end at slot T, a row that entered late has unused slots on the
+ * left, which the mask hides. Rows enter and leave between segments only (engine.ts).
+ *
+ * Shapes: see qwen2.ts; S steps, V vocabulary, K stop ids.
+ */
+import type { ModelConfig } from "../../model/config.js";
+import { Graph } from "./onnx.js";
+import {
+  addAndNorm,
+  cacheNames,
+  declareRope,
+  declareWeights,
+  linear,
+  mlp,
+  projectQueryKey,
+  projectValue,
+  rmsNorm,
+} from "./qwen2.js";
+import { sample, vocabularyBlocks } from "./sampling.js";
+import { layerNames } from "./weights.js";
+
+/** Rows a segment graph can take: rotary tables are indexed by row count as well as by position. */
+export function ropeRows(config: ModelConfig, maxRows: number, segmentLength: number): number {
+  // Rows that are done keep decoding until the segment ends, beyond the last position.
+  return Math.max(config.maxPositions + segmentLength, maxRows);
+}
+
+/**
+ * Inputs besides the weights:
+ *   steps int64 []              most decode steps of this run
+ *   prompt_k/v.<layer>          float32 [Hkv, 1, Q, Tp, D]
+ *   past_k/v.<layer>            float32 [Hkv, 1, R, T ≥ 0, D]
+ *   mask float32 [R, 1, Tp+T+S] added to the scores of each row
+ *   token int64 [R, 1]          last token of each row, not yet fed
+ *   position int64 [1, R]       its position
+ *   budget int64 [R, 1]         tokens the row may still generate
+ *   stop_ids int64 [R, K]       padded with -1
+ *   inverse_temperature float32 [R, 1], greedy bool [R, 1], any_greedy bool [1]
+ *   uniforms float32 [S, R, 1], forced int64 [S, R, 1]   see sampling.ts
+ * Outputs: `tokens` int64 [S', R, 1], `logprobs` float32 [S', R, 1] with S' ≤ S (all rows done);
+ *   next_k/v.<layer> float32 [Hkv, 1, R, S', D], to be appended to `past`. What a row yields after its stop id or
+ *   budget is noise.
+ */
+export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentLength: number): Uint8Array {
+  const { numLayers: L, numHeads: Hq, numKvHeads: Hkv, headDim: D } = config;
+  const rep = Hq / Hkv;
+  const g = Graph.create();
+  declareWeights(g, config);
+  const rope = declareRope(g, config, ropeRows(config, maxRows, segmentLength));
+  const steps = g.input("steps", "int64", []);
+  const mask = g.input("mask", "float32", ["R", 1, "columns"]);
+  const token = g.input("token", "int64", ["R", 1]);
+  const position = g.input("position", "int64", [1, "R"]);
+  const budget = g.input("budget", "int64", ["R", 1]);
+  const stopIds = g.input("stop_ids", "int64", ["R", "K"]);
+  const inverseTemperature = g.input("inverse_temperature", "float32", ["R", 1]);
+  const greedy = g.input("greedy", "bool", ["R", 1]);
+  const anyGreedy = g.input("any_greedy", "bool", [1]);
+  const uniforms = g.input("uniforms", "float32", ["S", "R", 1]);
+  const forced = g.input("forced", "int64", ["S", "R", 1]);
+  const layers = Array.from({ length: L }, (_, layer) => layer);
+  const prompt = layers.map((layer) => declareCache(g, "prompt", layer, [Hkv, 1, "Q", "Tp", D]));
+  const past = layers.map((layer) => declareCache(g, "past", layer, [Hkv, 1, "R", "T", D]));
+
+  // Once per segment.
+  const axis = (tensor: string, index: number) =>
+    g.node("Shape", [tensor], { start: { int: index }, end: { int: index + 1 } });
+  const join = (...parts: string[]) => g.node("Concat", parts, { axis: { int: 0 } });
+  const R = axis(token, 0);
+  const promptLength = axis(prompt[0]!.k, 3);
+  const pastLength = axis(past[0]!.k, 3);
+  const blockShape = join(g.int64([Hkv, rep]), axis(prompt[0]!.k, 2), g.int64([-1]));
+  const shapes: BodyShapes = {
+    promptQuery: join(blockShape, g.int64([D])), // [Hkv, rep, Q, m, D]
+    promptWeights: join(blockShape, promptLength), // [Hkv, rep, Q, m, Tp]
+    rowHeads: join(g.int64([Hkv, rep]), R, g.int64([1, -1])), // [Hkv, rep, R, 1, *]
+    rowKeys: join(g.int64([Hkv, 1]), R, g.int64([1, -1])), // [Hkv, 1, R, 1, D]
+  };
+  const firstColumns = g.node("Add", [g.node("Add", [promptLength, pastLength]), g.int64([1])]);
+  const rowNumber = g.node("Range", [g.int64(0), g.node("Squeeze", [R]), g.int64(1)]);
+  const blocks = g.int64(vocabularyBlocks(config.vocabSize).count);
+  const blockOffset = g.node("Unsqueeze", [g.node("Mul", [rowNumber, blocks]), g.int64([1])]);
+  const lastStep = g.node("Sub", [budget, g.int64(1)]);
+  const notDone = g.node("Less", [budget, g.int64(0)]); // all false: `steps` ≥ 1 only when some row has budget
+  const empty = g.node("ConstantOfShape", [join(g.int64([Hkv, 1]), R, g.int64([0, D]))]);
+
+  // One decode step.
+  const b = g.subgraph();
+  const i = b.input("step", "int64", []);
+  b.input("go", "bool", []);
+  const current = b.input("current", "int64");
+  const done = b.input("done", "bool");
+  const recent = layers.map((layer) => declareCache(b, "recent", layer));
+  const columns = b.node("Add", [firstColumns, i]);
+  const step: Step = {
+    mask: b.node("Slice", [mask, b.int64([0]), columns, b.int64([2])]),
+    lengths: b.node("Concat", [promptLength, pastLength, b.node("Add", [b.int64([1]), i])], { axis: { int: 0 } }),
+  };
+  const stepPosition = b.node("Add", [position, i]);
+
+  const flat = b.node("Reshape", [current, b.int64([-1])]);
+  let residual = b.node("Gather", ["embedding", flat]); // [R, H]
+  let x = rmsNorm(b, config, residual, layerNames(0).inputNorm);
+  const grown = layers.map((layer) => {
+    const stacked = projectQueryKey(b, config, x, layer); // [1, Hq + Hkv, R, D]: rows stand where RoPE has its sequence
+    const rotated = b.node("com.microsoft::RotaryEmbedding", [stacked, stepPosition, rope.cos, rope.sin]);
+    const q = b.fresh("q");
+    const newKey = b.fresh("k");
+    b.nodeTo([q, newKey], "Split", [rotated, b.int64([Hq, Hkv])], { axis: { int: 1 } });
+    const append = (cache: string, rows: string) =>
+      b.node("Concat", [cache, b.node("Reshape", [rows, shapes.rowKeys])], { axis: { int: 3 } });
+    const own = recent[layer]!;
+    const k = append(own.k, newKey);
+    const v = append(own.v, projectValue(b, config, x, layer));
+    const context = attend(b, shapes, step, q, prompt[layer]!, past[layer]!, { k, v }); // [Hkv, rep, R, 1, D]
+    const rows = b.node("Transpose", [context], { perm: { ints: [2, 0, 1, 3, 4] } });
+    const attention = linear(b, b.node("Reshape", [rows, b.int64([-1, Hq * D])]), layerNames(layer).o);
+    const middle = addAndNorm(b, config, residual, attention, layerNames(layer).postNorm);
+    const next = layer === L - 1 ? "final_norm" : layerNames(layer + 1).inputNorm;
+    ({ normed: x, residual } = addAndNorm(b, config, middle.residual, mlp(b, middle.normed, layer), next));
+    return { k, v };
+  });
+  const logits = linear(b, x, config.tieWordEmbeddings ? "embedding" : "lm_head");
+  const chosen = sample(b, logits, config.vocabSize, {
+    inverseTemperature,
+    greedy,
+    anyGreedy,
+    uniform: b.node("Gather", [uniforms, i]),
+    forced: b.node("Gather", [forced, i]),
+    blockOffset,
+  });
+
+  const isStop = b.node("Cast", [b.node("Equal", [chosen.token, stopIds])], { to: { int: 6 } });
+  const stopped = b.node("Cast", [b.node("ReduceMax", [isStop, b.int64([1])])], { to: { int: 9 } });
+  const spent = b.node("LessOrEqual", [lastStep, i]);
+  const nowDone = b.node("Or", [b.node("Or", [done, stopped]), spent]);
+  const allDone = b.node("ReduceMin", [b.node("Cast", [nowDone], { to: { int: 6 } })], { keepdims: { int: 0 } });
+  b.output(b.node("Equal", [allDone, b.int32(0)]), "bool");
+  b.output(chosen.token, "int64");
+  b.output(nowDone, "bool");
+  for (const { k, v } of grown) {
+    b.output(k, "float32");
+    b.output(v, "float32");
+  }
+  b.output(b.node("Identity", [chosen.token]), "int64");
+  b.output(chosen.logprob, "float32");
+
+  const grownNames = layers.flatMap((layer) => Object.values(cacheNames("next", layer)));
+  const unused = [g.fresh("token"), g.fresh("done")];
+  const initial = [token, notDone, ...grownNames.map(() => empty)];
+  g.nodeTo([...unused, ...grownNames, "tokens", "logprobs"], "Loop", [steps, "", ...initial], { body: { graph: b } });
+  g.output("tokens", "int64", ["steps", "R", 1]);
+  g.output("logprobs", "float32", ["steps", "R", 1]);
+  for (const name of grownNames) g.output(name, "float32", [Hkv, 1, "R", "steps", D]);
+  return g.encodeModel();
+}
+
+interface Cache {
+  readonly k: string;
+  readonly v: string;
+}
+
+interface Step {
+  /** [R, 1, Tp + T + i + 1] */
+  readonly mask: string;
+  /** [3]: key counts of the three parts */
+  readonly lengths: string;
+}
+
+interface BodyShapes {
+  readonly promptQuery: string;
+  readonly promptWeights: string;
+  readonly rowHeads: string;
+  readonly rowKeys: string;
+}
+
+function declareCache(g: Graph, prefix: string, layer: number, dims?: readonly (number | string)[]): Cache {
+  const names = cacheNames(prefix, layer);
+  g.input(names.k, "float32", dims);
+  g.input(names.v, "float32", dims);
+  return names;
+}
+
+/**
+ * Attention of one query per row over the three parts, one softmax over all of them: [Hkv, rep, R, 1, D].
+ * Every product broadcasts over `rep`, so grouped queries copy no keys.
+ */
+function attend(
+  b: Graph,
+  shapes: BodyShapes,
+  step: Step,
+  q: string,
+  prompt: Cache,
+  past: Cache,
+  recent: Cache,
+): string {
+  const queryByBlock = b.node("Reshape", [q, shapes.promptQuery]);
+  const queryByRow = b.node("Reshape", [q, shapes.rowHeads]);
+  const scores = b.node(
+    "Concat",
+    [
+      b.node("Reshape", [linear(b, queryByBlock, prompt.k), shapes.rowHeads]),
+      linear(b, queryByRow, past.k),
+      linear(b, queryByRow, recent.k),
+    ],
+    { axis: { int: -1 } },
+  );
+  const weights = b.node("Softmax", [b.node("Add", [scores, step.mask])], { axis: { int: -1 } });
+  const [onPrompt, onPast, onRecent] = [b.fresh("w_prompt"), b.fresh("w_past"), b.fresh("w_recent")];
+  b.nodeTo([onPrompt, onPast, onRecent], "Split", [weights, step.lengths], { axis: { int: -1 } });
+  const fromPrompt = b.node("MatMul", [b.node("Reshape", [onPrompt, shapes.promptWeights]), prompt.v]);
+  return b.node("Sum", [
+    b.node("Reshape", [fromPrompt, shapes.rowHeads]),
+    b.node("MatMul", [onPast, past.v]),
+    b.node("MatMul", [onRecent, recent.v]),
+  ]);
+}

@@ -1,0 +1,63 @@
+/**
+ * Weights as graph inputs: which slices of the packed buffer a graph takes, and under which shape.
+ *
+ * Neighbouring parameters of the packed layout are viewed as one tensor without copying: q and k as one stack of
+ * heads [1, Hq + Hkv, D, H], v as [Hkv, D, H], and their biases likewise. Knows the layout, not the runtime.
+ */
+import type { ModelConfig } from "../../model/config.js";
+import { weightLayout } from "../../model/layout.js";
+
+export interface WeightView {
+  /** Name of the graph input. */
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** First element in the packed buffer. */
+  readonly offset: number;
+}
+
+/** Names of one layer's graph inputs. */
+export function layerNames(layer: number) {
+  const of = (part: string) => `layers.${layer}.${part}`;
+  return {
+    inputNorm: of("input_norm"),
+    qk: of("qk"),
+    v: of("v"),
+    qkBias: of("qk_bias"),
+    vBias: of("v_bias"),
+    o: of("o"),
+    postNorm: of("post_norm"),
+    gate: of("gate"),
+    up: of("up"),
+    down: of("down"),
+  };
+}
+
+/** Every weight input, in the order of the packed buffer. */
+export function weightViews(config: ModelConfig): WeightView[] {
+  const { hiddenSize: H, headDim: D, numHeads: Hq, numKvHeads: Hkv } = config;
+  const layout = new Map(weightLayout(config).map((entry) => [entry.name, entry]));
+  const view = (name: string, parameter: string, shape?: readonly number[]): WeightView => {
+    const entry = layout.get(parameter);
+    if (entry === undefined) throw new Error(`no parameter ${parameter} in the layout`);
+    return { name, shape: shape ?? entry.shape, offset: entry.offset };
+  };
+  const views = [view("embedding", "model.embed_tokens.weight")];
+  for (let i = 0; i < config.numLayers; i++) {
+    const names = layerNames(i);
+    const layer = `model.layers.${i}.`;
+    views.push(view(names.inputNorm, `${layer}input_layernorm.weight`));
+    views.push(view(names.qk, `${layer}self_attn.q_proj.weight`, [1, Hq + Hkv, D, H]));
+    views.push(view(names.v, `${layer}self_attn.v_proj.weight`, [Hkv, D, H]));
+    if (config.qkvBias) {
+      views.push(view(names.qkBias, `${layer}self_attn.q_proj.bias`, [Hq + Hkv, 1, D]));
+      views.push(view(names.vBias, `${layer}self_attn.v_proj.bias`, [Hkv, 1, D]));
+    }
+    views.push(view(names.o, `${layer}self_attn.o_proj.weight`));
+    views.push(view(names.postNorm, `${layer}post_attention_layernorm.weight`));
+    views.push(view(names.gate, `${layer}mlp.gate_proj.weight`), view(names.up, `${layer}mlp.up_proj.weight`));
+    views.push(view(names.down, `${layer}mlp.down_proj.weight`));
+  }
+  views.push(view("final_norm", "model.norm.weight"));
+  if (!config.tieWordEmbeddings) views.push(view("lm_head", "lm_head.weight"));
+  return views;
+}

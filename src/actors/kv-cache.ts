@@ -1,0 +1,171 @@
+/**
+ * Keys and values between segments, of prompts and of generated tokens, laid out as the segment graph reads them.
+ * They lie in buffers of our own that are reused (the runtime's outputs hold the newest steps only), so no run makes
+ * garbage the size of the cache. Knows rows by their place only, not what they generate.
+ */
+import { Tensor } from "onnxruntime-node";
+import type { ModelConfig } from "../model/config.js";
+import { cacheNames } from "./graph/qwen2.js";
+
+/** Where a row lies in the cache; written by the cache. */
+export interface Place {
+  /** Its row in the last segment; -1 before the first one. */
+  row: number;
+  /** First slot that is its own. */
+  start: number;
+}
+
+export function newPlace(): Place {
+  return { row: -1, start: 0 };
+}
+
+/** Float32 buffers by name, grown by half when too small. Contents of a taken buffer are stale but finite. */
+class Buffers {
+  private readonly held = new Map<string, Float32Array>();
+
+  take(name: string, size: number): Float32Array {
+    let buffer = this.held.get(name);
+    if (buffer === undefined || buffer.length < size) {
+      buffer = new Float32Array(buffer === undefined ? size : Math.ceil(size * 1.5));
+      this.held.set(name, buffer);
+    }
+    return buffer.subarray(0, size);
+  }
+}
+
+/** Keys and values of a prompt. */
+export interface Prompt {
+  /** Tokens; may be 0. */
+  readonly length: number;
+  /** Keys, then values, of each layer: [Hkv, length, D]; none when `length` is 0. */
+  readonly parts: Float32Array[];
+}
+
+/** Prompts side by side, one per block, right-padded with stale entries. */
+export class PromptCache {
+  /** `prompt_k/v.<layer>`, float32 [Hkv, 1, Q, Tp, D], for the next run. */
+  readonly feeds: Record<string, Tensor> = {};
+  private readonly config: ModelConfig;
+  private readonly buffers = new Buffers();
+  private blocks: readonly Prompt[] = [];
+  private length = 0;
+
+  constructor(config: ModelConfig) {
+    this.config = config;
+  }
+
+  clear(): void {
+    this.blocks = [];
+  }
+
+  /** Makes `feeds` for these blocks, unless they hold them already, and returns the padded length Tp ≥ 1. */
+  arrange(blocks: readonly Prompt[]): number {
+    if (blocks.length === this.blocks.length && blocks.every((prompt, q) => prompt === this.blocks[q])) {
+      return this.length;
+    }
+    const { numLayers, numKvHeads, headDim } = this.config;
+    const length = Math.max(1, ...blocks.map((prompt) => prompt.length));
+    for (let layer = 0; layer < numLayers; layer++) {
+      Object.values(cacheNames("prompt", layer)).forEach((name, part) => {
+        const target = this.buffers.take(name, numKvHeads * blocks.length * length * headDim);
+        blocks.forEach((prompt, q) => {
+          const own = prompt.parts[2 * layer + part];
+          if (own === undefined) return;
+          const size = prompt.length * headDim;
+          for (let head = 0; head < numKvHeads; head++) {
+            target.set(own.subarray(head * size, (head + 1) * size), (head * blocks.length + q) * length * headDim);
+          }
+        });
+        this.feeds[name] = new Tensor("float32", target, [numKvHeads, 1, blocks.length, length, headDim]);
+      });
+    }
+    this.blocks = blocks;
+    this.length = length;
+    return length;
+  }
+}
+
+/**
+ * Generated tokens. All rows share one right-aligned time axis of T slots: slot T - 1 is the newest token of every
+ * row, and a row's own slots are [start, T).
+ */
+export class GeneratedCache {
+  /** `past_k/v.<layer>`, float32 [Hkv, 1, R, T, D], for the next run. */
+  readonly feeds: Record<string, Tensor> = {};
+  private readonly config: ModelConfig;
+  /** Two sets: rows are copied from one to the other when they are rearranged. */
+  private sets: [Buffers, Buffers] = [new Buffers(), new Buffers()];
+  private rows = 0;
+  private slots = 0;
+  /** Steps of the last run, not yet copied: `next_k/v.<layer>`, float32 [Hkv, 1, R, steps, D]. */
+  private recent: Record<string, Tensor> = {};
+  private recentSteps = 0;
+
+  constructor(config: ModelConfig) {
+    this.config = config;
+  }
+
+  clear(): void {
+    this.rows = 0;
+    this.slots = 0;
+    this.recent = {};
+    this.recentSteps = 0;
+  }
+
+  /** Takes the outputs of a run of `steps` steps; the rows are those of the last `arrange`. */
+  append(outputs: Record<string, Tensor>, steps: number): void {
+    this.recent = outputs;
+    this.recentSteps = steps;
+  }
+
+  /**
+   * Makes `feeds` for these rows in this order (undefined = padding), cutting slots that no row uses any more.
+   * Updates the places and returns the number of slots T.
+   */
+  arrange(places: readonly (Place | undefined)[]): number {
+    const { numLayers, numKvHeads, headDim: D } = this.config;
+    const end = this.slots + this.recentSteps;
+    const first = Math.min(end, ...places.map((place) => (place === undefined || place.row < 0 ? end : place.start)));
+    const slots = end - first;
+    const rows = places.length;
+    const [from, to] = this.sets;
+    for (let layer = 0; layer < numLayers; layer++) {
+      const past = cacheNames("past", layer);
+      const next = cacheNames("next", layer);
+      for (const part of ["k", "v"] as const) {
+        const source = from.take(past[part], numKvHeads * this.rows * this.slots * D);
+        const recent = this.recent[next[part]]?.data as Float32Array | undefined;
+        const target = to.take(past[part], numKvHeads * rows * slots * D);
+        places.forEach((place, r) => {
+          if (place === undefined || place.row < 0) return;
+          for (let head = 0; head < numKvHeads; head++) {
+            const sourceRow = head * this.rows + place.row;
+            const targetEnd = (head * rows + r + 1) * slots;
+            const old = Math.max(0, this.slots - place.start); // slots of its own before the last run
+            const fresh = Math.min(this.recentSteps, end - place.start);
+            if (old > 0) {
+              const stop = (sourceRow + 1) * this.slots * D;
+              target.set(source.subarray(stop - old * D, stop), (targetEnd - fresh - old) * D);
+            }
+            if (recent !== undefined) {
+              const stop = (sourceRow + 1) * this.recentSteps * D;
+              target.set(recent.subarray(stop - fresh * D, stop), (targetEnd - fresh) * D);
+            }
+          }
+        });
+        this.feeds[past[part]] = new Tensor("float32", target, [numKvHeads, 1, rows, slots, D]);
+      }
+    }
+    places.forEach((place, r) => {
+      if (place === undefined) return;
+      place.start = place.row < 0 ? slots : place.start - first;
+      place.row = r;
+    });
+    this.sets = [to, from];
+    this.rows = rows;
+    this.slots = slots;
+    this.recent = {};
+    this.recentSteps = 0;
+    return slots;
+  }
+}

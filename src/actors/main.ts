@@ -1,0 +1,68 @@
+/**
+ * Entry of an actor process:
+ *   node dist/actors/main.js --config <run_dir>/config.json --run-dir <run_dir> --index 0 --work <address> --weights <address> --threads 1
+ * Reads the resolved configuration, then imports the heavy libraries. Weights come from the learner, never from disk.
+ * Exits 0 when told to stop (by the learner, the launcher or SIGTERM), 1 with a message otherwise.
+ */
+import { readFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { parseArgs } from "node:util";
+import { runConfigSchema } from "../config/schema.js";
+import { UserError, messageOf } from "../errors.js";
+import type { ProgressEvent } from "../protocol/progress.js";
+
+const CLOSE_TIMEOUT_MS = 20_000;
+
+const { values } = parseArgs({
+  options: {
+    config: { type: "string" },
+    "run-dir": { type: "string" },
+    index: { type: "string", default: "0" },
+    work: { type: "string" },
+    weights: { type: "string" },
+    threads: { type: "string", default: "1" },
+    debug: { type: "boolean", default: false },
+  },
+});
+
+async function main(): Promise<string> {
+  const { config: file, work, weights } = values;
+  if (file === undefined || work === undefined || weights === undefined)
+    throw new UserError("An actor needs --config FILE --work ADDRESS --weights ADDRESS; the launcher gives them.");
+  const config = runConfigSchema.parse(JSON.parse(readFileSync(file, "utf8")));
+  const { startActor } = await import("./start.js");
+  const actor = await startActor(config, {
+    runDir: values["run-dir"] ?? dirname(file),
+    index: Number(values.index),
+    threads: Number(values.threads),
+    addresses: { work, weights },
+  });
+  const asked = new Promise<string>((resolve) => {
+    process.once("SIGTERM", () => resolve("SIGTERM"));
+    // Under a launcher Ctrl-C reaches every process of the terminal; the launcher decides what it means.
+    process.on("SIGINT", () => process.send ?? resolve("SIGINT"));
+    process.on("message", (message: { type?: string }) => message.type === "stop" && resolve("the launcher said stop"));
+    process.once("disconnect", () => resolve("the launcher is gone"));
+  });
+  return Promise.race([asked, actor.done]).finally(() => {
+    // A session that never returns must not outlive the run.
+    setTimeout(() => process.kill(process.pid, "SIGKILL"), CLOSE_TIMEOUT_MS).unref();
+    return actor.close("stopping");
+  });
+}
+
+main().then(
+  (reason) => {
+    if (reason === "the launcher is gone") console.error(`actor ${values.index}: ${reason}, stopping`);
+    process.exit(0);
+  },
+  (error: unknown) => {
+    const user = error instanceof UserError;
+    const message = `actor ${values.index}: ${messageOf(error)}`;
+    const stack = error instanceof Error ? error.stack : undefined;
+    console.error(values.debug || !user ? (stack ?? message) : message);
+    const event: ProgressEvent = { type: "error", message, user };
+    if (process.send === undefined || !process.connected) process.exit(1);
+    process.send(event, () => process.exit(1));
+  },
+);

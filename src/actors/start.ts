@@ -1,0 +1,69 @@
+/** Puts an actor together: engine in a thread of its own, tokenizer and rewards here, sockets to the learner. */
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { Worker } from "node:worker_threads";
+import pino from "pino";
+import type { RunConfig } from "../config/schema.js";
+import { readModelConfig } from "../model/config.js";
+import { layoutSize, weightLayout } from "../model/layout.js";
+import { loadTokenizer } from "../model/tokenizer.js";
+import type { Addresses } from "../protocol/sockets.js";
+import { SILENCE_MS } from "../protocol/sockets.js";
+import { loadRewards } from "../tasks/rewards.js";
+import { makeScorer } from "../tasks/scorer.js";
+import { Actor } from "./actor.js";
+import type { EngineThreadData } from "./engine-thread.js";
+
+export interface StartOptions {
+  readonly runDir: string;
+  readonly index: number;
+  /** ONNX Runtime threads. */
+  readonly threads: number;
+  readonly addresses: Addresses;
+  /** See ActorOptions. */
+  readonly silenceMs?: number;
+}
+
+export interface StartedActor {
+  /** See Actor.done. */
+  readonly done: Promise<string>;
+  /** Says bye and ends the engine's thread, which may take a segment: a process must not exit under a running session. */
+  close(reason: string): Promise<void>;
+}
+
+/** @throws UserError for a model folder, tokenizer or reward function that cannot be used */
+export async function startActor(config: RunConfig, options: StartOptions): Promise<StartedActor> {
+  const { runDir, index, threads, addresses, silenceMs = SILENCE_MS } = options;
+  const model = readModelConfig(config.model.path);
+  const tokenizer = loadTokenizer(config.model.path, model);
+  const rewards = await loadRewards(config.reward, config.max_completion_length);
+  mkdirSync(join(runDir, "logs"), { recursive: true });
+  const file = join(runDir, "logs", `actor-${index}.jsonl`);
+  const logger = pino({ base: { role: "actor", index } }, pino.destination({ dest: file, sync: true }));
+
+  const { max_rows: maxRows, segment_length: segmentLength } = config.actors;
+  const workerData: EngineThreadData = { model, options: { threads, maxRows, segmentLength } };
+  const engine = new Worker(new URL("./engine-thread.js", import.meta.url), { workerData });
+  const actor = new Actor({
+    addresses,
+    index,
+    capacityRows: maxRows,
+    weightBytes: layoutSize(weightLayout(model)) * 4,
+    engine,
+    score: makeScorer(tokenizer, rewards),
+    log: (level, message, fields = {}) => logger[level](fields, message),
+    silenceMs,
+  });
+  const ended = new Promise((resolve) => engine.once("exit", resolve));
+  engine.on("error", (error) => actor.fail(error));
+  logger.info({ actor: actor.id }, "actor started");
+  return {
+    done: actor.done,
+    async close(reason) {
+      await actor.close(reason);
+      engine.postMessage({ type: "stop" });
+      await ended;
+      logger.info({ actor: actor.id, reason }, "actor stopped");
+    },
+  };
+}

@@ -1,0 +1,91 @@
+/**
+ * Fetches a policy's weights chunk by chunk, a few requests ahead; a chunk whose checksum is wrong is asked for again.
+ * The whole is checked later, by the hash of what the engine loaded.
+ */
+import { crc32 } from "node:zlib";
+import type { Dealer } from "zeromq";
+import { ProtocolError, decode, encode } from "../protocol/codec.js";
+import { Writer, connectDealer } from "../protocol/sockets.js";
+import type { Announcement } from "../protocol/wire-schemas.js";
+import { weightsReply } from "../protocol/wire-schemas.js";
+
+/** Requests under way at once: hides the round trip without flooding the learner. */
+const WINDOW = 4;
+/** A reply this late is taken for lost. */
+const REPLY_TIMEOUT_MS = 5_000;
+
+export class WeightFetcher {
+  private readonly socket: Dealer;
+  private readonly writer: Writer;
+  private readonly count: (name: string) => void;
+
+  constructor(address: string, identity: string, count: (name: string) => void) {
+    this.socket = connectDealer(address, identity);
+    this.socket.receiveTimeout = REPLY_TIMEOUT_MS;
+    this.writer = new Writer(this.socket);
+    this.count = count;
+  }
+
+  /**
+   * The packed weights of the policy announced, in shared memory so that the engine's thread can read them in place.
+   * Null when the learner has moved on to another policy, or the fetcher was closed. One fetch at a time.
+   */
+  async fetch({ sha256, totalBytes, chunkBytes }: Announcement): Promise<Float32Array | null> {
+    const bytes = new Uint8Array(new SharedArrayBuffer(totalBytes));
+    const chunks = Math.ceil(totalBytes / chunkBytes);
+    const missing = new Set(Array.from({ length: chunks }, (_, i) => i));
+    const request = (chunk: number) => this.writer.send(encode({ type: "fetch", sha256, chunk }));
+    let next = 0;
+    while (next < Math.min(WINDOW, chunks)) await request(next++);
+    while (missing.size > 0) {
+      const frames = await this.receive();
+      if (this.socket.closed) return null;
+      if (frames === null) {
+        for (const chunk of missing) if (chunk < next) await request(chunk);
+        continue;
+      }
+      const reply = this.read(frames);
+      // Late replies of an abandoned fetch, and second copies of a chunk asked for twice, are passed over.
+      if (reply === null || reply.header.sha256 !== sha256) continue;
+      if (reply.header.type === "gone") return null;
+      const { chunk } = reply.header;
+      if (!missing.has(chunk)) continue;
+      const body = reply.tensors[0];
+      const expected = Math.min(chunkBytes, totalBytes - chunk * chunkBytes);
+      if (body?.byteLength !== expected || crc32(body) !== reply.header.crc32) {
+        this.count("weights_chunks_corrupted");
+        await request(chunk);
+        continue;
+      }
+      bytes.set(body, chunk * chunkBytes);
+      missing.delete(chunk);
+      if (next < chunks) await request(next++);
+    }
+    this.count("weights_fetched");
+    return new Float32Array(bytes.buffer);
+  }
+
+  close(): void {
+    this.socket.close();
+  }
+
+  /** Null when no reply came in time. */
+  private async receive(): Promise<Buffer[] | null> {
+    try {
+      return await this.socket.receive();
+    } catch (error) {
+      if (this.socket.closed || (error as { code?: string }).code === "EAGAIN") return null;
+      throw error;
+    }
+  }
+
+  private read(frames: readonly Buffer[]) {
+    try {
+      return decode(weightsReply, frames);
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      this.count("messages_malformed");
+      return null;
+    }
+  }
+}

@@ -1,0 +1,42 @@
+/** `infer`: answers one prompt with the actor's engine. */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { generateAll, openModel } from "../actors/local.js";
+import { UserError } from "../errors.js";
+import type { ChatMessage } from "../model/tokenizer.js";
+import { taskSeed } from "../protocol/seeds.js";
+import type { InferOptions } from "./options.js";
+
+export async function runInfer(options: InferOptions): Promise<void> {
+  const { config, tokenizer, engine } = await openModel(options.model, options.threads);
+  const messages: ChatMessage[] = [{ role: "user", content: options.prompt }];
+  if (options.system !== undefined) messages.unshift({ role: "system", content: options.system });
+  const promptIds = options.raw ? tokenizer.encode(options.prompt) : tokenizer.chatPrompt(messages);
+  const room = config.maxPositions - promptIds.length;
+  if (promptIds.length === 0 || room < 1)
+    throw new UserError(
+      `--prompt: expected 1 to ${config.maxPositions - 1} tokens (the model's context is ${config.maxPositions}), found ${promptIds.length}. ${room < 1 ? "Shorten it." : "Write something."}`,
+    );
+  const temperature = options.greedy ? 0 : (options.temperature ?? generationTemperature(options.model));
+  const request = {
+    requestId: "infer",
+    promptIds,
+    groupSize: 1,
+    seed: taskSeed(options.seed, "infer"),
+    sampling: { temperature, maxNewTokens: Math.min(options.maxNewTokens, room), stopIds: tokenizer.stopIds },
+  };
+  const [group] = await generateAll(engine, [request]);
+  const { ids, finishReason } = group!.completions[0]!;
+  await engine.dispose();
+  const text = tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);
+  if (options.json) console.log(JSON.stringify({ prompt_ids: [...promptIds], completion_ids: [...ids], text, finish_reason: finishReason }));
+  else console.log(text);
+}
+
+/** The model's own sampling temperature: 0 when generation_config.json says do_sample false, else its temperature or 1. */
+function generationTemperature(folder: string): number {
+  const file = join(folder, "generation_config.json");
+  if (!existsSync(file)) return 1;
+  const { do_sample: sample, temperature } = JSON.parse(readFileSync(file, "utf8")) as { do_sample?: boolean; temperature?: number };
+  return sample === false ? 0 : (temperature ?? 1);
+}

@@ -1,0 +1,71 @@
+/**
+ * What the command line hands to each command, already parsed and checked. Types only: cli.ts must not load a command
+ * before it runs.
+ */
+
+export interface SftOptions {
+  /** Hugging Face folder; with `fromScratch` only its config.json and tokenizer are read. */
+  readonly model: string;
+  /** "starter", or a JSONL file with question/answer. */
+  readonly data: string;
+  /** Folder that becomes the trained model; checkpoints go to its checkpoints/. */
+  readonly out: string;
+  readonly fromScratch: boolean;
+  readonly resume: boolean;
+  readonly maxSteps: number;
+  /** Examples per step. */
+  readonly batchSize: number;
+  readonly learningRate: number;
+  readonly warmupSteps: number;
+  readonly weightDecay: number;
+  readonly maxGradNorm: number;
+  readonly tokensPerMicrobatch: number;
+  readonly saveSteps: number;
+  readonly seed: number;
+  readonly backend: "auto" | "tensorflow" | "wasm" | "cpu";
+}
+
+export interface InferOptions {
+  readonly model: string;
+  readonly prompt: string;
+  /** System message; undefined = the template's own default. */
+  readonly system?: string;
+  /** The prompt is taken as it is, without the chat template. */
+  readonly raw: boolean;
+  readonly greedy: boolean;
+  /** Undefined = what the model's generation_config.json says. */
+  readonly temperature?: number;
+  readonly maxNewTokens: number;
+  readonly seed: number;
+  readonly json: boolean;
+  /** 0 = all cores. */
+  readonly threads: number;
+}
+
+export interface EvalOptions {
+  readonly model: string;
+  /** "starter", or a JSONL file with question/answer. */
+  readonly data: string;
+  /** Problems taken from the beginning; undefined = all of a file, 512 of "starter". */
+  readonly limit?: number;
+  /** JSON file for the result. */
+  readonly out: string;
+  readonly temperature: number;
+  readonly maxNewTokens: number;
+  readonly system?: string;
+  readonly promptSuffix: string;
+  readonly seed: number;
+  /** 0 = all cores. */
+  readonly threads: number;
+}
+
+export interface LogprobsOptions {
+  readonly model: string;
+  /** JSONL file, each line {"prompt_ids": [...], "completion_ids": [...]}. */
+  readonly input: string;
+  readonly engine: "actor" | "learner";
+  readonly temperature: number;
+  readonly backend: "auto" | "tensorflow" | "wasm" | "cpu";
+  /** 0 = all cores. */
+  readonly threads: number;
+}

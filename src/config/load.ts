@@ -1,0 +1,226 @@
+/**
+ * From files and flags to one resolved configuration.
+ *
+ * Precedence: schema defaults < configs/<algo>_config.yaml < each --config FILE, left to right < --dotted.key=value.
+ * Without --config, configs/starter.yaml is taken.
+ * Relative paths (--config, model.path, data files, reward modules) are looked for in the current directory, then in
+ * this package, which ships assets/ and configs/. The resolved configuration holds absolute paths.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { isAbsolute, join, relative, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parse } from "yaml";
+import { UserError, messageOf } from "../errors.js";
+import { isLeaf, nearestKey, sectionNames } from "./keys.js";
+import { runConfigSchema, type RunConfig } from "./schema.js";
+import { checkLayer, crossCheck, unusedKeyNote } from "./validate.js";
+
+/** The package's own folder, whether this file runs from src/ or dist/. */
+export const packageRoot = fileURLToPath(new URL("../../", import.meta.url));
+
+export interface LoadOptions {
+  readonly algo?: RunConfig["algo"] | undefined;
+  /** `--config` arguments, in order. */
+  readonly files?: readonly string[];
+  /** Remaining command-line words: `--key=value`, or `--key` `value`. */
+  readonly overrides?: readonly string[];
+  /** Names of the program's own flags, to be suggested for a mistyped one. */
+  readonly flags?: readonly string[];
+  readonly cwd?: string;
+}
+
+export interface LoadedConfig {
+  readonly config: RunConfig;
+  /** The YAML files read, lowest precedence first. */
+  readonly files: readonly string[];
+  /** One line each, to be shown before the run starts. */
+  readonly notes: readonly string[];
+}
+
+type Layer = Record<string, unknown>;
+
+/**
+ * Resolves a configuration.
+ * @throws UserError for unreadable files, unknown keys, values of the wrong type, and keys that contradict each other
+ */
+export function loadConfig(options: LoadOptions): LoadedConfig {
+  const cwd = options.cwd ?? process.cwd();
+  const usesStarter = (options.files ?? []).length === 0;
+  const files = (usesStarter ? ["configs/starter.yaml"] : options.files!).map((file) => resolveInput(file, cwd));
+  const fileLayers = files.map((file) => readLayer(file, cwd));
+  const overrides = parseOverrides(options.overrides ?? [], options.flags);
+
+  const named = [...fileLayers, ...overrides.map(({ layer }) => layer)].findLast(
+    (layer) => layer["algo"] !== undefined,
+  );
+  const algo = options.algo ?? (named?.["algo"] as RunConfig["algo"] | undefined) ?? "grpo";
+  const algoFile = join(packageRoot, "configs", `${algo}_config.yaml`);
+
+  const merged = [readLayer(algoFile, cwd), ...fileLayers, ...overrides.map(({ layer }) => layer), { algo }].reduce(
+    merge,
+    {},
+  );
+  const config = resolvePaths(runConfigSchema.parse(merged), cwd);
+  const notes = crossCheck(config);
+  for (const { key } of overrides) {
+    const note = unusedKeyNote(key, algo);
+    if (note !== undefined) notes.push(note);
+  }
+  return { config, files: [algoFile, ...files], notes: usesStarter ? [...starterNotice(), ...notes] : notes };
+}
+
+/**
+ * Reads a resolved configuration, such as the config.json of a run directory.
+ * @throws UserError when it is missing, damaged, or of another version of this program
+ */
+export function readRunConfig(file: string): RunConfig {
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw new UserError(
+      `${file}: expected the resolved configuration of a run, found none that can be read (${messageOf(error)}).`,
+    );
+  }
+  checkLayer(json, file);
+  return runConfigSchema.parse(json);
+}
+
+/** Keys that may change when a run is resumed: how long and where it runs, not what is learnt. */
+const RESUMABLE = /^(max_steps|eval_steps|save_steps|save_total_limit|actors\..*|learner\..*|transport\..*)$/;
+
+/**
+ * The configuration of a run to be continued: its own, with a few overrides.
+ * @throws UserError for an override that would make it another run
+ */
+export function resumeConfig(file: string, words: readonly string[], flags?: readonly string[]): LoadedConfig {
+  const overrides = parseOverrides(words, flags);
+  for (const { key, word } of overrides) {
+    if (!RESUMABLE.test(key))
+      throw new UserError(
+        `${word}: ${key} cannot change when a run is resumed, because the run would be another one. Start a new run, or change only max_steps, eval_steps, save_steps, save_total_limit, actors.*, learner.* or transport.*.`,
+      );
+  }
+  const stored: Layer = { ...readRunConfig(file) };
+  const config = runConfigSchema.parse(overrides.map(({ layer }) => layer).reduce(merge, stored));
+  return { config, files: [file], notes: crossCheck(config) };
+}
+
+/** First lines of a run that was started without --config. */
+function starterNotice(): string[] {
+  const lines = [
+    "No --config given: using configs/starter.yaml, a small model and generated problems that train on any machine.",
+  ];
+  const large = "configs/qwen2.5-3b.yaml";
+  if (existsSync(join(packageRoot, large))) lines.push(`For Qwen2.5-3B-Instruct on GSM8K: --config ${large}`);
+  return lines;
+}
+
+/** Reads and checks one YAML file. */
+function readLayer(file: string, cwd: string): Layer {
+  const where = shortPath(file, cwd);
+  let layer: unknown;
+  try {
+    layer = parse(readFileSync(file, "utf8")) ?? {};
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
+    throw new UserError(
+      missing
+        ? `${where}: expected a YAML configuration file, found nothing. Relative paths are looked for in ${cwd} and in ${packageRoot}.`
+        : `${where}: expected a YAML configuration file, found one that cannot be read: ${messageOf(error)}`,
+      { cause: error },
+    );
+  }
+  // a section whose lines are all commented out reads as null
+  if (isMapping(layer)) for (const name of sectionNames) if (layer[name] === null) delete layer[name];
+  checkLayer(layer, where);
+  return layer as Layer;
+}
+
+interface Override {
+  readonly key: string;
+  /** As typed. */
+  readonly word: string;
+  readonly layer: Layer;
+}
+
+/** Parses `--key=value` and `--key value` words; values are YAML, dashes in keys count as underscores. */
+function parseOverrides(words: readonly string[], flags: readonly string[] = []): Override[] {
+  const overrides: Override[] = [];
+  for (let i = 0; i < words.length; i++) {
+    const match = /^--([^=]+)(?:=(.*))?$/s.exec(words[i]!);
+    if (match === null)
+      throw new UserError(`"${words[i]}" is not understood: expected --key=value or a flag (see --help).`);
+    const key = match[1]!.replaceAll("-", "_");
+    if (!isLeaf(key) && !sectionNames.includes(key)) explainUnknown(match[1]!, key, flags);
+    const hasValue = match[2] !== undefined || (words[i + 1] !== undefined && !words[i + 1]!.startsWith("--"));
+    if (!hasValue) throw new UserError(`--${key} needs a value: --${key}=…`);
+    const text = match[2] ?? words[++i]!;
+    const word = `--${key}=${text}`;
+    let value: unknown;
+    try {
+      value = parse(text);
+    } catch (error) {
+      throw new UserError(`${word}: the value is not valid YAML: ${messageOf(error)}`, { cause: error });
+    }
+    const layer = nest(key.split("."), value);
+    checkLayer(layer, word, flags);
+    overrides.push({ key, word, layer });
+  }
+  return overrides;
+}
+
+/** Always throws. */
+function explainUnknown(typed: string, key: string, flags: readonly string[]): never {
+  const nearest = nearestKey(key, flags);
+  // the schema check words the message, sampling knobs included, unless a flag is nearer than any key
+  if (!flags.includes(nearest)) checkLayer(nest(key.split("."), null), `--${typed}`);
+  throw new UserError(`--${typed}: unknown option; the nearest valid one is --${nearest}.`);
+}
+
+const nest = (path: readonly string[], value: unknown): Layer =>
+  path.reduceRight((inner, name) => ({ [name]: inner }), value) as Layer;
+
+const isMapping = (value: unknown): value is Layer =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** Later layers win; mappings merge, lists and scalars are replaced whole. */
+function merge(below: Layer, above: Layer): Layer {
+  const result = { ...below };
+  for (const [name, value] of Object.entries(above)) {
+    const old = result[name];
+    result[name] = isMapping(old) && isMapping(value) ? merge(old, value) : value;
+  }
+  return result;
+}
+
+function resolvePaths(config: RunConfig, cwd: string): RunConfig {
+  const dataFile = (source: string) => (source === "starter" ? source : resolveInput(source, cwd));
+  const [first, ...rest] = config.reward.functions.map((fn) => ({
+    ...fn,
+    name: isModulePath(fn.name) ? resolveInput(fn.name, cwd) : fn.name,
+  }));
+  return {
+    ...config,
+    run_dir: config.run_dir === null ? null : resolve(cwd, config.run_dir),
+    model: { ...config.model, path: resolveInput(config.model.path, cwd) },
+    data: { ...config.data, train: dataFile(config.data.train), validation: dataFile(config.data.validation) },
+    reward: { ...config.reward, functions: [first!, ...rest] },
+  };
+}
+
+/** A reward function is named by a path when it looks like one; everything else is a built-in name. */
+const isModulePath = (name: string): boolean => /[/\\]|\.[cm]?js$/.test(name);
+
+/** Absolute path of an input: in the current directory if it is there, else in the package, else (missing) as the user meant it. */
+function resolveInput(path: string, cwd: string): string {
+  if (isAbsolute(path)) return path;
+  const inPackage = join(packageRoot, path);
+  return !existsSync(resolve(cwd, path)) && existsSync(inPackage) ? inPackage : resolve(cwd, path);
+}
+
+/** A path as the user would write it: relative when it lies below the current directory. */
+export function shortPath(path: string, cwd = process.cwd()): string {
+  const short = relative(cwd, path);
+  return short === "" || short.startsWith("..") ? path : short;
+}

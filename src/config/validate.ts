@@ -1,0 +1,150 @@
+/**
+ * Checks of a configuration: each layer against the schema, then the merged whole for rules that join several keys.
+ * Knows nothing about where layers come from, nor about files they name.
+ */
+import { z } from "zod";
+import { UserError } from "../errors.js";
+import { expectedAt, nearestKey } from "./keys.js";
+import { runConfigSchema, type RunConfig } from "./schema.js";
+
+/** Keys that only GRPO reads. */
+const GRPO_KEYS = new Set(
+  "loss_type epsilon epsilon_high delta beta use_bias_correction_kl scale_rewards num_iterations steps_per_generation importance_sampling_level mask_truncated_completions".split(
+    " ",
+  ),
+);
+/** Keys that only PPO reads. */
+const PPO_KEYS = new Set(
+  "gamma lam cliprange cliprange_value vf_coef kl_coef kl_estimator kl_target kl_horizon num_ppo_epochs num_mini_batches whiten_rewards missing_eos_penalty bootstrap_truncated value_model value_learning_rate critic_warmup_steps".split(
+    " ",
+  ),
+);
+
+/** Sampling knobs of other systems. Any of them would make the sampled distribution differ from the trained one. */
+const SAMPLING_KEYS = new Set(["top_p", "top_k", "min_p", "repetition_penalty"]);
+
+/**
+ * Checks one layer (a file, or one flag) by itself, so that a message can name its origin.
+ * @param where the origin as the user wrote it
+ * @param flags command-line flags to suggest as well, without dashes
+ * @throws UserError with one line per fault: key, expected, found
+ */
+export function checkLayer(layer: unknown, where: string, flags: readonly string[] = []): void {
+  const parsed = runConfigSchema.safeParse(layer);
+  if (parsed.success) return;
+  throw new UserError(parsed.error.issues.flatMap((issue) => explain(issue, layer, where, flags)).join("\n"));
+}
+
+function explain(issue: z.core.$ZodIssue, layer: unknown, where: string, flags: readonly string[]): string[] {
+  if (issue.code === "unrecognized_keys") {
+    const inList = issue.path.some((step) => typeof step === "number");
+    return issue.keys.map((name) => {
+      if (SAMPLING_KEYS.has(name))
+        return `${where}: ${name} is not a training option. Training samples with \`temperature\` alone, so that the sampled distribution is the trained one; remove ${name} (\`infer\` takes it from the model's generation_config.json).`;
+      const key = dotted([...issue.path, name]);
+      return inList
+        ? `${where}: unknown key "${key}"; expected ${expectedAt(issue.path)}.`
+        : `${where}: unknown key "${key}"; the nearest valid one is "${nearestKey(key, flags)}".`;
+    });
+  }
+  const found = valueAt(layer, issue.path);
+  return [`${where}: ${dotted(issue.path) || "the file"} must be ${expectedAt(issue.path)}, found ${show(found)}.`];
+}
+
+const dotted = (path: readonly PropertyKey[]): string => path.map(String).join(".");
+
+function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce(
+    (at: unknown, step) =>
+      at === null || typeof at !== "object" ? undefined : (at as Record<PropertyKey, unknown>)[step],
+    value,
+  );
+}
+
+function show(value: unknown): string {
+  if (value === undefined) return "nothing";
+  const text = JSON.stringify(value);
+  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
+}
+
+/**
+ * Checks rules across keys.
+ * @returns notes: settings that are allowed and probably not meant
+ * @throws UserError naming the keys, their values and a cure
+ */
+export function crossCheck(config: RunConfig): string[] {
+  const { algo, num_generations: groupSize, generation_batch_size: batchSize } = config;
+  const notes: string[] = [];
+
+  if (algo === "grpo" && groupSize < 2)
+    throw new UserError(
+      `num_generations is ${groupSize}, but GRPO compares completions of one prompt: expected at least 2.`,
+    );
+  if (batchSize % groupSize !== 0) {
+    const below = Math.floor(batchSize / groupSize) * groupSize;
+    const nearest = below > 0 ? `${below} or ${below + groupSize}` : `${groupSize}`;
+    throw new UserError(
+      `generation_batch_size (${batchSize}) must be a multiple of num_generations (${groupSize}); try ${nearest}.`,
+    );
+  }
+
+  const groups = batchSize / groupSize;
+  const [partsKey, parts] =
+    algo === "grpo"
+      ? ["steps_per_generation", config.steps_per_generation]
+      : ["num_mini_batches", config.num_mini_batches];
+  if (groups % parts !== 0)
+    throw new UserError(
+      `${partsKey} (${parts}) must divide the ${groups} groups of a batch (generation_batch_size ${batchSize} / num_generations ${groupSize}): groups are never split.`,
+    );
+
+  if (config.filter_groups && groupSize < 2)
+    throw new UserError(
+      `filter_groups needs num_generations >= 2, found ${groupSize}: a group of one always has equal rewards. Set filter_groups: false.`,
+    );
+  if (config.kl_target !== null && config.kl_coef === 0)
+    throw new UserError(
+      "kl_target is set, but kl_coef is 0, which adaptive KL can only multiply. Give kl_coef a starting value, such as 0.05.",
+    );
+  if (config.reward.overlong_buffer >= config.max_completion_length)
+    throw new UserError(
+      `reward.overlong_buffer (${config.reward.overlong_buffer}) must be smaller than max_completion_length (${config.max_completion_length}): it is the last part of it.`,
+    );
+  if (config.actors.max_rows < groupSize)
+    throw new UserError(
+      `actors.max_rows (${config.actors.max_rows}) must be at least num_generations (${groupSize}): a group is sampled together.`,
+    );
+  checkAddress(config.transport.address);
+
+  const passes = algo === "grpo" ? config.num_iterations : config.num_ppo_epochs;
+  const optimizerSteps = config.max_steps * passes * parts;
+  if (config.warmup_steps >= optimizerSteps)
+    notes.push(
+      `warmup_steps (${config.warmup_steps}) is not below the ${optimizerSteps} optimizer steps of this run: learning_rate is never reached.`,
+    );
+  if (algo === "ppo" && config.critic_warmup_steps >= config.max_steps)
+    notes.push(
+      `critic_warmup_steps (${config.critic_warmup_steps}) is not below max_steps (${config.max_steps}): the policy is never trained.`,
+    );
+  if (config.data.train !== "starter" && config.data.train === config.data.validation)
+    notes.push("data.train and data.validation are the same file: accuracy will be measured on problems trained on.");
+  return notes;
+}
+
+/** A note when a key was set by hand that the chosen algorithm does not read. Files may serve both algorithms; flags are meant. */
+export function unusedKeyNote(key: string, algo: RunConfig["algo"]): string | undefined {
+  const other = algo === "grpo" ? PPO_KEYS : GRPO_KEYS;
+  return other.has(key) ? `--${key} has no effect: ${algo.toUpperCase()} does not read it.` : undefined;
+}
+
+/** "ipc", or tcp on loopback: traffic is neither encrypted nor authenticated. */
+function checkAddress(address: string): void {
+  if (address === "ipc") return;
+  const match = /^tcp:\/\/(127(?:\.\d{1,3}){3}|localhost|\[::1\]):(\d+)$/.exec(address);
+  const port = Number(match?.[2]);
+  // the weights have a port of their own, one above
+  if (match === null || port < 1 || port > 65534)
+    throw new UserError(
+      `transport.address must be "ipc" or tcp://127.0.0.1:PORT with PORT from 1 to 65534, found "${address}". Other hosts are refused, because the traffic is not encrypted.`,
+    );
+}

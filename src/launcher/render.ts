@@ -1,0 +1,252 @@
+/**
+ * Text for the terminal: a live frame, plain lines, and the closing report. Pure functions of a run's state.
+ */
+import {
+  SHOWN_METRICS as M,
+  type Accuracy,
+  type Metrics,
+  type ProgressEvent,
+  type RunSummary,
+} from "../protocol/progress.js";
+
+export interface RunHeader {
+  readonly runDir: string;
+  readonly algo: string;
+  readonly model: string;
+  readonly serial: boolean;
+  readonly numActors: number;
+  readonly threads: { readonly learner: number; readonly actor: number };
+}
+
+/** What the events so far amount to. Times are milliseconds of one monotonic clock. */
+export interface RunState {
+  readonly header: RunHeader;
+  readonly startedMs: number;
+  backend?: string;
+  parameters?: number;
+  phase?: { name: string; done?: number; total?: number };
+  iteration: number;
+  maxSteps: number;
+  metrics: Metrics;
+  rewards: number[];
+  /** Times at which the last iterations ended (and training began), oldest first. */
+  iterationTimesMs: number[];
+  validations: Extract<ProgressEvent, { type: "validation" }>[];
+  actors: { running: number; restarts: number };
+}
+
+/** Iterations whose pace predicts the time left. */
+const PACE_WINDOW = 20;
+
+export function initialState(header: RunHeader, maxSteps: number, nowMs: number): RunState {
+  return {
+    header,
+    startedMs: nowMs,
+    iteration: 0,
+    maxSteps,
+    metrics: {},
+    rewards: [],
+    iterationTimesMs: [],
+    validations: [],
+    actors: { running: 0, restarts: 0 },
+  };
+}
+
+/** Takes an event into the state. */
+export function update(state: RunState, event: ProgressEvent, nowMs: number): void {
+  switch (event.type) {
+    case "ready":
+      state.backend = event.backend;
+      state.parameters = event.parameters;
+      state.iteration = event.iteration;
+      break;
+    case "phase":
+      state.phase = event;
+      // evaluation is not training: the pace starts afresh after it
+      state.iterationTimesMs = [];
+      break;
+    case "iteration": {
+      delete state.phase;
+      state.iteration = event.iteration;
+      state.maxSteps = event.maxSteps;
+      state.metrics = event.metrics;
+      const reward = event.metrics[M.reward];
+      if (reward !== undefined && Number.isFinite(reward)) state.rewards.push(reward);
+      state.iterationTimesMs = [...state.iterationTimesMs, nowMs].slice(-PACE_WINDOW - 1);
+      break;
+    }
+    case "validation":
+      state.validations.push(event);
+      break;
+    default:
+      break;
+  }
+}
+
+/** Milliseconds until the last iteration at the pace of the latest ones; undefined before two of them. */
+export function etaMs({ iterationTimesMs: times, iteration, maxSteps }: RunState): number | undefined {
+  if (times.length < 2) return undefined;
+  return ((times.at(-1)! - times[0]!) / (times.length - 1)) * (maxSteps - iteration);
+}
+
+/** "0:07", "12:34", "1:02:03". */
+export function clock(ms: number): string {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+  const two = (n: number) => String(n).padStart(2, "0");
+  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}
+
+const percent = (share: number): string => `${(share * 100).toFixed(1)} %`;
+const interval = ({ accuracy, ci95: [low, high] }: Accuracy): string =>
+  `${percent(accuracy)} [${(low * 100).toFixed(1)}, ${(high * 100).toFixed(1)}]`;
+const whole = (n: number): string => Math.round(n).toLocaleString("en-US");
+
+/** Means of at most `width` consecutive parts of `values` as bars, from their least to their greatest. */
+export function sparkline(values: readonly number[], width: number): string {
+  const parts = Math.min(width, values.length);
+  const means = Array.from({ length: parts }, (_, i) => {
+    const part = values.slice(Math.floor((i * values.length) / parts), Math.floor(((i + 1) * values.length) / parts));
+    return part.reduce((sum, value) => sum + value, 0) / part.length;
+  });
+  const [low, high] = [Math.min(...means), Math.max(...means)];
+  return means.map((mean) => "▁▂▃▄▅▆▇█"[high > low ? Math.round(((mean - low) / (high - low)) * 7) : 0]).join("");
+}
+
+function bar(done: number, total: number, width: number): string {
+  const filled = total > 0 ? Math.round((Math.min(done, total) / total) * width) : 0;
+  return "█".repeat(filled) + "░".repeat(width - filled);
+}
+
+/** Names and texts of the metrics that are present, in the order shown. */
+function shownMetrics(metrics: Metrics): [name: string, text: string][] {
+  const shown: [string, string][] = [];
+  const show = (name: string, key: string, format: (value: number) => string) => {
+    const value = metrics[key];
+    if (value !== undefined) shown.push([name, format(value)]);
+  };
+  show("reward", M.reward, (value) => value.toFixed(3));
+  show("accuracy", M.accuracy, percent);
+  show("tokens/s", M.tokensPerSecond, whole);
+  show("staleness", M.stalenessMax, (value) => String(value));
+  show("idle actors", M.actorIdle, percent);
+  show("learner", M.learnerIdle, percent);
+  return shown;
+}
+
+/** One line for an iteration; columns line up from line to line. */
+export function plainIteration(state: RunState, nowMs: number): string {
+  const total = String(state.maxSteps);
+  const widths: Record<string, number> = {
+    reward: 6,
+    accuracy: 7,
+    "tokens/s": 7,
+    staleness: 1,
+    "idle actors": 7,
+    learner: 7,
+  };
+  const eta = etaMs(state);
+  return [
+    `[${clock(nowMs - state.startedMs).padStart(5)}]`,
+    `step ${String(state.iteration).padStart(total.length)}/${total}`,
+    ...shownMetrics(state.metrics).map(([name, text]) => `${name} ${text.padStart(widths[name] ?? 0)}`),
+    ...(eta === undefined ? [] : [`eta ${clock(eta)}`]),
+  ].join("  ");
+}
+
+/** "validation before: sampled 41.8 % [37.6, 46.1], n = 512" */
+export function validationLine(event: Extract<ProgressEvent, { type: "validation" }>): string {
+  const when = typeof event.when === "number" ? `at step ${event.when}` : event.when;
+  return `validation ${when}: ${event.mode} ${interval(event)}, n = ${event.n}`;
+}
+
+/** The run in one line: algorithm, model, learner and actors. */
+export function headline({ header, backend, parameters }: Pick<RunState, "header" | "backend" | "parameters">): string {
+  const { algo, model, serial, numActors, threads } = header;
+  const plural = (n: number, noun: string) => `${n} ${noun}${n === 1 ? "" : "s"}`;
+  const size = parameters === undefined ? "" : ` (${(parameters / 1e6).toFixed(parameters < 1e7 ? 2 : 0)} M)`;
+  const processes = serial
+    ? `one process with ${plural(threads.learner, "thread")}`
+    : `learner with ${plural(threads.learner, "thread")}, ${plural(numActors, "actor")} with ${threads.actor}`;
+  return [
+    `FineLlama-RL ${algo.toUpperCase()}`,
+    model + size,
+    ...(backend === undefined ? [] : [backend]),
+    processes,
+  ].join(" · ");
+}
+
+/** The live frame: lines of at most `columns` characters. */
+export function frame(state: RunState, columns: number, nowMs: number): string[] {
+  const { header, metrics, phase, iteration, maxSteps, actors } = state;
+  const lines = [headline(state), `run directory ${header.runDir}`, ""];
+
+  const eta = etaMs(state);
+  const times = `elapsed ${clock(nowMs - state.startedMs)}${eta === undefined ? "" : `   left ${clock(eta)}`}`;
+  const barWidth = Math.max(10, Math.min(40, columns - 45));
+  lines.push(`${bar(iteration, maxSteps, barWidth)} step ${iteration}/${maxSteps}   ${times}`);
+  if (phase)
+    lines.push(
+      phase.total === undefined
+        ? `${phase.name} …`
+        : `${phase.name} ${bar(phase.done ?? 0, phase.total, 20)} ${phase.done ?? 0}/${phase.total}`,
+    );
+
+  if (state.rewards.length > 0) lines.push("", `reward ${sparkline(state.rewards, Math.min(60, columns - 10))}`);
+  const shown = shownMetrics(metrics);
+  if (shown.length > 0) lines.push(shown.map(([name, text]) => `${name} ${text}`).join("   "));
+  const details = [
+    ...detail(metrics, "length", M.meanLength, (n) => n.toFixed(1)),
+    ...detail(metrics, "cut off", M.clippedRatio, percent),
+    ...detail(metrics, "entropy", M.entropy, (n) => n.toFixed(3)),
+    ...detail(metrics, "kl", M.kl, (n) => n.toFixed(4)),
+    ...detail(metrics, "grad norm", M.gradNorm, (n) => n.toPrecision(3)),
+  ];
+  if (details.length > 0) lines.push(details.join("   "));
+  if (actors.restarts > 0)
+    lines.push(`actors running ${actors.running} of ${header.numActors}, restarts ${actors.restarts}`);
+
+  if (state.validations.length > 0) lines.push("", ...state.validations.slice(-8).map(validationLine));
+  return lines.map((line) => line.slice(0, columns));
+}
+
+function detail(metrics: Metrics, name: string, key: string, format: (value: number) => string): string[] {
+  const value = metrics[key];
+  return value === undefined ? [] : [`${name} ${format(value)}`];
+}
+
+/** Accuracy before and after, what it cost, and where to go from here. `runDir` as the user would type it. */
+export function report(summary: RunSummary, runDir: string): string {
+  const { before, after } = summary.validation;
+  const rows = (["sampled", "greedy"] as const).flatMap((mode) => {
+    const [was, is] = [before?.[mode], after?.[mode]];
+    if (!was && !is) return [];
+    const points = was && is ? (is.accuracy - was.accuracy) * 100 : undefined;
+    const gain = points === undefined ? "" : `${points >= 0 ? "+" : ""}${points.toFixed(1)} points`;
+    return [[mode, was ? interval(was) : "not measured", is ? interval(is) : "not measured", gain]];
+  });
+  const table = [["accuracy", "before", "after", "gain"], ...rows];
+  const widths = table[0]!.map((_, column) => Math.max(...table.map((row) => row[column]!.length)));
+  const text = table.map((row) =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column]!))
+      .join("   ")
+      .trimEnd(),
+  );
+  const n = (after ?? before)?.sampled?.n ?? (after ?? before)?.greedy?.n;
+  const model = summary.checkpoint === null ? undefined : `${runDir}/${summary.checkpoint}`;
+  return [
+    ...(rows.length > 0 ? ["", ...text, `${n} held-out problems; [95 % interval]`] : []),
+    "",
+    `${summary.stopped ? "Stopped after" : "Done:"} ${summary.iterations} iterations, ${clock(summary.wall_seconds * 1000)} in all, ${clock(summary.train_seconds * 1000)} of it training, on ${summary.backend}.`,
+    `Run: ${runDir}`,
+    "Next:",
+    ...(summary.stopped ? [`  node dist/launch.js --resume ${runDir}`] : []),
+    ...(model === undefined
+      ? []
+      : [
+          `  node dist/cli.js infer --model ${model} --prompt "Tom has 3 apples and buys 4 more. How many apples does he have?"`,
+        ]),
+    `  node dist/cli.js trajectories ${runDir} | head -n 3`,
+  ].join("\n");
+}

@@ -1,0 +1,201 @@
+/**
+ * Runs the learner and its actors as child processes until the run is over: starts actors when the learner listens,
+ * restarts dead ones, passes on the request to stop, and leaves no process behind.
+ * Knows nothing about terminals, signals, or what the children compute.
+ *
+ *   learner ──listening──▶ actors start ──…──▶ learner "done" + exit ──▶ actors stop ──▶ resolved
+ *   a dead actor is started again (at most max_restarts times); a dead learner ends the run.
+ */
+import { fork, type ChildProcess } from "node:child_process";
+import { closeSync, openSync, readFileSync, statSync } from "node:fs";
+import type { RunConfig } from "../config/schema.js";
+import type { LauncherMessage, ProgressEvent, RunSummary } from "../protocol/progress.js";
+import { configFile, logFile } from "./run-dir.js";
+import { threadEnv, type ThreadPlan } from "./threads.js";
+
+/** How long a child may take to go after it said it is done, or was told to go because another one failed. */
+const EXIT_GRACE_MS = 10_000;
+/** How long the learner may take for a last checkpoint when the run is ended by dead actors. */
+const CHECKPOINT_GRACE_MS = 120_000;
+const LOG_TAIL_LINES = 20;
+
+export interface SuperviseOptions {
+  readonly runDir: string;
+  readonly actors: RunConfig["actors"];
+  readonly threads: ThreadPlan;
+  /** JavaScript files to fork. */
+  readonly scripts: { readonly learner: string; readonly actor: string };
+  readonly serial: boolean;
+  readonly resume: boolean;
+  /** Show the log's tail for user errors as well. */
+  readonly debug: boolean;
+  readonly onEvent: (event: ProgressEvent) => void;
+  readonly onActors: (running: number, restarts: number) => void;
+}
+
+export interface Outcome {
+  /** Present when the learner ended well. */
+  readonly summary?: RunSummary;
+  /** Present when the run failed: why, ready to be shown. */
+  readonly failure?: string;
+}
+
+export interface SupervisedRun {
+  /** Resolves when no child is left. Never rejects. */
+  readonly ended: Promise<Outcome>;
+  /** Asks the learner to write a checkpoint and go; the actors follow. */
+  readonly stop: () => void;
+  /** Kills every child at once. */
+  readonly kill: () => void;
+}
+
+export function supervise(options: SuperviseOptions): SupervisedRun {
+  const { runDir, scripts, threads } = options;
+  const children = new Set<ChildProcess>();
+  const actors = new Set<ChildProcess>();
+  let ending = false;
+  let restarts = 0;
+  let summary: RunSummary | undefined;
+  let failure: string | undefined;
+  let resolveEnded: (outcome: Outcome) => void;
+  const ended = new Promise<Outcome>((resolve) => (resolveEnded = resolve));
+
+  const learner = start("learner", scripts.learner, threads.learner, [
+    ...(options.serial ? ["--serial"] : []),
+    ...(options.resume ? ["--resume"] : []),
+  ]);
+  learner.child.on("message", (event: ProgressEvent) => {
+    if (event.type === "listening") for (let index = 0; index < options.actors.num; index++) startActor(index, event);
+    if (event.type === "done") {
+      ({ summary } = event);
+      ending = true;
+      killAfter(learner.child, EXIT_GRACE_MS);
+    }
+    options.onEvent(event);
+  });
+  learner.child.on("close", (code, signal) => {
+    // a learner that died while being stopped lost its last checkpoint: that is a failure too
+    if (summary === undefined) failure ??= learner.explain(code, signal);
+    endActors();
+  });
+
+  function startActor(index: number, addresses: { work: string; weights: string }): void {
+    if (ending) return;
+    const actor = start(`actor-${index}`, scripts.actor, threads.actor, [
+      "--index",
+      String(index),
+      "--work",
+      addresses.work,
+      "--weights",
+      addresses.weights,
+    ]);
+    actors.add(actor.child);
+    options.onActors(actors.size, restarts);
+    actor.child.on("message", options.onEvent);
+    actor.child.on("close", (code, signal) => {
+      actors.delete(actor.child);
+      if (ending) return;
+      const why = actor.explain(code, signal);
+      // a user error would only repeat itself
+      if (actor.saidUserError() || restarts >= options.actors.max_restarts) {
+        failure ??= actor.saidUserError()
+          ? why
+          : `${why}\nactors.max_restarts (${options.actors.max_restarts}) is used up; the run ends.`;
+        options.onActors(actors.size, restarts);
+        stop();
+        killAfter(learner.child, CHECKPOINT_GRACE_MS);
+        return;
+      }
+      restarts++;
+      options.onEvent({
+        type: "log",
+        message: `${firstLine(why)} Restarting it (${restarts} of at most ${options.actors.max_restarts} restarts).`,
+      });
+      startActor(index, addresses);
+    });
+  }
+
+  /** Forks a child whose output goes to its log. `explain` words its death. */
+  function start(role: string, script: string, numThreads: number, args: readonly string[]) {
+    const file = logFile(runDir, role);
+    const log = openSync(file, "a");
+    const logStart = statSync(file).size;
+    const child = fork(script, ["--config", configFile(runDir), "--threads", String(numThreads), ...args], {
+      stdio: ["ignore", log, log, "ipc"],
+      env: { ...process.env, ...threadEnv(numThreads) },
+      serialization: "advanced",
+    });
+    closeSync(log);
+    children.add(child);
+    let said: { message: string; user: boolean } | undefined;
+    child.on("message", (event: ProgressEvent) => {
+      if (event.type === "error") said ??= event;
+    });
+    child.on("error", (error) => (said ??= { message: error.message, user: false }));
+    child.on("close", () => {
+      children.delete(child);
+      // after the other listeners of this event, which may start a child
+      setImmediate(() => {
+        if (children.size === 0)
+          resolveEnded({ ...(summary && { summary }), ...(failure !== undefined && { failure }) });
+      });
+    });
+    return {
+      child,
+      saidUserError: () => said?.user === true,
+      explain: (code: number | null, signal: NodeJS.Signals | null): string => {
+        if (said?.user === true && !options.debug) return said.message;
+        const how = signal !== null ? `was killed by ${signal}` : `exited with code ${code} before the run was over`;
+        const tail = lastLines(file, logStart);
+        return [
+          `${role} ${how}${said ? `: ${said.message}` : "."}`,
+          ...(tail === "" ? [] : [tail]),
+          `Its log: ${file}`,
+        ].join("\n");
+      },
+    };
+  }
+
+  function stop(): void {
+    ending = true;
+    tell(learner.child, { type: "stop" });
+  }
+
+  function endActors(): void {
+    ending = true;
+    for (const actor of actors) {
+      tell(actor, { type: "stop" });
+      killAfter(actor, EXIT_GRACE_MS);
+    }
+  }
+
+  return {
+    ended,
+    stop,
+    kill: () => {
+      ending = true;
+      for (const child of children) child.kill("SIGKILL");
+    },
+  };
+}
+
+function tell(child: ChildProcess, message: LauncherMessage): void {
+  // the callback takes the error of a channel that closes meanwhile; 'close' then reports the child itself
+  if (child.connected) child.send(message, () => {});
+}
+
+function killAfter(child: ChildProcess, delayMs: number): void {
+  const timer = setTimeout(() => child.kill("SIGKILL"), delayMs);
+  child.once("close", () => clearTimeout(timer));
+}
+
+/** The end of what was written to a log from byte `start` on. */
+function lastLines(file: string, start: number): string {
+  const lines = readFileSync(file).subarray(start).toString("utf8").trimEnd().split("\n");
+  return lines
+    .slice(-LOG_TAIL_LINES)
+    .map((line) => (line === "" ? line : `  | ${line}`))
+    .join("\n");
+}
+
+const firstLine = (text: string): string => text.slice(0, text.indexOf("\n") === -1 ? undefined : text.indexOf("\n"));

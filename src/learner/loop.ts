@@ -1,0 +1,296 @@
+/**
+ * The learner, whole: model and backend, rollouts in, updates, weights out, evaluation, checkpoints, metrics.
+ *
+ *   publish(0) ─▶ evaluate ─▶ [ batch(k) ─▶ update ─▶ publish(k + 1) ─▶ metrics, evaluation, checkpoint ] ─▶ evaluate
+ *
+ * While the update of batch k runs, actors sample batch k + 1 (bounded by max_staleness).
+ * Knows the order of things; knows no formulas and no sockets.
+ */
+import { execFileSync } from "node:child_process";
+import { appendFileSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import { performance } from "node:perf_hooks";
+import type { RunConfig } from "../config/schema.js";
+import { UserError } from "../errors.js";
+import { wilsonInterval } from "../eval/statistics.js";
+import { readModelConfig } from "../model/config.js";
+import { layoutSize } from "../model/layout.js";
+import { loadPacked } from "../model/safetensors.js";
+import type { Task, TrajectoryGroup } from "../protocol/messages.js";
+import type { Accuracy, ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
+import { startBackend } from "./backend.js";
+import { checkpointName, listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "./checkpoint.js";
+import { TrainableModel } from "./model.js";
+import type { RolloutSource, TrainingBatch } from "./rollout-source.js";
+import { TaskSource } from "./task-source.js";
+import { Updater } from "./update.js";
+
+export interface LearnerOptions {
+  readonly runDir: string;
+  /** Continue from the last checkpoint (from the start when there is none yet). */
+  readonly resume: boolean;
+  /** One process, strictly on-policy. */
+  readonly serial: boolean;
+  readonly threads: number;
+  readonly send: (event: ProgressEvent) => void;
+  /** Aborted when the run is to end early: the iteration at hand is finished, then a checkpoint is written. */
+  readonly stop: AbortSignal;
+}
+
+/** What a checkpoint remembers beside weights and optimizer. */
+interface LoopState {
+  readonly iteration: number;
+  readonly optimizerSteps: number;
+  readonly klCoef: number;
+  readonly skippedUpdates: number;
+  readonly wallSeconds: number;
+  readonly trainSeconds: number;
+  readonly before: Validation;
+}
+
+/** Completions per iteration on which actor and learner log-probabilities are compared. */
+const GAP_COMPLETIONS = 4;
+/** Larger published vectors are not kept to recompute the gap under older versions. */
+const GAP_MAX_SIZE = 64 * 1024 * 1024;
+
+export async function runLearner(run: RunConfig, options: LearnerOptions): Promise<RunSummary> {
+  const { runDir, send, stop } = options;
+  const started = performance.now();
+  send({ type: "phase", name: "loading the model" });
+  const backend = await startBackend(run.learner.backend, options.threads);
+  const { tf } = backend;
+  for (const reason of backend.why) send({ type: "log", message: `learner backend ${backend.name}; passed over ${reason}` });
+  const config = readModelConfig(run.model.path);
+  const packed = loadPacked(run.model.path, config);
+
+  const checkpoints = join(runDir, "checkpoints");
+  const last = options.resume ? listCheckpoints(checkpoints).at(-1) : undefined;
+  const state = last === undefined ? null : loadTrainingState(join(checkpoints, checkpointName(last)));
+  const saved = state === null ? null : (state.values as unknown as LoopState);
+  const model = new TrainableModel(tf, config, run, packed, state?.vectors.weights ?? null);
+  const updater = new Updater(tf, run, model);
+  if (state !== null && saved !== null) {
+    updater.optimizer.restore({ step: saved.optimizerSteps, m: state.vectors.adam_m!, v: state.vectors.adam_v! });
+    updater.klCoef = saved.klCoef;
+    updater.skippedUpdates = saved.skippedUpdates;
+  }
+  let iteration = saved?.iteration ?? 0;
+  let trainSeconds = saved?.trainSeconds ?? 0;
+  let before: Validation = saved?.before ?? {};
+  const wallSeconds = (): number => (saved?.wallSeconds ?? 0) + (performance.now() - started) / 1000;
+  const metricsFile = join(runDir, "metrics.jsonl");
+  keepMetricsUpTo(metricsFile, iteration);
+
+  const tasks = TaskSource.open(run);
+  let source: RolloutSource;
+  if (options.serial) {
+    const { startSerialSource } = await import("./start-serial.js");
+    source = await startSerialSource(run, { runDir, firstIteration: iteration, config, threads: options.threads, tasks });
+  } else {
+    const { RemoteSource } = await import("./remote-source.js");
+    const remote = await RemoteSource.start({ config: run, runDir, firstIteration: iteration, layout: model.publishedLayout });
+    send({ type: "listening", ...remote.addresses });
+    source = remote;
+  }
+
+  try {
+    /** Published vectors of the versions that may still arrive, for the actor/learner gap. */
+    const recent = new Map<number, Float32Array>();
+    const publish = async (): Promise<void> => {
+      const published = await model.published();
+      await source.publish(published, iteration);
+      if (published.length <= GAP_MAX_SIZE) recent.set(iteration, published);
+      recent.delete(iteration - run.max_staleness - 1);
+    };
+    await publish();
+    send({ type: "ready", backend: backend.library, parameters: layoutSize(model.publishedLayout), iteration });
+
+    /** Largest |actor − learner| over some completions, in nats, each under the version that sampled it. */
+    const logprobGap = async (asked: readonly Task[], groups: readonly TrajectoryGroup[], limit: number): Promise<number | null> => {
+      const chosen = groups.flatMap(({ completions }, i) => {
+        const completion = completions[0]!;
+        const weights = recent.get(completion.versions[0]?.iteration ?? -1);
+        return weights === undefined || completion.versions.length > 1 ? [] : [{ task: asked[i]!, completion, weights }];
+      });
+      let gap: number | null = null;
+      for (const weights of new Set(chosen.slice(0, limit).map((one) => one.weights))) {
+        const members = chosen.slice(0, limit).filter((one) => one.weights === weights);
+        const sequences = members.map(({ task, completion }) => ({ promptIds: task.promptIds, completions: [completion.ids] }));
+        const mine = await updater.logprobsUnder(weights, sequences);
+        members.forEach(({ completion }, i) => {
+          completion.behaviourLogprobs.forEach((theirs, t) => (gap = Math.max(gap ?? 0, Math.abs(theirs - mine[i]![t]!))));
+        });
+      }
+      return gap;
+    };
+
+    const evaluate = async (when: "before" | "after" | number): Promise<Validation> => {
+      const result: { sampled?: Accuracy; greedy?: Accuracy } = {};
+      for (const mode of ["sampled", "greedy"] as const) {
+        if (!run.eval[mode]) continue;
+        const asked = tasks.evalTasks(iteration, run.eval.num_problems, mode);
+        const report = (done: number): void => send({ type: "phase", name: `evaluating (${mode})`, done, total: asked.length });
+        report(0);
+        const groups = await source.evaluate(asked, report);
+        if (mode === "sampled") checkGap(await logprobGap(asked, groups, 32), run);
+        const correct = groups.filter((group) => group.completions[0]!.outcome === "correct").length;
+        result[mode] = { accuracy: correct / groups.length, ci95: wilsonInterval(correct, groups.length), n: groups.length };
+        send({ type: "validation", when, mode, ...result[mode] });
+      }
+      return result;
+    };
+
+    let lastSaved = last;
+    const save = async (): Promise<void> => {
+      if (lastSaved === iteration) return;
+      send({ type: "phase", name: "writing a checkpoint" });
+      await source.flush();
+      const weights = (await model.flat.data()) as Float32Array;
+      const adam = await updater.optimizer.state();
+      const values: LoopState = {
+        iteration,
+        optimizerSteps: updater.optimizer.step,
+        klCoef: updater.klCoef,
+        skippedUpdates: updater.skippedUpdates,
+        wallSeconds: wallSeconds(),
+        trainSeconds,
+        before,
+      };
+      saveCheckpoint(checkpoints, iteration, (folder) => model.save(folder, run.model.path, weights), {
+        vectors: { weights, adam_m: adam.m, adam_v: adam.v },
+        values: { ...values },
+      });
+      pruneCheckpoints(checkpoints, run.save_total_limit);
+      lastSaved = iteration;
+    };
+
+    if (iteration === 0) before = await evaluate("before");
+
+    while (iteration < run.max_steps && !stop.aborted) {
+      const begin = performance.now();
+      const batch = await waitFor(source.batch(iteration), stop);
+      if (batch === null) break;
+      const waited = performance.now() - begin;
+      checkRewardErrors(batch, run);
+      const { metrics, advantages } = await updater.update(batch, iteration);
+      const staleness = stalenessOf(batch, iteration);
+      const gap = await logprobGap(batch.tasks, batch.groups, GAP_COMPLETIONS);
+      iteration++;
+      await publish();
+      await source.recordAdvantages(batch.batch, advantages);
+      const seconds = (performance.now() - begin) / 1000;
+      trainSeconds += seconds;
+      const tokens = batch.groups.reduce((sum, g) => sum + g.completions.reduce((n, c) => n + c.ids.length, 0), 0);
+      const line = {
+        iteration,
+        ...metrics,
+        ...staleness,
+        ...(gap === null ? {} : { "sampling/actor_learner_logprob_gap/max": gap }),
+        filtered_groups: batch.filteredGroups,
+        "idle/learner": waited / 1000 / seconds,
+        "idle/actor": batch.actorIdleSeconds / Math.max(1e-9, batch.actorIdleSeconds + batch.actorBusySeconds),
+        iteration_seconds: seconds,
+        tokens_per_second: tokens / seconds,
+        completions_per_second: (batch.groups.length * run.num_generations) / seconds,
+        wall_seconds: wallSeconds(),
+        ...(await source.stats()),
+      };
+      appendFileSync(metricsFile, `${JSON.stringify(line)}\n`);
+      send({ type: "iteration", iteration, maxSteps: run.max_steps, metrics: line });
+      const isLast = iteration === run.max_steps;
+      if (run.eval_steps > 0 && iteration % run.eval_steps === 0 && !isLast && !stop.aborted) {
+        const { sampled, greedy } = await evaluate(iteration);
+        const at = { iteration, ...(sampled && { sampled }), ...(greedy && { greedy }) };
+        appendFileSync(join(runDir, "validation.jsonl"), `${JSON.stringify(at)}\n`);
+      }
+      if (run.save_steps > 0 && iteration % run.save_steps === 0 && !isLast) await save();
+    }
+
+    const stopped = iteration < run.max_steps;
+    await save();
+    const after = stopped ? undefined : await evaluate("after");
+    const summary: RunSummary = {
+      algo: run.algo,
+      validation: { before, ...(after && { after }) },
+      iterations: iteration,
+      wall_seconds: wallSeconds(),
+      train_seconds: trainSeconds,
+      backend: `${backend.name} (${backend.library})`,
+      commit: currentCommit(),
+      checkpoint: lastSaved === undefined ? null : relative(runDir, join(checkpoints, checkpointName(lastSaved))),
+      stopped,
+    };
+    writeFileSync(join(runDir, "summary.json.tmp"), `${JSON.stringify(summary, null, 2)}\n`);
+    renameSync(join(runDir, "summary.json.tmp"), join(runDir, "summary.json"));
+    return summary;
+  } finally {
+    await source.close();
+  }
+}
+
+/** The batch, or null when the run is asked to stop while waiting for it. */
+function waitFor(batch: Promise<TrainingBatch>, stop: AbortSignal): Promise<TrainingBatch | null> {
+  return new Promise((resolve, reject) => {
+    const onStop = (): void => resolve(null);
+    stop.addEventListener("abort", onStop, { once: true });
+    batch.then(resolve, reject).finally(() => stop.removeEventListener("abort", onStop));
+  });
+}
+
+/** Equal weights must give equal numbers (design §5.2); otherwise what is sampled is not what is trained. */
+function checkGap(gap: number | null, run: RunConfig): void {
+  if (gap === null || gap <= run.selftest.max_logprob_gap) return;
+  throw new UserError(
+    `self-test: actor and learner disagree on the log-probability of a token by ${gap.toExponential(2)} nats under the same weights, ` +
+      `expected at most selftest.max_logprob_gap=${run.selftest.max_logprob_gap}. Training on such numbers is off-policy in ` +
+      `a way nothing corrects; report it, or raise the limit knowingly.`,
+  );
+}
+
+/** @throws UserError when more reward calls of a batch failed than reward.max_error_rate allows */
+function checkRewardErrors(batch: TrainingBatch, run: RunConfig): void {
+  const completions = batch.groups.flatMap((group) => group.completions);
+  const errors = completions.flatMap((completion) => completion.rewardErrors);
+  const rate = completions.filter((completion) => completion.rewardErrors.length > 0).length / completions.length;
+  if (rate <= run.reward.max_error_rate) return;
+  const counts = new Map<string, number>();
+  for (const error of errors) counts.set(error, (counts.get(error) ?? 0) + 1);
+  const most = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 3).map(([error, n]) => `${n} × ${error}`);
+  throw new UserError(
+    `reward functions failed on ${(100 * rate).toFixed(1)} % of a batch's completions, more than reward.max_error_rate ` +
+      `(${100 * run.reward.max_error_rate} %): ${most.join("; ")}. Mend the reward function, or raise the limit.`,
+  );
+}
+
+/** Iterations between the policy that trains and the oldest one that sampled, over the batch's completions. */
+function stalenessOf(batch: TrainingBatch, iteration: number): { "staleness/mean": number; "staleness/max": number } {
+  const values = batch.groups.flatMap((group) =>
+    group.completions.map((completion) => iteration - Math.min(...completion.versions.map((version) => version.iteration))),
+  );
+  return { "staleness/mean": values.reduce((a, b) => a + b, 0) / values.length, "staleness/max": Math.max(...values) };
+}
+
+/** Drops lines of iterations that a resumed run will do again. */
+function keepMetricsUpTo(file: string, iteration: number): void {
+  if (!existsSync(file)) return;
+  const lines = readFileSync(file, "utf8").split("\n");
+  const kept = lines.filter((line) => {
+    if (line === "") return false;
+    try {
+      return (JSON.parse(line) as { iteration: number }).iteration <= iteration;
+    } catch {
+      return false; // the torn last line of a killed process
+    }
+  });
+  writeFileSync(`${file}.tmp`, kept.map((line) => `${line}\n`).join(""));
+  renameSync(`${file}.tmp`, file);
+}
+
+function currentCommit(): string | null {
+  try {
+    const cwd = new URL(".", import.meta.url);
+    return execFileSync("git", ["rev-parse", "HEAD"], { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+  } catch {
+    return null;
+  }
+}

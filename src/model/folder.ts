@@ -1,0 +1,67 @@
+/**
+ * Saves a model as an ordinary Hugging Face folder that `transformers` loads unchanged.
+ * Knows which files make such a folder; knows nothing about checkpoints' optimizer or loop state.
+ */
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { UserError, messageOf } from "../errors.js";
+import type { ModelConfig } from "./config.js";
+import { layoutSize, weightLayout } from "./layout.js";
+import { writeSafetensors } from "./safetensors.js";
+
+const requiredFiles = ["tokenizer.json", "tokenizer_config.json"];
+const optionalFiles = [
+  "generation_config.json",
+  "chat_template.jinja",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+];
+
+/**
+ * Writes `config.json` (the source's, with dtype float32), `model.safetensors` and the tokenizer's files into `target`.
+ * A tied model is written without `lm_head.weight`, as transformers does. `target` may be `sourceFolder` itself.
+ * @param packed [layoutSize] float32 in the order of `weightLayout(config)`
+ * @throws UserError when the source lacks a tokenizer file or has no readable config.json
+ */
+export function saveModelFolder(target: string, sourceFolder: string, config: ModelConfig, packed: Float32Array): void {
+  const layout = weightLayout(config);
+  if (packed.length !== layoutSize(layout))
+    throw new Error(`${packed.length} packed values for a model of ${layoutSize(layout)}`);
+  mkdirSync(target, { recursive: true });
+  copyTokenizerFiles(target, sourceFolder);
+  const sourceConfig = join(sourceFolder, "config.json");
+  let json: Record<string, unknown>;
+  try {
+    json = JSON.parse(readFileSync(sourceConfig, "utf8")) as Record<string, unknown>;
+  } catch (error) {
+    throw new UserError(
+      `${sourceConfig}: expected a Hugging Face model config, found none that can be read (${messageOf(error)}).`,
+    );
+  }
+  // transformers 5 reads dtype, older releases torch_dtype.
+  writeFileSync(
+    join(target, "config.json"),
+    `${JSON.stringify({ ...json, dtype: "float32", torch_dtype: "float32" }, null, 2)}\n`,
+  );
+  const tensors = layout.map(({ name, shape, offset, size }) => ({
+    name,
+    shape,
+    data: packed.subarray(offset, offset + size),
+  }));
+  writeSafetensors(join(target, "model.safetensors"), tensors);
+}
+
+/** Copies the tokenizer's and generation files of a model folder (also what an adapter's folder needs). */
+export function copyTokenizerFiles(target: string, sourceFolder: string): void {
+  if (resolve(target) === resolve(sourceFolder)) return;
+  for (const name of [...requiredFiles, ...optionalFiles]) {
+    const source = join(sourceFolder, name);
+    if (existsSync(source)) copyFileSync(source, join(target, name));
+    else if (requiredFiles.includes(name))
+      throw new UserError(
+        `${source}: expected the model's tokenizer, found nothing. Add the file to the model folder.`,
+      );
+  }
+}

@@ -1,0 +1,158 @@
+/**
+ * Text ↔ token ids of a Hugging Face model folder, as `transformers` does it: `tokenizer.json`, the chat template, stop and pad ids.
+ * Knows files and text; knows no model and no task.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Template } from "@huggingface/jinja";
+import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
+import { UserError, messageOf } from "../errors.js";
+import type { ModelConfig } from "./config.js";
+
+export interface ChatMessage {
+  readonly role: "system" | "user" | "assistant";
+  readonly content: string;
+}
+
+export interface Tokenizer {
+  /** Ids of a text. Special tokens written out in it are recognised; `addSpecial` (default true) also adds what the tokenizer puts around a text, such as BOS. */
+  encode(text: string, options?: { addSpecial?: boolean }): Int32Array;
+  /** Text of ids. Ids without a token (padding rows of the embedding) give no text; broken UTF-8 gives U+FFFD. `skipSpecial` defaults to false. */
+  decode(ids: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
+  /**
+   * Ids of a conversation rendered by the model's chat template. As in transformers, a special token spelled out in a
+   * message is encoded as that token. `addGenerationPrompt` (default true) opens the assistant's turn.
+   * @throws UserError when the folder has no chat template or the template refuses the messages
+   */
+  chatPrompt(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): Int32Array;
+  /** The rendered conversation `chatPrompt` encodes. */
+  renderChat(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): string;
+  /** Every id that ends a completion: generation_config.json's eos_token_id (one or a list), the tokenizer's eos, else config.json's. Ascending. */
+  readonly stopIds: readonly number[];
+  /** Fills unused places of a batch; the first stop id when the model names no pad token. */
+  readonly padId: number;
+  /** One more than the largest id. */
+  readonly vocabSize: number;
+}
+
+type Json = Record<string, unknown>;
+
+/**
+ * Loads the tokenizer of a model folder.
+ * @param config when given, ids must fit its embedding
+ * @throws UserError for missing or malformed files, no stop id, or an id ≥ config.vocabSize
+ */
+export function loadTokenizer(folder: string, config?: ModelConfig): Tokenizer {
+  const tokenizerFile = join(folder, "tokenizer.json");
+  const tokenizerJson = readJson(tokenizerFile);
+  const settings = readJson(join(folder, "tokenizer_config.json"));
+  if (tokenizerJson === undefined || settings === undefined)
+    throw new UserError(
+      `${folder}: expected tokenizer.json and tokenizer_config.json, found ${tokenizerJson === undefined ? "no tokenizer.json" : "no tokenizer_config.json"}. Copy both from the model's repository.`,
+    );
+  let hub: HubTokenizer;
+  let vocabulary: Map<string, number>;
+  try {
+    hub = new HubTokenizer(tokenizerJson, settings);
+    vocabulary = hub.get_vocab(true);
+  } catch (error) {
+    throw new UserError(
+      `${tokenizerFile}: expected a tokenizer of the "tokenizers" library, found one that cannot be built (${messageOf(error)}).`,
+    );
+  }
+  let largestId = -1;
+  for (const id of vocabulary.values()) largestId = Math.max(largestId, id);
+  if (config !== undefined && largestId >= config.vocabSize)
+    throw new UserError(
+      `${tokenizerFile}: its largest id is ${largestId}, but the embedding (vocab_size in config.json) has ${config.vocabSize} rows. Use the tokenizer that belongs to the model.`,
+    );
+
+  const idOf = (token: unknown): number | undefined =>
+    token === undefined ? undefined : hub.token_to_id(contentOf(token) ?? "");
+  const generation = readJson(join(folder, "generation_config.json"));
+  const named = [...idList(generation?.["eos_token_id"]), ...idList(idOf(settings["eos_token"]))];
+  const stopIds = [
+    ...new Set(named.length > 0 ? named : idList(readJson(join(folder, "config.json"))?.["eos_token_id"])),
+  ].sort((a, b) => a - b);
+  const firstStop = stopIds[0];
+  if (firstStop === undefined)
+    throw new UserError(
+      `${folder}: expected an end-of-text token (eos_token_id in generation_config.json, or eos_token in tokenizer_config.json), found none. Add one.`,
+    );
+  if (config !== undefined && (stopIds.at(-1) as number) >= config.vocabSize)
+    throw new UserError(
+      `${folder}: the stop id ${stopIds.at(-1)} does not fit the embedding of ${config.vocabSize} rows. Mend eos_token_id in generation_config.json.`,
+    );
+
+  const templateText = chatTemplateText(folder, settings);
+  let template: Template | undefined;
+  const specialTokens = Object.fromEntries(
+    ["bos_token", "eos_token", "unk_token", "pad_token"].flatMap((name) => {
+      const content = contentOf(settings[name]);
+      return content === undefined ? [] : [[name, content]];
+    }),
+  );
+
+  const encode: Tokenizer["encode"] = (text, { addSpecial = true } = {}) =>
+    Int32Array.from(hub.encode(text, { add_special_tokens: addSpecial }).ids);
+  const renderChat: Tokenizer["renderChat"] = (messages, { addGenerationPrompt = true } = {}) => {
+    if (templateText === undefined)
+      throw new UserError(
+        `${folder}: expected a chat template (chat_template in tokenizer_config.json, or chat_template.jinja), found none. Use an instruction-tuned model, or a raw prompt.`,
+      );
+    try {
+      template ??= new Template(templateText);
+      return template.render({ messages, add_generation_prompt: addGenerationPrompt, ...specialTokens });
+    } catch (error) {
+      throw new UserError(`${folder}: the chat template cannot render these messages: ${messageOf(error)}`);
+    }
+  };
+  // transformers 5 cleans up spaces only for tokenizers that ask for it; the hub package's own default is to clean.
+  const cleanUp = settings["clean_up_tokenization_spaces"] === true;
+  return {
+    encode,
+    decode(ids, { skipSpecial = false } = {}) {
+      const known = Array.from(ids).filter((id) => hub.id_to_token(id) !== undefined);
+      return known.length === 0
+        ? ""
+        : hub.decode(known, { skip_special_tokens: skipSpecial, clean_up_tokenization_spaces: cleanUp });
+    },
+    renderChat,
+    chatPrompt: (messages, options) => encode(renderChat(messages, options), { addSpecial: false }),
+    stopIds,
+    padId: idOf(settings["pad_token"]) ?? firstStop,
+    vocabSize: largestId + 1,
+  };
+}
+
+function chatTemplateText(folder: string, settings: Json): string | undefined {
+  const file = join(folder, "chat_template.jinja");
+  if (existsSync(file)) return readFileSync(file, "utf8");
+  const inside = settings["chat_template"];
+  if (typeof inside === "string") return inside;
+  // Some tokenizers carry a list of named templates.
+  if (!Array.isArray(inside)) return undefined;
+  const named = (inside as { name?: unknown; template?: unknown }[]).find((entry) => entry.name === "default");
+  return typeof named?.template === "string" ? named.template : undefined;
+}
+
+/** Undefined when the file does not exist. */
+function readJson(file: string): Json | undefined {
+  if (!existsSync(file)) return undefined;
+  try {
+    return JSON.parse(readFileSync(file, "utf8")) as Json;
+  } catch (error) {
+    throw new UserError(`${file}: expected JSON, found something else (${messageOf(error)}). Download the file again.`);
+  }
+}
+
+/** tokenizer_config.json writes a token as a string or as {content: string, …}. */
+function contentOf(token: unknown): string | undefined {
+  if (typeof token === "string") return token;
+  const content = (token as { content?: unknown } | null | undefined)?.content;
+  return typeof content === "string" ? content : undefined;
+}
+
+function idList(value: unknown): number[] {
+  return (Array.isArray(value) ? value : [value]).filter((id): id is number => Number.isInteger(id) && id >= 0);
+}

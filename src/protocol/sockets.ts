@@ -1,0 +1,127 @@
+/**
+ * ZeroMQ sockets as this project uses them: addresses, bind errors a user can mend, one writer per socket.
+ * Knows nothing about what the messages say.
+ */
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Dealer, Router } from "zeromq";
+import { UserError, messageOf } from "../errors.js";
+
+/** Where the learner listens. Weights have a socket of their own, so that chunks never delay acks and heartbeats. */
+export interface Addresses {
+  readonly work: string;
+  readonly weights: string;
+}
+
+export const HEARTBEAT_MS = 1_000;
+/** A peer silent for this long is taken for dead. Generous: on a busy machine a process may starve for seconds. */
+export const SILENCE_MS = 20_000;
+
+/** Longest path of a unix socket on Linux, without the closing NUL (unix(7)). */
+const MAX_IPC_PATH = 107;
+/** No honest message is larger; a larger one disconnects its sender instead of filling the memory. */
+const MAX_MESSAGE_BYTES = 256 * 2 ** 20;
+
+/**
+ * Turns `transport.address` into two socket addresses.
+ * "ipc" makes a short private directory (0700): run directories may be too long for a socket path or on a parallel
+ * file system that holds no sockets. The returned `cleanup` removes it.
+ * @throws UserError for a malformed or non-loopback address
+ */
+export function resolveAddresses(address: string): { addresses: Addresses; cleanup: () => void } {
+  if (address === "ipc") {
+    const directory = socketDirectory();
+    const addresses = { work: `ipc://${join(directory, "work")}`, weights: `ipc://${join(directory, "weights")}` };
+    return { addresses, cleanup: () => rmSync(directory, { recursive: true, force: true }) };
+  }
+  const match = /^tcp:\/\/(.+):(\d+)$/.exec(address);
+  const [, host = "", portText = ""] = match ?? [];
+  const port = Number(portText);
+  if (match === null || port < 1 || port > 65_534)
+    throw new UserError(
+      `transport.address: expected "ipc" or tcp://127.0.0.1:PORT with PORT 1 to 65534, found "${address}".`,
+    );
+  if (!/^(127(\.\d{1,3}){3}|localhost|\[::1\])$/.test(host))
+    throw new UserError(
+      `transport.address: expected a loopback host, found "${host}". Connections between machines are not encrypted yet ` +
+        `and therefore refused: use "ipc" or tcp://127.0.0.1:${port}.`,
+    );
+  const ip = host === "localhost" ? "127.0.0.1" : host;
+  return { addresses: { work: `tcp://${ip}:${port}`, weights: `tcp://${ip}:${port + 1}` }, cleanup: () => {} };
+}
+
+function socketDirectory(): string {
+  const longest = (directory: string) => Buffer.byteLength(join(directory, "frl-XXXXXX", "weights"));
+  // A long TMPDIR (SLURM sets one per job) would not leave room for the file name.
+  const parent = longest(tmpdir()) <= MAX_IPC_PATH ? tmpdir() : "/tmp";
+  try {
+    const directory = mkdtempSync(join(parent, "frl-"));
+    chmodSync(directory, 0o700);
+    return directory;
+  } catch (error) {
+    throw new UserError(
+      `${parent}: expected a writable directory for the sockets (${messageOf(error)}). ` +
+        `Set TMPDIR to a short local directory, or --transport.address=tcp://127.0.0.1:PORT.`,
+    );
+  }
+}
+
+/** A listening ROUTER that reports unreachable peers. @throws UserError when the address cannot be bound */
+export async function bindRouter(address: string): Promise<Router> {
+  const router = new Router({
+    mandatory: true,
+    // A peer that is going away can block a send for this long, and with it everybody behind it in the queue.
+    sendTimeout: 100,
+    // A burst of tasks to one actor never fills its queue: only a peer that stopped reading does.
+    sendHighWaterMark: 10_000,
+    linger: 500,
+    maxMessageSize: MAX_MESSAGE_BYTES,
+    ipv6: address.includes("["),
+  });
+  try {
+    await router.bind(address);
+  } catch (error) {
+    router.close();
+    const used = (error as { code?: string }).code === "EADDRINUSE";
+    throw new UserError(
+      used
+        ? `${address}: expected a free port, found it in use. Stop the process that holds it, or choose another with --transport.address (weights use the port after it).`
+        : `${address}: cannot listen there (${messageOf(error)}). Choose another --transport.address.`,
+    );
+  }
+  return router;
+}
+
+/** A connected DEALER under an identity the ROUTER will know it by. */
+export function connectDealer(address: string, identity: string): Dealer {
+  const dealer = new Dealer({
+    routingId: identity,
+    sendTimeout: 10_000,
+    linger: 500,
+    maxMessageSize: MAX_MESSAGE_BYTES,
+    ipv6: address.includes("["),
+  });
+  dealer.connect(address);
+  return dealer;
+}
+
+/**
+ * The one writer of a socket: sends in the order asked, one at a time.
+ * (A second blocked `send` on a ZeroMQ.js socket rejects with EBUSY.)
+ */
+export class Writer {
+  private last: Promise<unknown> = Promise.resolve();
+  private readonly socket: Router | Dealer;
+
+  constructor(socket: Router | Dealer) {
+    this.socket = socket;
+  }
+
+  /** Rejects when the peer is unreachable or does not drain its queue in time; later sends go on. */
+  send(frames: readonly (Uint8Array | string)[]): Promise<void> {
+    const sent = this.last.then(() => this.socket.send([...frames]));
+    this.last = sent.catch(() => {});
+    return sent;
+  }
+}

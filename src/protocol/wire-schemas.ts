@@ -1,0 +1,131 @@
+/**
+ * Schemas of every message header: frame 0 of each multipart message, and of each journal record.
+ * What may follow a header (raw tensor frames) is described beside it and checked in codec.ts.
+ */
+import { z } from "zod";
+
+const count = z.int().nonnegative();
+const text = z.string().max(10_000);
+const id = z.string().min(1).max(200);
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const uint32 = z.int().min(0).max(0xffffffff);
+
+const policyVersion = z.strictObject({ iteration: count, sha256 });
+
+/** A policy on offer: its version and how it is cut into chunks of `chunkBytes` (the last may be shorter). */
+const announcement = z.strictObject({
+  iteration: count,
+  sha256,
+  totalBytes: z.int().positive(),
+  chunkBytes: z.int().positive(),
+});
+export type Announcement = z.infer<typeof announcement>;
+
+// ---- work socket, actor to learner
+
+/** First message of an actor, and its answer to `unknown`. */
+const hello = z.strictObject({
+  type: z.literal("hello"),
+  pid: count,
+  index: count,
+  /** Credits: rows (completions) the actor takes at once. */
+  capacityRows: z.int().positive(),
+});
+
+const actorHeartbeat = z.strictObject({
+  type: z.literal("heartbeat"),
+  capacityRows: z.int().positive(),
+  /** Weights in use; null before the first load. */
+  version: policyVersion.nullable(),
+  /** Tasks in hand: waiting, being sampled, or not yet acknowledged. */
+  held: z.array(id),
+  /** Segments run so far: proof that held tasks progress. */
+  steps: count,
+  /** Since the start of the process. */
+  busyMs: z.number().nonnegative(),
+  idleMs: z.number().nonnegative(),
+  /** Running totals by name, summed over actors into the learner's statistics. */
+  counters: z.record(z.string().max(100), z.number().nonnegative()),
+});
+export type ActorHeartbeat = z.infer<typeof actorHeartbeat>;
+
+const versionSpan = policyVersion.extend({ fromToken: count });
+
+/** Frames: ids int32, logprobs float32; all completions one after the other. */
+export const groupHeader = z.strictObject({
+  type: z.literal("group"),
+  taskId: id,
+  actorId: id,
+  timing: z.strictObject({
+    queuedMs: z.number().nonnegative(),
+    prefillMs: z.number().nonnegative(),
+    decodeMs: z.number().nonnegative(),
+  }),
+  completions: z.array(
+    z.strictObject({
+      length: count,
+      finishReason: z.enum(["stop", "length", "error"]),
+      versions: z.array(versionSpan),
+      rewards: z.record(text, z.number().nullable()),
+      rewardErrors: z.array(text),
+      outcome: z.enum(["correct", "wrong", "unparsed", "truncated", "error"]),
+    }),
+  ),
+});
+export type GroupHeader = z.infer<typeof groupHeader>;
+
+const bye = z.strictObject({ type: z.literal("bye"), reason: text });
+
+export const fromActor = z.discriminatedUnion("type", [hello, actorHeartbeat, groupHeader, bye]);
+
+// ---- work socket, learner to actor
+
+/** Sent every second and whenever the policy changes; null before the first publish. */
+const learnerHeartbeat = z.strictObject({ type: z.literal("heartbeat"), weights: announcement.nullable() });
+
+/** Frame: promptIds int32. */
+export const taskHeader = z.strictObject({
+  type: z.literal("task"),
+  taskId: id,
+  kind: z.enum(["train", "eval"]),
+  batch: count,
+  groupSize: z.int().positive(),
+  /** Unsigned 64-bit, in hexadecimal: MessagePack readers disagree about integers over 2^53. */
+  seed: z.string().regex(/^[0-9a-f]{1,16}$/),
+  minIteration: count,
+  sampling: z.strictObject({
+    temperature: z.number().nonnegative(),
+    maxNewTokens: z.int().positive(),
+    stopIds: z.array(count),
+  }),
+  problem: z.strictObject({ question: z.string(), answer: z.string() }),
+});
+export type TaskHeader = z.infer<typeof taskHeader>;
+
+const ack = z.strictObject({ type: z.literal("ack"), taskId: id });
+/** taskId is null when the refused message named none: the hello of an unusable actor, or garbage. */
+const refused = z.strictObject({ type: z.literal("refused"), taskId: id.nullable(), reason: text, fatal: z.boolean() });
+/** The learner does not know this actor (any more): say hello again. */
+const unknown = z.strictObject({ type: z.literal("unknown") });
+const stop = z.strictObject({ type: z.literal("stop"), reason: text });
+
+export const fromLearner = z.discriminatedUnion("type", [learnerHeartbeat, taskHeader, ack, refused, unknown, stop]);
+
+// ---- weights socket
+
+export const weightsRequest = z.strictObject({ type: z.literal("fetch"), sha256, chunk: count });
+
+/** `chunk` is followed by its bytes; `gone` says that another policy is current now. */
+export const weightsReply = z.discriminatedUnion("type", [
+  z.strictObject({ type: z.literal("chunk"), sha256, chunk: count, crc32: uint32 }),
+  z.strictObject({ type: z.literal("gone"), sha256 }),
+]);
+
+// ---- journal
+
+/** Frames: those of the task (1), then those of the group (2). */
+const groupRecord = z.strictObject({ type: z.literal("trajectory"), task: taskHeader, group: groupHeader });
+/** Frame: float32 advantages, all completions of the group one after the other. */
+const advantagesRecord = z.strictObject({ type: z.literal("advantages"), taskId: id, lengths: z.array(count) });
+
+export const journalRecord = z.discriminatedUnion("type", [groupRecord, advantagesRecord]);

@@ -1,0 +1,110 @@
+/**
+ * Where problems come from, and in which order they are asked.
+ * Knows GSM8K's JSONL and the generated starter problems; knows no tokenizer and no prompt format.
+ */
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { basename } from "node:path";
+import { z } from "zod";
+import { UserError, messageOf } from "../errors.js";
+import { goldAnswer } from "./extract.js";
+import { hash32 } from "./random.js";
+import { type Problem, type Split, starterProblem } from "./starter.js";
+
+export type { Problem } from "./starter.js";
+
+export interface Dataset {
+  /** "starter", or the file's name. */
+  readonly name: string;
+  /** Number of problems. */
+  readonly size: number;
+  /** Problem i, 0 ≤ i < size. */
+  problem(i: number): Problem;
+}
+
+const starterSize: Readonly<Record<Split, number>> = { train: 2 ** 31, validation: 2048 };
+
+/**
+ * @param spec "starter", or the path of a JSONL file with `question` and `answer`, the answer ending in `#### n` (GSM8K's format)
+ * @param split which starter problems; a file is taken whole
+ * @throws UserError for a missing or empty file, and naming the line for anything malformed
+ */
+export function loadDataset(spec: string, split: Split): Dataset {
+  if (spec === "starter")
+    return { name: "starter", size: starterSize[split], problem: (i) => starterProblem(split, i) };
+  if (!existsSync(spec) || statSync(spec).isDirectory())
+    throw new UserError(
+      `${spec}: expected "starter" or a JSONL file with question and answer, found no such file. Check the path.`,
+    );
+  const name = basename(spec);
+  const problems = readFileSync(spec, "utf8")
+    .split("\n")
+    .flatMap((line, i) => (line.trim() === "" ? [] : [parseLine(line, `${spec}:${i + 1}`, `${name}/${i + 1}`)]));
+  if (problems.length === 0)
+    throw new UserError(
+      `${spec}: expected at least one line {"question": …, "answer": …}, found an empty file. Prepare the data again.`,
+    );
+  return { name, size: problems.length, problem: (i) => problems[i] as Problem };
+}
+
+const lineSchema = z.looseObject({ question: z.string().trim().min(1), answer: z.string() });
+
+function parseLine(line: string, where: string, id: string): Problem {
+  let json: unknown;
+  try {
+    json = JSON.parse(line);
+  } catch (error) {
+    throw new UserError(`${where}: expected one JSON object per line, found something else (${messageOf(error)}).`);
+  }
+  const parsed = lineSchema.safeParse(json);
+  if (!parsed.success)
+    throw new UserError(
+      `${where}: expected the fields "question" and "answer" (texts):\n${z.prettifyError(parsed.error)}`,
+    );
+  const { question, answer } = parsed.data;
+  if (goldAnswer(answer) === undefined)
+    throw new UserError(
+      `${where}: expected an answer whose last line is "#### " and a number, found ${JSON.stringify(answer.slice(-60))}.`,
+    );
+  return { id, question, answer };
+}
+
+/**
+ * The order problems are asked in: every problem once an epoch, each epoch in another order.
+ *
+ * A position is mapped to an index by a keyed permutation (four-round Feistel network over the next even power of two,
+ * walking on while outside the range: Black & Rogaway 2002, "Ciphers with arbitrary finite domains"), so any position,
+ * also after a resume, costs neither memory nor a replay.
+ */
+export class PromptOrder {
+  readonly size: number;
+  private readonly seed: number;
+  private readonly halfBits: number;
+
+  /** @param size number of problems, 1 to 2^32 */
+  constructor(size: number, seed: number) {
+    this.size = size;
+    this.seed = seed;
+    this.halfBits = Math.max(1, Math.ceil(Math.log2(size) / 2));
+  }
+
+  /** Index of the problem at a position (0, 1, 2, …; epoch = floor(position / size)). */
+  index(position: number): number {
+    const epoch = Math.floor(position / this.size);
+    let value = position - epoch * this.size;
+    do value = this.permute(value, epoch);
+    while (value >= this.size);
+    return value;
+  }
+
+  /** A bijection on [0, 4^halfBits). */
+  private permute(value: number, epoch: number): number {
+    const base = 2 ** this.halfBits;
+    let left = Math.floor(value / base);
+    let right = value % base;
+    for (let round = 0; round < 4; round++) {
+      const scrambled = hash32(this.seed, epoch, round, right) % base;
+      [left, right] = [right, (left ^ scrambled) >>> 0];
+    }
+    return left * base + right;
+  }
+}

@@ -1,0 +1,201 @@
+/**
+ * Reward functions: the built-in ones, a user's own, and what happens when they fail.
+ *
+ * A failure is never a reward of 0: the reward is null, and the exception is listed by type for the run to count.
+ * Knows completions as texts; knows no model and no algorithm.
+ */
+import { existsSync } from "node:fs";
+import { basename, extname, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { inspect } from "node:util";
+import type { RunConfig } from "../config/schema.js";
+import { UserError, messageOf } from "../errors.js";
+import type { Tokenizer } from "../model/tokenizer.js";
+import type { Completion, FinishReason } from "../protocol/messages.js";
+import { isWellFormed, outcomeOf } from "./extract.js";
+
+/** A completion as reward functions see it. */
+export interface ScoredText {
+  /** The completion's text, without the stop token. */
+  readonly text: string;
+  /** [T] its token ids, the stop token included. */
+  readonly ids: Int32Array;
+  readonly question: string;
+  /** The data set's worked answer, ending in `#### n`. */
+  readonly answer: string;
+  readonly finishReason: FinishReason;
+}
+
+/**
+ * Scores the completions of one group at a time; one entry for each. null means "does not apply".
+ * A user's ES module exports such a function as its default.
+ */
+export type RewardFunction = (completions: readonly ScoredText[]) => (number | null)[] | Promise<(number | null)[]>;
+
+export interface Reward {
+  readonly name: string;
+  readonly weight: number;
+  readonly score: RewardFunction;
+}
+
+/** 1 for the right answer, else 0; null for a completion that was not generated. */
+const correctness: RewardFunction = (completions) =>
+  completions.map(({ text, finishReason, answer }) => {
+    const outcome = outcomeOf(text, finishReason, answer);
+    return outcome === "error" ? null : Number(outcome === "correct");
+  });
+
+/** 1 when exactly one well-formed `#### n` closes the answer, else 0. */
+const format: RewardFunction = (completions) =>
+  completions.map(({ text, finishReason }) =>
+    finishReason === "error" ? null : Number(finishReason === "stop" && isWellFormed(text)),
+  );
+
+const builtIn: Readonly<Record<string, RewardFunction>> = { correctness, format };
+
+/**
+ * Soft overlong punishment, DAPO (arXiv 2503.14476) eq. 13: 0 up to maxLength − buffer tokens, then falling linearly to −1
+ * at maxLength, −1 beyond.
+ */
+export function softOverlongPunishment(length: number, maxLength: number, buffer: number): number {
+  const free = maxLength - buffer;
+  if (length <= free) return 0;
+  return length <= maxLength ? (free - length) / buffer : -1;
+}
+
+/**
+ * The run's reward functions, user modules imported (paths are relative to the working directory). With
+ * `overlong_buffer` > 0 the punishment joins them as `soft_overlong`, weight 1.
+ * @throws UserError for an unknown name, a module that cannot be loaded or exports no function, or two of one name
+ */
+export async function loadRewards(config: RunConfig["reward"], maxCompletionLength: number): Promise<Reward[]> {
+  const rewards: Reward[] = [];
+  for (const { name, weight } of config.functions) {
+    const score = Object.hasOwn(builtIn, name) ? (builtIn[name] as RewardFunction) : await importReward(name);
+    // Metrics are called rewards/<name>/mean: a module gives its file's name.
+    rewards.push({ name: basename(name, extname(name)), weight, score });
+  }
+  const buffer = config.overlong_buffer;
+  if (buffer > maxCompletionLength)
+    throw new UserError(
+      `reward.overlong_buffer: expected at most max_completion_length (${maxCompletionLength}), found ${buffer}. Make it smaller.`,
+    );
+  if (buffer > 0)
+    rewards.push({
+      name: "soft_overlong",
+      weight: 1,
+      score: (completions) =>
+        completions.map(({ ids }) => softOverlongPunishment(ids.length, maxCompletionLength, buffer)),
+    });
+  const names = rewards.map((reward) => reward.name);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined)
+    throw new UserError(`reward.functions: expected every name once, found "${twice}" twice. Rename or remove one.`);
+  return rewards;
+}
+
+async function importReward(path: string): Promise<RewardFunction> {
+  if (!/\.[cm]?js$/.test(path))
+    throw new UserError(
+      `reward.functions: expected ${Object.keys(builtIn).join(", ")} or a path to an ES module (./my-reward.mjs), found "${path}".`,
+    );
+  const file = resolve(path);
+  if (!existsSync(file))
+    throw new UserError(`reward.functions: expected an ES module at ${file}, found nothing. Check the path.`);
+  let module: { default?: unknown };
+  try {
+    module = (await import(pathToFileURL(file).href)) as { default?: unknown };
+  } catch (error) {
+    throw new UserError(`${file}: expected a reward module that loads, it failed with: ${messageOf(error)}`);
+  }
+  if (typeof module.default !== "function")
+    throw new UserError(
+      `${file}: expected a default export (completions) => (number | null)[], found ${typeof module.default}. Add "export default".`,
+    );
+  return module.default as RewardFunction;
+}
+
+/**
+ * Runs every reward function over the completions of a group.
+ * A function that throws, or returns anything but one number or null for each completion, gives null and an entry
+ * "<function>: <type>: <message>" in `rewardErrors` for each completion it did not score.
+ */
+export async function scoreTexts(
+  completions: readonly ScoredText[],
+  rewards: readonly Reward[],
+): Promise<Pick<Completion, "rewards" | "rewardErrors" | "outcome">[]> {
+  const values = completions.map((): Record<string, number | null> => ({}));
+  const errors = completions.map((): string[] => []);
+  for (const { name, score } of rewards) {
+    const scores = await scoresOf(score, completions);
+    for (const [i, scored] of scores.entries()) {
+      const failed = scored instanceof Error;
+      (values[i] as Record<string, number | null>)[name] = failed ? null : scored;
+      if (failed) (errors[i] as string[]).push(`${name}: ${scored.name}: ${scored.message}`);
+    }
+  }
+  return completions.map(({ text, finishReason, answer }, i) => ({
+    rewards: values[i] as Record<string, number | null>,
+    rewardErrors: errors[i] as string[],
+    outcome: outcomeOf(text, finishReason, answer),
+  }));
+}
+
+/** One score or error for each completion. */
+async function scoresOf(score: RewardFunction, completions: readonly ScoredText[]): Promise<(number | null | Error)[]> {
+  let returned: unknown;
+  try {
+    returned = await score(completions);
+  } catch (error) {
+    return completions.map(() => (error instanceof Error ? error : new Error(String(error))));
+  }
+  if (!Array.isArray(returned) || returned.length !== completions.length) {
+    const found = Array.isArray(returned) ? `${returned.length} entries` : typeof returned;
+    return completions.map(() => new TypeError(`expected an array of ${completions.length} rewards, found ${found}`));
+  }
+  return returned.map((value: unknown) => {
+    if (value === null || (typeof value === "number" && Number.isFinite(value))) return value;
+    return new TypeError(`expected a finite number or null, found ${inspect(value)}`);
+  });
+}
+
+/** What reward functions read: the ids as text, the stop token that ended them left out. */
+export function completionText(tokenizer: Tokenizer, ids: Int32Array, finishReason: FinishReason): string {
+  return tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);
+}
+
+/**
+ * Scores a group of completions of one problem: what the actor adds to the sampled tokens.
+ * @param completions ids include the stop token when finishReason is "stop"
+ */
+export function scoreGroup(
+  tokenizer: Tokenizer,
+  rewards: readonly Reward[],
+  problem: { readonly question: string; readonly answer: string },
+  completions: readonly { readonly ids: Int32Array; readonly finishReason: FinishReason }[],
+): Promise<Pick<Completion, "rewards" | "rewardErrors" | "outcome">[]> {
+  const texts = completions.map(({ ids, finishReason }) => ({
+    text: completionText(tokenizer, ids, finishReason),
+    ids,
+    question: problem.question,
+    answer: problem.answer,
+    finishReason,
+  }));
+  return scoreTexts(texts, rewards);
+}
+
+/**
+ * The weighted sum of a completion's rewards, nulls left out; null when none applies
+ * (TRL GRPOTrainer: `nansum` of rewards × weights).
+ */
+export function totalReward(
+  rewards: Readonly<Record<string, number | null>>,
+  functions: readonly Pick<Reward, "name" | "weight">[],
+): number | null {
+  let total: number | null = null;
+  for (const { name, weight } of functions) {
+    const value = rewards[name];
+    if (value !== null && value !== undefined) total = (total ?? 0) + weight * value;
+  }
+  return total;
+}

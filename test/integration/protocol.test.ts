@@ -1,0 +1,235 @@
+/**
+ * Real processes: the dispatcher thread, actor processes with the ONNX Runtime engine, ZeroMQ between. Uses dist/.
+ * The model is the starter's architecture with random weights, which only the learner's side has: actors get them by wire.
+ */
+import { type ChildProcess, fork } from "node:child_process";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { afterEach, beforeAll, describe, expect, it } from "vitest";
+import type { OrtEngine as Engine } from "../../src/actors/engine.js";
+import { type RunConfig, runConfigSchema } from "../../src/config/schema.js";
+import { batchFile, readBatchFile } from "../../src/learner/journal.js";
+import type { RemoteSource as Remote } from "../../src/learner/remote-source.js";
+import { SerialSource } from "../../src/learner/serial-source.js";
+import { TaskSource, bookOptions } from "../../src/learner/task-source.js";
+import { readModelConfig } from "../../src/model/config.js";
+import { layoutSize, weightLayout } from "../../src/model/layout.js";
+import { hashPacked } from "../../src/model/weights.js";
+import { loadTokenizer } from "../../src/model/tokenizer.js";
+import { loadRewards } from "../../src/tasks/rewards.js";
+import { makeScorer } from "../../src/tasks/scorer.js";
+
+const root = resolve(import.meta.dirname, "../..");
+const built = existsSync(join(root, "dist/learner/dispatcher-thread.js"));
+const model = readModelConfig(join(root, "assets/starter"));
+const layout = weightLayout(model);
+
+/** Norms 1, everything else small pseudo-random numbers: a model that answers noise, the same for equal seeds. */
+function randomWeights(seed: number): Float32Array {
+  const packed = new Float32Array(layoutSize(layout));
+  let state = seed + 1;
+  for (const { name, offset, size } of layout)
+    for (let i = 0; i < size; i++) {
+      state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+      packed[offset + i] = name.includes("norm") ? 1 : (state / 2 ** 32 - 0.5) * 0.2;
+    }
+  return packed;
+}
+
+const cleanups: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup();
+});
+
+function makeRun(overrides: Record<string, unknown> = {}): { config: RunConfig; runDir: string; file: string } {
+  const runDir = mkdtempSync(join(tmpdir(), "frl-run-"));
+  cleanups.push(() => rmSync(runDir, { recursive: true, force: true }));
+  const config = runConfigSchema.parse({
+    model: { path: join(root, "assets/starter") },
+    generation_batch_size: 32,
+    num_generations: 4,
+    max_completion_length: 12,
+    max_steps: 3,
+    actors: { max_rows: 16, segment_length: 4 },
+    transport: { chunk_bytes: 100_000 },
+    ...overrides,
+  });
+  const file = join(runDir, "config.json");
+  writeFileSync(file, JSON.stringify(config));
+  return { config, runDir, file };
+}
+
+let RemoteSource: typeof Remote;
+let OrtEngine: typeof Engine;
+
+async function startSource(run: ReturnType<typeof makeRun>, firstIteration = 0): Promise<Remote> {
+  const { config, runDir } = run;
+  const source = await RemoteSource.start({ config, runDir, firstIteration, layout });
+  cleanups.push(() => source.close());
+  return source;
+}
+
+function startActor(run: ReturnType<typeof makeRun>, { addresses }: Remote, index = 0): ChildProcess {
+  const { work, weights } = addresses;
+  const args = ["--config", run.file, "--index", String(index), "--work", work, "--weights", weights, "--threads", "1"];
+  return track(fork(join(root, "dist/actors/main.js"), args, { stdio: ["ignore", "inherit", "pipe", "ipc"] }));
+}
+
+function track(child: ChildProcess): ChildProcess {
+  cleanups.push(() => child.kill("SIGKILL"));
+  return child;
+}
+
+function exitOf(child: ChildProcess): Promise<{ code: number | null; stderr: string }> {
+  let stderr = "";
+  child.stderr?.on("data", (chunk) => (stderr += String(chunk)));
+  return new Promise((done) => child.once("close", (code) => done({ code, stderr })));
+}
+
+describe.skipIf(!built)("learner and actors as processes (run `npm run build` first)", { timeout: 60_000 }, () => {
+  beforeAll(async () => {
+    ({ RemoteSource } = (await import(join(root, "dist/learner/remote-source.js"))) as { RemoteSource: typeof Remote });
+    ({ OrtEngine } = (await import(join(root, "dist/actors/engine.js"))) as { OrtEngine: typeof Engine });
+  });
+
+  it("one and two actors and the serial source sample the same completions from the same weights", async () => {
+    const packed = randomWeights(1);
+    const sampled: string[][] = [];
+    for (const numActors of [1, 2]) {
+      const run = makeRun();
+      const source = await startSource(run);
+      for (let i = 0; i < numActors; i++) startActor(run, source, i);
+      expect(await source.publish(packed, 0)).toEqual({ iteration: 0, sha256: hashPacked(packed, layout) });
+      const { groups } = await source.batch(0);
+      if (numActors === 2) while ((await source.stats())["actors_on_current_weights"] !== 2) await pause(20);
+      sampled.push(groups.flatMap((g) => g.completions.map((c) => [...c.ids].join())));
+      await source.close();
+    }
+    const { config, runDir } = makeRun();
+    const tasks = TaskSource.open(config);
+    const scorer = makeScorer(loadTokenizer(config.model.path, model), await loadRewards(config.reward, 12));
+    const serial = new SerialSource({
+      ...bookOptions(config, tasks),
+      engine: await OrtEngine.create(model, { threads: 1, maxRows: 16, segmentLength: 4 }),
+      maxRows: 16,
+      score: scorer,
+      firstIteration: 0,
+      runDir,
+      log: () => {},
+    });
+    cleanups.push(() => serial.close());
+    await serial.publish(packed, 0);
+    sampled.push((await serial.batch(0)).groups.flatMap((g) => g.completions.map((c) => [...c.ids].join())));
+
+    const [one, two, alone] = sampled as [string[], string[], string[]];
+    expect(one).toHaveLength(32);
+    expect(new Set(one).size).toBeGreaterThan(16);
+    // A uniform within rounding of a cdf boundary may fall on either side: one such token in 1,100 is already rare.
+    expect(one.filter((ids, i) => ids === two[i]).length).toBeGreaterThanOrEqual(31);
+    expect(one.filter((ids, i) => ids === alone[i]).length).toBeGreaterThanOrEqual(31);
+  });
+
+  for (const transport of ["ipc", "tcp"])
+    it(`while TensorFlow's thread is blocked, heartbeats, tasks, weights, answers and acks go on (${transport})`, async () => {
+      const address = transport === "ipc" ? "ipc" : `tcp://127.0.0.1:${await freePorts()}`;
+      const run = makeRun({ transport: { address, chunk_bytes: 100_000 } });
+      const source = await startSource(run);
+      const { work, weights } = source.addresses;
+      const actor = track(
+        fork(join(root, "test/fixtures/impatient-actor.mjs"), [run.file, work, weights], { stdio: ["ignore", "inherit", "pipe", "ipc"] }),
+      );
+      await source.publish(randomWeights(1), 0);
+      await source.batch(0);
+      await source.publish(randomWeights(2), 1);
+      // The actor's patience is one second: without heartbeats it would be gone long before the end of this.
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 4_000);
+      // No turn of this thread's event loop has passed: all of this happened elsewhere.
+      const { records } = readBatchFile(batchFile(join(run.runDir, "trajectories"), 2));
+      expect(records).toHaveLength(8);
+      for (const r of records)
+        expect(r.type === "trajectory" && r.group.completions.every((c) => c.versions[0]!.iteration === 1)).toBe(true);
+      expect(actor.exitCode).toBeNull();
+      expect(await source.stats()).toMatchObject({ actors_live: 1, groups_received: 24 });
+    });
+
+  it("tasks of an actor killed with -9 are answered by another", async () => {
+    const run = makeRun({ max_completion_length: 200 });
+    const source = await startSource(run);
+    const victim = startActor(run, source);
+    await source.publish(randomWeights(1), 0);
+    while (((await source.stats())["tasks_leased"] ?? 0) === 0) await pause(5);
+    victim.kill("SIGKILL");
+    while (((await source.stats())["actors_lost"] ?? 0) === 0) await pause(20);
+    startActor(run, source, 1);
+    expect((await source.batch(0)).groups).toHaveLength(8);
+    expect((await source.stats())["tasks_released_actor_gone"]).toBeGreaterThan(0);
+  });
+
+  it("a resumed run takes batches from the journal without any actor", async () => {
+    const run = makeRun();
+    const first = await startSource(run);
+    startActor(run, first);
+    const packed = randomWeights(1);
+    await first.publish(packed, 0);
+    const before = await first.batch(0);
+    await first.recordAdvantages(0, new Map(before.groups.map((g) => [g.taskId, g.completions.map((c) => new Float32Array(c.ids.length))])));
+    await first.publish(randomWeights(2), 1);
+    const batch1 = await first.batch(1);
+    await first.close();
+    const second = await startSource(run, 1);
+    await second.publish(randomWeights(2), 1);
+    const again = await second.batch(1);
+    expect(again.groups).toEqual(batch1.groups);
+    expect(await second.stats()).toMatchObject({ journal_groups_reused: expect.any(Number), actors_live: 0 });
+  });
+
+  it("an actor stops with 0 when the learner ends, when told by its parent, and when its parent is gone", async () => {
+    const run = makeRun();
+    const source = await startSource(run);
+    const actors = [startActor(run, source, 0), startActor(run, source, 1), startActor(run, source, 2), startActor(run, source, 3)];
+    while ((await source.stats())["actors_live"] !== 4) await pause(20);
+    const exits = actors.map(exitOf);
+    actors[0]!.send({ type: "stop" });
+    actors[1]!.disconnect();
+    actors[2]!.kill("SIGTERM");
+    for (const i of [0, 1, 2]) expect(await exits[i]).toMatchObject({ code: 0 });
+    expect((await exits[1])!.stderr).toContain("the launcher is gone");
+    expect((await source.stats())["actors_live"]).toBe(1);
+    await source.close();
+    expect(await exits[3]).toMatchObject({ code: 0 });
+  });
+
+  it("a used port, and a setting an actor cannot work with, give one message", async () => {
+    const port = await freePorts();
+    const server = createServer().listen(port, "127.0.0.1");
+    cleanups.push(() => server.close());
+    await new Promise((done) => server.once("listening", done));
+    const run = makeRun({ transport: { address: `tcp://127.0.0.1:${port}` } });
+    await expect(RemoteSource.start({ ...run, firstIteration: 0, layout })).rejects.toThrow(
+      `tcp://127.0.0.1:${port}: expected a free port`,
+    );
+    const actor = track(fork(join(root, "dist/actors/main.js"), ["--index", "3"], { stdio: ["ignore", "inherit", "pipe", "ipc"] }));
+    const said = new Promise((done) => actor.once("message", done));
+    expect(await exitOf(actor)).toMatchObject({ code: 1, stderr: expect.not.stringContaining("    at ") as string });
+    expect(await said).toMatchObject({ type: "error", user: true });
+  });
+});
+
+function pause(ms: number): Promise<void> {
+  return new Promise((done) => setTimeout(done, ms));
+}
+
+/** A port that is free now, as is the one after it. */
+async function freePorts(): Promise<number> {
+  for (;;) {
+    const server = createServer().listen(0, "127.0.0.1");
+    await new Promise((done) => server.once("listening", done));
+    const { port } = server.address() as { port: number };
+    const next = createServer().listen(port + 1, "127.0.0.1");
+    const free = await new Promise<boolean>((done) => next.once("listening", () => done(true)).once("error", () => done(false)));
+    await Promise.all([server, next].map((s) => new Promise((done) => s.close(done))));
+    if (free && port < 65_534) return port;
+  }
+}

@@ -1,0 +1,160 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { beforeEach, describe, expect, test, vi } from "vitest";
+import { cli, createProgram } from "../../src/cli.js";
+import { guarded } from "../../src/entry.js";
+import { UserError } from "../../src/errors.js";
+import { launch } from "../../src/launch.js";
+
+let stdout = "";
+let stderr = "";
+beforeEach(() => {
+  stdout = stderr = "";
+  vi.spyOn(process.stdout, "write").mockImplementation((text) => ((stdout += String(text)), true));
+  vi.spyOn(process.stderr, "write").mockImplementation((text) => ((stderr += String(text)), true));
+  return () => vi.restoreAllMocks();
+});
+/** Exit code of a command line, told as the entry points tell it. */
+const run = (main: (argv: string[]) => Promise<number>, line: string) => {
+  const argv = line.split(" ").filter((word) => word !== "");
+  return guarded(() => main(argv), argv.includes("--debug"));
+};
+
+describe("cli", () => {
+  test("--help lists every command and loads none of their libraries", async () => {
+    expect(await run(cli, "--help")).toBe(0);
+    for (const { name } of createProgram().commands.map((command) => ({ name: command.name() })))
+      expect(stdout).toContain(name);
+    expect(stdout).toMatch(
+      /setup[\s\S]*sft[\s\S]*infer[\s\S]*eval[\s\S]*logprobs[\s\S]*trajectories[\s\S]*prepare-starter/,
+    );
+    // static imports of the entry points' modules: only what parsing needs
+    const heavy =
+      /from "(onnxruntime-node|@tensorflow\/[^"]+|zeromq|@huggingface\/[^"]+|\.\/learner\/[^"]+|\.\/actors\/[^"]+|\.\/commands\/(?!options)[^"]+)"/;
+    for (const file of ["cli.ts", "launch.ts"])
+      expect(readFileSync(new URL(`../../src/${file}`, import.meta.url), "utf8")).not.toMatch(heavy);
+  });
+
+  test("--version is the package's", async () => {
+    expect(await run(cli, "--version")).toBe(0);
+    const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
+      version: string;
+    };
+    expect(stdout).toBe(`${version}\n`);
+  });
+
+  test.each([
+    ["", /^Usage: finellama/],
+    ["infr", /^error: unknown command 'infr'.*infer/s],
+    ["infer --prompt hi", /^error: required option '--model <dir>' not specified\n$/],
+    ["infer --model m --prompt hi --max-new-tokens 0", /'0' is invalid. Expected a whole number >= 1.\n$/],
+    ["infer --model m --prompt hi --temperature 0", /Expected a number > 0.\n$/],
+    ["logprobs --model m --input f --engine gpu", /Allowed choices are actor, learner/],
+    ["eval --model m --data starter --out o --limit many", /Expected a whole number >= 1/],
+    ["trajectories", /^error: missing required argument 'run_dir'\n$/],
+    ["sft --model m --data d --out o --lerning-rate 1", /unknown option '--lerning-rate'.*--learning-rate/s],
+  ])("%j exits 1 with one message", async (line, message) => {
+    expect(await run(cli, line)).toBe(1);
+    expect(stderr).toMatch(message);
+    expect(stderr).not.toMatch(/^ {4}at /m);
+    expect(stdout).toBe("");
+  });
+
+  test("options reach a command typed and with defaults", async () => {
+    const program = createProgram();
+    const infer = program.commands.find((command) => command.name() === "infer")!;
+    let options: unknown;
+    infer.action((given) => (options = given));
+    await program.parseAsync(["infer", "--model", "m", "--prompt", "-5 + 3?", "--max-new-tokens", "32", "--json"], {
+      from: "user",
+    });
+    expect(options).toEqual({
+      model: "m",
+      prompt: "-5 + 3?",
+      maxNewTokens: 32,
+      json: true,
+      raw: false,
+      greedy: false,
+      seed: 42,
+      threads: 0,
+    });
+  });
+});
+
+describe("errors", () => {
+  test("a UserError is one line without a stack, with one under --debug; a defect keeps its stack", async () => {
+    expect(await guarded(() => Promise.reject(new UserError("x is 3, expected 4.")), false)).toBe(1);
+    expect(stderr).toBe("error: x is 3, expected 4.\n");
+    stderr = "";
+    expect(await guarded(() => Promise.reject(new UserError("x")), true)).toBe(1);
+    expect(stderr).toMatch(/^UserError: x\n {4}at /);
+    stderr = "";
+    expect(await guarded(() => Promise.reject(new TypeError("y")), false)).toBe(1);
+    expect(stderr).toMatch(/^TypeError: y\n {4}at /);
+  });
+});
+
+describe("launch", () => {
+  test("--help lists flags and configuration keys", async () => {
+    expect(await run(launch, "--help")).toBe(0);
+    for (const part of ["--algo", "--resume [dir]", "--serial", "--dry-run", "actors.max_restarts = 3", "Precedence:"])
+      expect(stdout).toContain(part);
+  });
+
+  test("--dry-run prints the resolved configuration and starts nothing", async () => {
+    expect(
+      await run(launch, "--algo ppo --dry-run --max-steps 3 --seed 5 --actors 2 --run-dir /tmp/no-such-run --lam=0.9"),
+    ).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({
+      algo: "ppo",
+      max_steps: 3,
+      seed: 5,
+      actors: { num: 2 },
+      lam: 0.9,
+      run_dir: "/tmp/no-such-run",
+    });
+    expect(stderr).toContain("configs/starter.yaml");
+  });
+
+  test.each([
+    ["--algo dpo", /^error: option '--algo <name>' argument 'dpo' is invalid/],
+    ["--seed x", /'x' is invalid. Expected a whole number/],
+    ["--resme", /nearest valid one is --resume/],
+    ["--learnin_rate=1", /nearest valid one is "learning_rate"/],
+    ["--resume /nowhere", /expected the directory of a run, found no config.json/],
+    ["--resume --config a.yaml", /remove --config/],
+    ["--model.path=/nowhere", /^error: \/nowhere\/config.json: expected a Hugging Face model config/],
+  ])("%s exits 1 with one line", async (line, message) => {
+    expect(await run(launch, line)).toBe(1);
+    expect(stderr).toMatch(message);
+    expect(stderr.trimEnd()).not.toContain("\n");
+  });
+
+  test("a model or data that cannot serve is refused before anything is written", async () => {
+    const dir = mkdtempSync(join(tmpdir(), "launch-"));
+    const shape = {
+      vocab_size: 9,
+      hidden_size: 8,
+      intermediate_size: 8,
+      num_hidden_layers: 1,
+      num_attention_heads: 2,
+      max_position_embeddings: 64,
+    };
+    const model = (json: object) => writeFileSync(join(dir, "config.json"), JSON.stringify({ ...shape, ...json }));
+    model({ model_type: "gpt2" });
+    expect(await run(launch, `--model.path=${dir} --run-dir ${dir}/run`)).toBe(1);
+    expect(stderr).toMatch(/model_type is "gpt2", expected "qwen2" or "llama"/);
+    model({ model_type: "qwen2" });
+    stderr = "";
+    expect(await run(launch, `--model.path=${dir} --max_completion_length=64 --run-dir ${dir}/run`)).toBe(1);
+    expect(stderr).toMatch(/leaves no room for a prompt/);
+    stderr = "";
+    expect(
+      await run(launch, `--model.path=${dir} --max_completion_length=16 --data.train=none.jsonl --run-dir ${dir}/run`),
+    ).toBe(1);
+    expect(stderr).toMatch(/data.train: expected "starter" or a JSONL file, found nothing/);
+    expect(() => readFileSync(join(dir, "run/config.json"))).toThrow();
+    rmSync(dir, { recursive: true });
+  });
+});

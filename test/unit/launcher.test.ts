@@ -1,0 +1,249 @@
+import { spawn, type ChildProcess } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { beforeEach, describe, expect, test } from "vitest";
+import { runConfigSchema } from "../../src/config/schema.js";
+import { configFile } from "../../src/launcher/run-dir.js";
+import { supervise, type SuperviseOptions } from "../../src/launcher/supervise.js";
+import type { ProgressEvent } from "../../src/protocol/progress.js";
+
+const fixture = (name: string) => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url));
+let runDir = "";
+const launchers: ChildProcess[] = [];
+beforeEach(() => {
+  runDir = mkdtempSync(join(tmpdir(), "launcher-"));
+  mkdirSync(join(runDir, "logs"));
+  return () => {
+    // after a failed test; their children follow when the channel closes
+    for (const launcher of launchers.splice(0)) launcher.kill("SIGKILL");
+    rmSync(runDir, { recursive: true });
+  };
+});
+
+const lines = (name: string) => readFileSync(join(runDir, name), "utf8").trimEnd().split("\n");
+const isAlive = (pid: number) =>
+  existsSync(`/proc/${pid}`) && !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+const survivors = () => lines("pids").map(Number).filter(isAlive);
+
+/** Supervises the fakes in this process; `fakes` chooses what they do. */
+function start(
+  fakes: Record<string, string>,
+  options: Partial<SuperviseOptions> & { num?: number; onEvent?: (event: ProgressEvent) => void } = {},
+) {
+  const config = runConfigSchema.parse({ max_steps: 40, actors: { num: options.num ?? 1, max_restarts: 2 } });
+  writeFileSync(configFile(runDir), JSON.stringify(config));
+  const events: ProgressEvent[] = [];
+  Object.assign(process.env, { FAKE_LEARNER: "train", FAKE_ACTOR: "wait", ...fakes });
+  const run = supervise({
+    runDir,
+    actors: config.actors,
+    threads: { learner: 1, actor: 1 },
+    scripts: { learner: fixture("fake-learner.mjs"), actor: fixture("fake-actor.mjs") },
+    serial: false,
+    resume: false,
+    debug: false,
+    onActors: () => {},
+    ...options,
+    onEvent: (event) => {
+      events.push(event);
+      options.onEvent?.(event);
+    },
+  });
+  return { run, events };
+}
+
+describe("supervision", () => {
+  test("a healthy run: actors get the learner's addresses, all events arrive, nobody is left", async () => {
+    const { run, events } = start({}, { num: 2 });
+    const { summary, failure } = await run.ended;
+    expect(failure).toBeUndefined();
+    expect(summary).toMatchObject({ iterations: 40, stopped: false });
+    expect(lines("actors").toSorted()).toEqual([
+      "0 ipc:///tmp/work ipc:///tmp/weights 1",
+      "1 ipc:///tmp/work ipc:///tmp/weights 1",
+    ]);
+    const iterations = events.filter((event) => event.type === "iteration");
+    expect(iterations.map((event) => event.iteration)).toEqual(Array.from({ length: 40 }, (_, i) => i + 1));
+    // NaN survives the channel
+    expect(iterations[0]!.metrics["kl"]).toBeNaN();
+    expect(survivors()).toEqual([]);
+  });
+
+  test("a dead actor is started again and counted", async () => {
+    const counts: number[][] = [];
+    const { run, events } = start(
+      { FAKE_ACTOR: "die-once", FAKE_STEP_MS: "15" },
+      { onActors: (...now) => counts.push(now) },
+    );
+    expect((await run.ended).failure).toBeUndefined();
+    expect(lines("actors")).toHaveLength(2);
+    expect(counts).toEqual([
+      [1, 0],
+      [1, 1],
+    ]);
+    const told = events.filter((event) => event.type === "log");
+    expect(told).toEqual([
+      {
+        type: "log",
+        message: "actor-0 exited with code 3 before the run was over. Restarting it (1 of at most 2 restarts).",
+      },
+    ]);
+  });
+
+  test("when restarts are used up the learner still saves, and the run fails with the actor's log", async () => {
+    const { run } = start({ FAKE_ACTOR: "die", FAKE_LEARNER: "wait" });
+    const { summary, failure } = await run.ended;
+    expect(lines("actors")).toHaveLength(3);
+    expect(summary).toMatchObject({ stopped: true });
+    expect(failure).toContain("| out of luck");
+    expect(failure).toContain("actors.max_restarts (2) is used up");
+    expect(survivors()).toEqual([]);
+  });
+
+  test("a user error of a child is the whole message, and an actor's is not tried again", async () => {
+    expect(await start({ FAKE_LEARNER: "user-error" }).run.ended).toEqual({
+      failure: "data.train: the file holds no problems, expected at least one.",
+    });
+    const { run } = start({ FAKE_LEARNER: "wait", FAKE_ACTOR: "user-error" });
+    expect((await run.ended).failure).toBe("model.safetensors is truncated.");
+    expect(lines("actors")).toHaveLength(1);
+  });
+
+  test("a crash shows the end of the log, of this start only, and where it lies", async () => {
+    writeFileSync(join(runDir, "logs/learner.log"), "an earlier session\n");
+    const { failure } = await start({ FAKE_LEARNER: "crash" }).run.ended;
+    expect(failure).toMatch(/^learner exited with code 1 before the run was over\./);
+    expect(failure).toContain("  | TypeError: a defect of the learner");
+    expect(failure).toContain(`Its log: ${join(runDir, "logs/learner.log")}`);
+    expect(failure).not.toContain("an earlier session");
+  });
+
+  test("a learner killed from outside fails the run and takes the actors along", async () => {
+    const { run } = start(
+      { FAKE_LEARNER: "wait" },
+      {
+        onEvent: (event) =>
+          event.type === "iteration" && event.iteration === 3 && process.kill(Number(lines("pids")[0]), "SIGKILL"),
+      },
+    );
+    const { summary, failure } = await run.ended;
+    expect(summary).toBeUndefined();
+    expect(failure).toMatch(/^learner was killed by SIGKILL/);
+    expect(survivors()).toEqual([]);
+  });
+
+  test("stop ends a run that would go on, kill ends one that does not listen", async () => {
+    const waiting = start(
+      { FAKE_LEARNER: "wait" },
+      { onEvent: (event) => event.type === "iteration" && event.iteration === 5 && waiting.run.stop() },
+    );
+    expect((await waiting.run.ended).summary).toMatchObject({ stopped: true });
+    const deaf = start({ FAKE_LEARNER: "deaf" }, { onEvent: (event) => event.type === "ready" && deaf.run.kill() });
+    expect((await deaf.run.ended).summary).toBeUndefined();
+    expect(survivors()).toEqual([]);
+  });
+});
+
+const built = existsSync(fileURLToPath(new URL("../../dist/launch.js", import.meta.url)));
+// the launcher as a process of its own needs the build, which `npm test` makes first
+describe.skipIf(!built)("the launcher as a process", () => {
+  /** Starts it; `until` ends the wait for output. */
+  function launch(fakes: Record<string, string>, ...args: string[]) {
+    const model = join(runDir, "model");
+    mkdirSync(model, { recursive: true });
+    // a resumed run has its model from config.json
+    const which = args.includes("--resume") ? [] : [`--model.path=${model}`];
+    const shape = {
+      vocab_size: 512,
+      hidden_size: 64,
+      intermediate_size: 64,
+      num_hidden_layers: 1,
+      num_attention_heads: 2,
+    };
+    writeFileSync(
+      join(model, "config.json"),
+      JSON.stringify({ model_type: "qwen2", max_position_embeddings: 512, ...shape }),
+    );
+    const child = spawn(
+      process.execPath,
+      [fixture("launch-with-fakes.mjs"), ...which, "--run-dir", join(runDir, "run"), ...args],
+      {
+        env: { ...process.env, FAKE_LEARNER: "train", FAKE_ACTOR: "wait", ...fakes },
+        stdio: ["ignore", "pipe", "pipe"],
+        cwd: runDir,
+      },
+    );
+    launchers.push(child);
+    const text = { out: "", err: "" };
+    child.stderr.on("data", (data: Buffer) => (text.err += data.toString()));
+    const seen = (marker: string) =>
+      new Promise<void>((resolve) => {
+        child.stdout.on("data", () => text.out.includes(marker) && resolve());
+      });
+    child.stdout.prependListener("data", (data: Buffer) => (text.out += data.toString()));
+    const exited = new Promise<number | null>((resolve) => child.on("close", resolve));
+    return { child, text, seen, exited };
+  }
+  const orphans = () => lines("run/pids").map(Number).filter(isAlive);
+
+  test("plain output when stdout is no terminal, with the closing table; exit code 0", async () => {
+    const { text, exited } = launch({}, "--max-steps", "3");
+    expect(await exited).toBe(0);
+    expect(text.out).toMatch(/^No --config given/);
+    expect(text.out.match(/ step \d\/3 /g)).toEqual([" step 1/3 ", " step 2/3 ", " step 3/3 "]);
+    expect(text.out).toMatch(/sampled +41.2 % .* \+21.8 points/);
+    // no terminal control sequences
+    expect(text.out.includes("\u001B")).toBe(false);
+    expect(text.err).toBe("");
+  });
+
+  test.each([
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+  ] as const)(
+    "%s: the learner saves, exit code %i, no orphan, and --resume goes on from there",
+    async (signal, code) => {
+      const { child, text, seen, exited } = launch({ FAKE_LEARNER: "wait" });
+      await seen("step   2/");
+      child.kill(signal);
+      expect(await exited).toBe(code);
+      expect(text.out).toContain("--resume");
+      expect(orphans()).toEqual([]);
+      const done = Number(readFileSync(join(runDir, "run/iteration"), "utf8"));
+      const again = launch({}, "--resume", "--max-steps", String(done + 2));
+      expect(await again.exited).toBe(0);
+      expect(again.text.out.match(/ step +\d+\//g)!.map((step) => Number(/\d+/.exec(step)![0]))).toEqual([
+        done + 1,
+        done + 2,
+      ]);
+    },
+  );
+
+  test("a second signal kills at once", async () => {
+    const { child, seen, exited } = launch({ FAKE_LEARNER: "deaf" });
+    await seen("learner ready");
+    child.kill("SIGINT");
+    await seen("Once more");
+    child.kill("SIGINT");
+    expect(await exited).toBe(130);
+    expect(orphans()).toEqual([]);
+  });
+
+  test("a killed launcher leaves no orphan", async () => {
+    const { child, seen, exited } = launch({ FAKE_LEARNER: "wait" });
+    await seen("step   2/");
+    child.kill("SIGKILL");
+    await exited;
+    await expect.poll(orphans, { timeout: 10_000 }).toEqual([]);
+  });
+
+  test("a user error is told once, plainly, and frees the directory", async () => {
+    const { text, exited } = launch({ FAKE_LEARNER: "user-error" });
+    expect(await exited).toBe(1);
+    expect(text.err).toBe("error: data.train: the file holds no problems, expected at least one.\n");
+    expect(text.out).not.toContain("holds no problems");
+    expect(existsSync(join(runDir, "run/config.json"))).toBe(false);
+  });
+});

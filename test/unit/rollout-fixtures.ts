@@ -1,0 +1,204 @@
+/** Small stand-ins for tests of the rollout path: tasks, groups, a deterministic engine, actors over real sockets. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { MessageChannel } from "node:worker_threads";
+import { afterEach } from "vitest";
+import { Actor } from "../../src/actors/actor.js";
+import type { ActorOptions } from "../../src/actors/actor.js";
+import { serveEngine } from "../../src/actors/engine-thread.js";
+import type { Engine, GenerateRequest, GeneratedGroup } from "../../src/actors/engine-types.js";
+import { Dispatcher } from "../../src/learner/dispatcher.js";
+import type { DispatcherOptions } from "../../src/learner/dispatcher.js";
+import { Ledger } from "../../src/learner/ledger.js";
+import type { LedgerOptions } from "../../src/learner/ledger.js";
+import { layoutSize, packShapes } from "../../src/model/layout.js";
+import type { PolicyVersion } from "../../src/model/weights.js";
+import { hashPacked } from "../../src/model/weights.js";
+import type { Completion, Task, TrajectoryGroup } from "../../src/protocol/messages.js";
+import { taskSeed } from "../../src/protocol/seeds.js";
+import type { Addresses } from "../../src/protocol/sockets.js";
+import { resolveAddresses } from "../../src/protocol/sockets.js";
+
+/** 1000 float32 weights: 4000 bytes, so several chunks of 512. */
+export const layout = packShapes([
+  ["a", [30, 30]],
+  ["b", [100]],
+]);
+
+export function weights(iteration: number): { packed: Float32Array; version: PolicyVersion } {
+  const packed = Float32Array.from({ length: layoutSize(layout) }, (_, i) => i + iteration * 1_000);
+  return { packed, version: { iteration, sha256: hashPacked(packed, layout) } };
+}
+
+export function makeTask(taskId: string, fields: Partial<Task> = {}): Task {
+  return {
+    taskId,
+    kind: "train",
+    batch: 0,
+    promptIds: Int32Array.of(1, 2, 3),
+    groupSize: 2,
+    seed: taskSeed(7, taskId),
+    minIteration: 0,
+    sampling: { temperature: 1, maxNewTokens: 4, stopIds: [0] },
+    problem: { question: "1+1?", answer: "#### 2" },
+    ...fields,
+  };
+}
+
+/** Tokens are a function of the task's seed alone, as the real engine's are. */
+export function generate(request: GenerateRequest, version: PolicyVersion): GeneratedGroup {
+  const completions = Array.from({ length: request.groupSize }, (_, c) => {
+    const ids = Int32Array.from({ length: 1 + ((Number(request.seed % 97n) + c) % 3) }, (_, t) => 1 + t + c);
+    const logprobs = Float32Array.from(ids, (id) => -id / 8);
+    return { ids, logprobs, finishReason: "length" as const, versions: [{ ...version, fromToken: 0 }] };
+  });
+  return { requestId: request.requestId, completions, timing: { queuedMs: 0, prefillMs: 1, decodeMs: 2 } };
+}
+
+/** Rewards 0, 1, 2, … by completion, unless `equal`. */
+export function scored(taskId: string, generated: GeneratedGroup, actorId: string, equal = false): TrajectoryGroup {
+  const completions = generated.completions.map(
+    ({ logprobs, ...rest }, c): Completion => ({
+      ...rest,
+      behaviourLogprobs: logprobs,
+      rewards: { correctness: equal ? 1 : c },
+      rewardErrors: [],
+      outcome: "wrong",
+    }),
+  );
+  return { taskId, actorId, completions, timing: generated.timing };
+}
+
+export function answer(task: Task, version: PolicyVersion, actorId = "actor", equal = false): TrajectoryGroup {
+  const { taskId: requestId, promptIds, groupSize, seed, sampling } = task;
+  return scored(task.taskId, generate({ requestId, promptIds, groupSize, seed, sampling }, version), actorId, equal);
+}
+
+/** An engine without a model. `speed` requests finish in a step; 0 = it hangs. */
+export class FakeEngine implements Engine {
+  version: PolicyVersion = { iteration: -1, sha256: "" };
+  readonly loads: PolicyVersion[] = [];
+  speed = Infinity;
+  private queue: GenerateRequest[] = [];
+
+  get pending(): number {
+    return this.queue.length;
+  }
+
+  load(packed: Float32Array, iteration: number): PolicyVersion {
+    if (this.queue.length > 0) throw new Error("weights changed under rows in flight");
+    this.version = { iteration, sha256: hashPacked(packed, layout) };
+    this.loads.push(this.version);
+    return this.version;
+  }
+
+  submit(request: GenerateRequest): void {
+    this.queue.push(request);
+  }
+
+  async step(): Promise<GeneratedGroup[]> {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    return this.queue.splice(0, this.speed).map((request) => generate(request, this.version));
+  }
+
+  async dispose(): Promise<void> {}
+}
+
+const cleanups: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup();
+});
+/** Runs after the test, last registered first. */
+export function later(cleanup: () => unknown): void {
+  cleanups.push(cleanup);
+}
+
+export function temporaryDirectory(): string {
+  const directory = mkdtempSync(join(tmpdir(), "frl-test-"));
+  later(() => rmSync(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+export function ledgerOptions(fields: Partial<LedgerOptions> = {}): LedgerOptions {
+  return {
+    taskAt: (batch, slot, replacement) =>
+      makeTask(`b${batch}-${slot}${replacement === 0 ? "" : `-r${replacement}`}`, {
+        batch,
+        minIteration: Math.max(0, batch - (fields.maxStaleness ?? 1)),
+      }),
+    groupsPerBatch: 4,
+    maxBatches: 100,
+    maxStaleness: 1,
+    maxReplacements: 0,
+    rewardsEqual: (group) => group.completions.every((c) => c.rewards["correctness"] === 1),
+    leaseMs: 60_000,
+    firstIteration: 0,
+    runDir: fields.runDir ?? temporaryDirectory(),
+    log: () => {},
+    onFatal: (error) => {
+      throw error;
+    },
+    ...fields,
+  };
+}
+
+/** A dispatcher on sockets of its own, with fast heartbeats. */
+export async function startDispatcher(
+  ledgerFields: Partial<LedgerOptions> = {},
+  fields: Partial<DispatcherOptions> = {},
+): Promise<{ dispatcher: Dispatcher; ledger: Ledger; addresses: Addresses }> {
+  const { addresses, cleanup } = resolveAddresses("ipc");
+  later(cleanup);
+  const ledger = new Ledger(ledgerOptions(ledgerFields));
+  const { log, onFatal } = ledgerOptions({ runDir: "unused", ...ledgerFields });
+  const dispatcher = await Dispatcher.start({
+    addresses,
+    chunkBytes: 512,
+    minCapacityRows: 2,
+    ledger,
+    log,
+    onFatal,
+    heartbeatMs: 20,
+    silenceMs: 500,
+    ...fields,
+  });
+  later(async () => {
+    await dispatcher.close("test over");
+    await ledger.close();
+  });
+  return { dispatcher, ledger, addresses };
+}
+
+/** A whole actor in this process around a fake engine. */
+export function startActor(
+  addresses: Addresses,
+  engine: FakeEngine = new FakeEngine(),
+  fields: Partial<ActorOptions> = {},
+): { actor: Actor; engine: FakeEngine } {
+  const { port1, port2 } = new MessageChannel();
+  serveEngine(port1, engine);
+  const actor = new Actor({
+    addresses,
+    index: 0,
+    capacityRows: 4,
+    weightBytes: layoutSize(layout) * 4,
+    engine: port2,
+    score: async (task, generated, actorId) => scored(task.taskId, generated, actorId),
+    log: () => {},
+    heartbeatMs: 20,
+    silenceMs: 2_000,
+    ...fields,
+  });
+  actor.done.catch(() => {});
+  later(async () => {
+    await actor.close("test over");
+    port1.close();
+  });
+  return { actor, engine };
+}
+
+/** Waits until `condition` holds; the test's own timeout is the limit. */
+export async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+}

@@ -1,0 +1,113 @@
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { beforeEach, expect, test } from "vitest";
+import { readRunConfig } from "../../src/config/load.js";
+import { runConfigSchema } from "../../src/config/schema.js";
+import { UserError } from "../../src/errors.js";
+import {
+  checkNewRunDir,
+  checkResumableRunDir,
+  claimRunDir,
+  configFile,
+  latestRunDir,
+  newRunDir,
+} from "../../src/launcher/run-dir.js";
+import { planThreads } from "../../src/launcher/threads.js";
+
+let root = "";
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), "run-dir-"));
+  return () => rmSync(root, { recursive: true });
+});
+const config = runConfigSchema.parse({ max_steps: 7 });
+
+test("a claimed directory holds the resolved configuration and logs/", () => {
+  const dir = join(root, "deep/run");
+  claimRunDir(dir, config)();
+  claimRunDir(dir, config);
+  expect(readRunConfig(configFile(dir))).toEqual(config);
+  expect(existsSync(join(dir, "logs"))).toBe(true);
+});
+
+test("a directory that holds a run is refused for a new one, whatever else lies in an old directory is not", () => {
+  const dir = join(root, "run");
+  checkNewRunDir(dir);
+  mkdirSync(dir);
+  writeFileSync(join(dir, "notes.txt"), "");
+  checkNewRunDir(dir);
+  claimRunDir(dir, config);
+  expect(() => checkNewRunDir(dir)).toThrow(/already holds a run.*--resume.*--run-dir/);
+  expect(() => checkNewRunDir(join(dir, "notes.txt"))).toThrow(UserError);
+});
+
+test("a run that ended before it produced anything frees its name; one that trained keeps it", () => {
+  const [empty, trained] = [join(root, "empty"), join(root, "trained")];
+  claimRunDir(empty, config)();
+  checkNewRunDir(empty);
+  const release = claimRunDir(trained, config);
+  writeFileSync(join(trained, "metrics.jsonl"), "{}\n");
+  release();
+  expect(() => checkNewRunDir(trained)).toThrow(UserError);
+  // the directory is free for a resume
+  claimRunDir(trained, config)();
+  expect(existsSync(configFile(trained))).toBe(true);
+});
+
+test("resuming needs a run", () => {
+  expect(() => checkResumableRunDir(root)).toThrow(/found no config.json/);
+  expect(() => latestRunDir(root)).toThrow(/found none/);
+});
+
+test("a directory run by a living process is refused, one left behind by a dead or another process is not", () => {
+  const dir = join(root, "run");
+  claimRunDir(dir, config);
+  expect(() => claimRunDir(dir, config)).toThrow(new RegExp(`being run by process ${process.pid}`));
+  const owner = join(dir, "launcher.json");
+  const me = JSON.parse(readFileSync(owner, "utf8")) as { pid: number; started: string | null };
+  writeFileSync(owner, JSON.stringify({ ...me, pid: 2 ** 30 }));
+  claimRunDir(dir, config);
+  // the same pid given to a later process
+  writeFileSync(owner, JSON.stringify({ ...me, started: "1" }));
+  claimRunDir(dir, config);
+  writeFileSync(owner, "cut sho");
+  claimRunDir(dir, config);
+});
+
+test("the latest run is the one started last", () => {
+  for (const [name, seconds] of [
+    ["b", 2000],
+    ["a", 3000],
+    ["c", 1000],
+  ] as const) {
+    mkdirSync(join(root, "runs", name), { recursive: true });
+    writeFileSync(configFile(join(root, "runs", name)), "{}");
+    utimesSync(configFile(join(root, "runs", name)), seconds, seconds);
+  }
+  mkdirSync(join(root, "runs/no-run"));
+  expect(latestRunDir(root)).toBe(join(root, "runs/a"));
+});
+
+test("names of runs carry algorithm and time, and never collide", () => {
+  const now = new Date(2026, 0, 2, 3, 4, 5);
+  const first = newRunDir("ppo", root, now);
+  expect(first).toBe(join(root, "runs/ppo-20260102-030405"));
+  mkdirSync(first, { recursive: true });
+  expect(newRunDir("ppo", root, now)).toBe(`${first}-2`);
+});
+
+test("threads: equal shares, the rest to the learner, at least one each, fixed numbers kept", () => {
+  const plan = (cores: number, num: number, actor = 0, learner = 0, serial = false) =>
+    planThreads(
+      cores,
+      { actors: { ...config.actors, num, threads: actor }, learner: { ...config.learner, threads: learner } },
+      serial,
+    );
+  expect(plan(2, 1)).toEqual({ learner: 1, actor: 1 });
+  expect(plan(8, 1)).toEqual({ learner: 4, actor: 4 });
+  expect(plan(8, 2)).toEqual({ learner: 4, actor: 2 });
+  expect(plan(2, 4)).toEqual({ learner: 1, actor: 1 });
+  expect(plan(8, 2, 1)).toEqual({ learner: 6, actor: 1 });
+  expect(plan(8, 2, 0, 2)).toEqual({ learner: 2, actor: 3 });
+  expect(plan(8, 1, 0, 0, true)).toEqual({ learner: 8, actor: 0 });
+});

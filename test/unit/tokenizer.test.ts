@@ -1,0 +1,145 @@
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import fc from "fast-check";
+import { afterAll, beforeEach, describe, expect, it } from "vitest";
+import { readModelConfig } from "../../src/model/config.js";
+import { type ChatMessage, loadTokenizer } from "../../src/model/tokenizer.js";
+
+const starter = fileURLToPath(new URL("../../assets/starter", import.meta.url));
+const config = readModelConfig(starter);
+const tokenizer = loadTokenizer(starter, config);
+/** Made by test/reference/tokenizer_reference.py with transformers' AutoTokenizer. */
+const golden = JSON.parse(readFileSync(new URL("../golden/tokenizer.json", import.meta.url), "utf8")) as {
+  texts: { text: string; ids: number[] }[];
+  chats: { messages: ChatMessage[]; addGenerationPrompt: boolean; ids: number[] }[];
+  decoded: { ids: number[]; text: string; skipped: string }[];
+};
+
+const folder = mkdtempSync(join(tmpdir(), "finellama-tokenizer-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+beforeEach(() => {
+  for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"])
+    cpSync(join(starter, name), join(folder, name));
+  rmSync(join(folder, "chat_template.jinja"), { force: true });
+});
+/** Changes fields of one of the folder's JSON files; undefined removes a field. */
+function edit(name: string, changes: Record<string, unknown>): void {
+  const json = JSON.parse(readFileSync(join(folder, name), "utf8")) as Record<string, unknown>;
+  writeFileSync(join(folder, name), JSON.stringify({ ...json, ...changes }));
+}
+
+describe("against transformers", () => {
+  it.each(golden.texts)("encodes $text alike", ({ text, ids }) => {
+    expect(Array.from(tokenizer.encode(text))).toEqual(ids);
+  });
+
+  it("renders and encodes chats alike, special tokens in a message included", () => {
+    expect(golden.chats.length).toBeGreaterThan(50);
+    for (const { messages, addGenerationPrompt, ids } of golden.chats)
+      expect(Array.from(tokenizer.chatPrompt(messages, { addGenerationPrompt }))).toEqual(ids);
+  });
+
+  it("decodes alike, broken UTF-8 and special tokens included", () => {
+    expect(golden.decoded.some(({ text }) => text.includes("\uFFFD"))).toBe(true);
+    for (const { ids, text, skipped } of golden.decoded) {
+      expect(tokenizer.decode(ids)).toBe(text);
+      expect(tokenizer.decode(Int32Array.from(ids), { skipSpecial: true })).toBe(skipped);
+    }
+  });
+});
+
+describe("the starter's tokenizer", () => {
+  it("gives back any text, up to Unicode's composed form", () => {
+    fc.assert(
+      fc.property(fc.string({ unit: "grapheme" }), (text) => {
+        expect(tokenizer.decode(tokenizer.encode(text))).toBe(text.normalize("NFC"));
+      }),
+    );
+  });
+
+  it("gives each digit a token", () => {
+    expect(tokenizer.encode("1234567890").length).toBe(10);
+  });
+
+  it("stops at both of Qwen2.5's end tokens and pads with <|endoftext|>", () => {
+    const [endOfText, endOfTurn] = [tokenizer.encode("<|endoftext|>"), tokenizer.encode("<|im_end|>")];
+    expect([endOfText.length, endOfTurn.length]).toEqual([1, 1]);
+    expect(tokenizer.stopIds).toEqual([endOfText[0], endOfTurn[0]]);
+    expect(tokenizer.padId).toBe(endOfText[0]);
+  });
+
+  it("fits its embedding exactly", () => {
+    expect(tokenizer.vocabSize).toBe(config.vocabSize);
+  });
+});
+
+describe("a model folder", () => {
+  it("whose largest id does not fit the embedding is refused with both numbers", () => {
+    expect(() => loadTokenizer(folder, { ...config, vocabSize: 511 })).toThrow(/largest id is 511, .* has 511 rows/);
+  });
+
+  it("may have embedding rows without a token: they decode to nothing", () => {
+    const larger = loadTokenizer(folder, { ...config, vocabSize: 600 });
+    expect(larger.decode([599, ...larger.encode("5+5"), 550])).toBe("5+5");
+    expect(larger.decode([599])).toBe("");
+    expect(larger.decode([])).toBe("");
+  });
+
+  it("stops at generation_config.json's ids and the tokenizer's eos; without either, at config.json's", () => {
+    edit("generation_config.json", { eos_token_id: 7 });
+    edit("tokenizer_config.json", { eos_token: { content: "<|im_end|>", special: true } });
+    expect(loadTokenizer(folder).stopIds).toEqual([7, 511]);
+    rmSync(join(folder, "generation_config.json"));
+    expect(loadTokenizer(folder).stopIds).toEqual([511]);
+    edit("tokenizer_config.json", { eos_token: null });
+    edit("config.json", { eos_token_id: [3, 5] });
+    expect(loadTokenizer(folder).stopIds).toEqual([3, 5]);
+    edit("config.json", { eos_token_id: null });
+    expect(() => loadTokenizer(folder)).toThrow(/expected an end-of-text token/);
+  });
+
+  it("pads with the first stop id when it names no pad token", () => {
+    edit("tokenizer_config.json", { pad_token: undefined });
+    expect(loadTokenizer(folder).padId).toBe(509);
+  });
+
+  it("may keep its chat template in chat_template.jinja, or among named ones", () => {
+    const messages: ChatMessage[] = [{ role: "user", content: "hi" }];
+    const templateOf = (text: string): string =>
+      `{%- for message in messages %}${text}{{ message['content'] }}{{ eos_token }}{%- endfor %}`;
+    edit("tokenizer_config.json", {
+      chat_template: [
+        { name: "tools", template: "no" },
+        { name: "default", template: templateOf("A") },
+      ],
+    });
+    expect(loadTokenizer(folder).renderChat(messages)).toBe("Ahi<|im_end|>");
+    writeFileSync(join(folder, "chat_template.jinja"), templateOf("B"));
+    expect(loadTokenizer(folder).renderChat(messages)).toBe("Bhi<|im_end|>");
+  });
+
+  it("without a chat template still encodes, and says what chat needs", () => {
+    edit("tokenizer_config.json", { chat_template: undefined });
+    const raw = loadTokenizer(folder);
+    expect(raw.encode("5").length).toBe(1);
+    expect(() => raw.chatPrompt([{ role: "user", content: "hi" }])).toThrow(/expected a chat template/);
+  });
+
+  it("whose template refuses the messages passes its reason on", () => {
+    edit("tokenizer_config.json", { chat_template: "{{ raise_exception('no system role') }}" });
+    expect(() => loadTokenizer(folder).chatPrompt([{ role: "user", content: "hi" }])).toThrow(
+      /cannot render.*no system role/,
+    );
+  });
+
+  it("without a tokenizer, or with a damaged one, is refused by name", () => {
+    writeFileSync(join(folder, "tokenizer.json"), "{");
+    expect(() => loadTokenizer(folder)).toThrow(/tokenizer\.json: expected JSON/);
+    writeFileSync(join(folder, "tokenizer.json"), '{"model": {"type": "Nonsense"}}');
+    expect(() => loadTokenizer(folder)).toThrow(/tokenizer\.json: expected a tokenizer/);
+    rmSync(join(folder, "tokenizer.json"));
+    expect(() => loadTokenizer(folder)).toThrow(/found no tokenizer\.json/);
+  });
+});
