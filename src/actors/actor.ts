@@ -198,7 +198,8 @@ export class Actor {
 
   private answered(generated: GeneratedGroup): void {
     const task = this.running.get(generated.requestId);
-    if (task === undefined) return this.fail(new Error(`the engine answered ${generated.requestId}, which it was not asked`));
+    if (task === undefined)
+      return this.fail(new Error(`the engine answered ${generated.requestId}, which it was not asked`));
     this.running.delete(task.taskId);
     this.scoring.add(task.taskId);
     if (this.running.size === 0) this.markTime(false);
@@ -262,9 +263,14 @@ export class Actor {
     // Nothing may be sampled with weights of an unknown identity.
     this.version = null;
     this.count("weights_hash_mismatches");
-    this.options.log("error", "loaded weights have another hash than announced", { expected: expected.sha256, found: version.sha256 });
+    this.options.log("error", "loaded weights have another hash than announced", {
+      expected: expected.sha256,
+      found: version.sha256,
+    });
     if (++this.hashMismatches >= MAX_HASH_MISMATCHES)
-      return this.fail(new Error(`weights of iteration ${expected.iteration} arrived damaged ${MAX_HASH_MISMATCHES} times`));
+      return this.fail(
+        new Error(`weights of iteration ${expected.iteration} arrived damaged ${MAX_HASH_MISMATCHES} times`),
+      );
     this.refreshWeights().catch(this.fail);
   }
 
@@ -277,7 +283,11 @@ export class Actor {
     const paused = now - this.lastTickMs > 3 * heartbeatMs;
     this.lastTickMs = now;
     if (!paused && now - this.lastLearnerMs > silenceMs)
-      return this.fail(new UserError(`The learner has been silent for ${silenceMs / 1_000} s: it is gone, or its machine is. Resume the run with --resume.`));
+      return this.fail(
+        new UserError(
+          `The learner has been silent for ${silenceMs / 1_000} s: it is gone, or its machine is. Resume the run with --resume.`,
+        ),
+      );
     this.sendHeartbeat();
     for (const answer of this.unacked.values()) {
       if (now - answer.sentMs < RESEND_MS) continue;

@@ -7,6 +7,8 @@ import type { MessagePort } from "node:worker_threads";
 import { isMainThread, parentPort, workerData } from "node:worker_threads";
 import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "../model/config.js";
+import type { LoraSpec } from "../model/lora.js";
+import { loadPacked } from "../model/safetensors.js";
 import type { PolicyVersion } from "../model/weights.js";
 import type { Engine, EngineOptions, GenerateRequest, GeneratedGroup } from "./engine-types.js";
 
@@ -26,49 +28,61 @@ export type FromEngine =
 export interface EngineThreadData {
   readonly model: ModelConfig;
   readonly options: EngineOptions;
+  /** Adapters arrive instead of whole weights; the base is read from the model's folder. */
+  readonly lora: { readonly spec: LoraSpec; readonly baseFolder: string } | null;
 }
 
 /** Serves `engine` on `port` until told to stop. */
 export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "close">, engine: Engine): void {
-  let running = false;
-  let stopping = false;
+  const state = { running: false, stopping: false };
   let steps = 0;
   const post = (message: FromEngine) => port.postMessage(message);
-  const fail = (error: unknown) => post({ type: "failed", message: messageOf(error), user: error instanceof UserError });
+  const fail = (error: unknown) =>
+    post({ type: "failed", message: messageOf(error), user: error instanceof UserError });
   const run = async () => {
-    running = true;
-    while (engine.pending > 0 && !stopping) {
+    state.running = true;
+    while (engine.pending > 0 && !state.stopping) {
       const groups = await engine.step();
       post({ type: "stepped", steps: ++steps, groups });
       // Lets submitted requests in, so that they join the next segment.
       await nextTurn();
     }
-    running = false;
-    if (stopping) await end();
+    state.running = false;
+    if (state.stopping) await end();
   };
   const end = async () => {
     await engine.dispose();
     port.close();
   };
+  const load = async (packed: Float32Array, iteration: number) =>
+    post({ type: "loaded", version: await engine.load(packed, iteration) });
   port.on("message", (message: ToEngine) => {
     try {
       if (message.type === "stop") {
-        stopping = true;
-        if (!running) end().catch(fail);
+        state.stopping = true;
+        if (!state.running) end().catch(fail);
         return;
       }
-      if (message.type === "load") return post({ type: "loaded", version: engine.load(message.packed, message.iteration) });
+      if (message.type === "load") {
+        void load(message.packed, message.iteration).catch(fail);
+        return;
+      }
       engine.submit(message.request);
-      if (!running) run().catch(fail);
+      if (!state.running) run().catch(fail);
     } catch (error) {
       fail(error);
     }
   });
 }
 
-async function main({ model, options }: EngineThreadData): Promise<void> {
+async function main({ model, options, lora }: EngineThreadData): Promise<void> {
   const { OrtEngine } = await import("./engine.js");
-  serveEngine(parentPort!, await OrtEngine.create(model, options));
+  const { AdapterMerger } = await import("./adapter.js");
+  const merger =
+    lora === null
+      ? null
+      : await AdapterMerger.create(model, lora.spec, loadPacked(lora.baseFolder, model), options.threads);
+  serveEngine(parentPort!, await OrtEngine.create(model, options, merger));
 }
 
 if (!isMainThread && parentPort !== null)

@@ -43,10 +43,10 @@ export interface Engine {
   /** Weights now in use. */
   readonly version: PolicyVersion;
   /**
-   * Adopts packed weights (layout of src/model/layout.ts). Called only while no row is in flight;
+   * Adopts published weights (layout of src/model/published.ts). Called only while no row is in flight;
    * the engine copies them into an arena of its own, hashes what it holds, and returns that version.
    */
-  load(packed: Float32Array, iteration: number): PolicyVersion;
+  load(packed: Float32Array, iteration: number): PolicyVersion | Promise<PolicyVersion>;
   /** Queues a request; it joins the batch at the next segment boundary with room. */
   submit(request: GenerateRequest): void;
   /** Rows and queued requests not yet finished. */

@@ -13,6 +13,7 @@ import { layoutSize, weightLayout } from "../model/layout.js";
 import type { LayoutEntry } from "../model/layout.js";
 import { hashPacked } from "../model/weights.js";
 import type { PolicyVersion } from "../model/weights.js";
+import type { AdapterMerger } from "./adapter.js";
 import { chooseBlockSize } from "./blocks.js";
 import { checkRequest } from "./check-request.js";
 import type { Engine, EngineOptions, GenerateRequest, GeneratedCompletion, GeneratedGroup } from "./engine-types.js";
@@ -56,6 +57,7 @@ interface Group {
 
 export class OrtEngine implements Engine {
   private readonly layout: LayoutEntry[];
+  private readonly merger: AdapterMerger | null;
   private readonly arena: Float32Array;
   private readonly weights: Feeds = {};
   private readonly config: ModelConfig;
@@ -74,7 +76,9 @@ export class OrtEngine implements Engine {
     options: EngineOptions,
     prefillSession: InferenceSession,
     segmentSession: InferenceSession,
+    merger: AdapterMerger | null,
   ) {
+    this.merger = merger;
     this.config = config;
     this.options = options;
     this.prefillSession = prefillSession;
@@ -89,8 +93,15 @@ export class OrtEngine implements Engine {
     this.prompts = new PromptCache(config);
   }
 
-  /** Builds the graphs and their sessions; weights come with the first `load`. */
-  static async create(config: ModelConfig, options: EngineOptions): Promise<OrtEngine> {
+  /**
+   * Builds the graphs and their sessions; weights come with the first `load`.
+   * @param merger with LoRA: `load` takes adapters, which it merges into the base
+   */
+  static async create(
+    config: ModelConfig,
+    options: EngineOptions,
+    merger: AdapterMerger | null = null,
+  ): Promise<OrtEngine> {
     const session: InferenceSession.SessionOptions = {
       intraOpNumThreads: options.threads,
       interOpNumThreads: 1,
@@ -104,7 +115,7 @@ export class OrtEngine implements Engine {
       buildSegmentGraph(config, options.maxRows, options.segmentLength),
       session,
     );
-    return new OrtEngine(config, options, prefill, segment);
+    return new OrtEngine(config, options, prefill, segment, merger);
   }
 
   get version(): PolicyVersion {
@@ -116,14 +127,22 @@ export class OrtEngine implements Engine {
     return this.queue.length + this.active.reduce((sum, group) => sum + group.rows.length, 0);
   }
 
-  load(packed: Float32Array, iteration: number): PolicyVersion {
+  async load(packed: Float32Array, iteration: number): Promise<PolicyVersion> {
     if (this.busy || this.active.length > 0) throw new Error("weights may only change while no row is in flight");
-    if (packed.length !== this.arena.length) {
-      throw new Error(`packed weights have ${packed.length} elements, the model has ${this.arena.length}`);
+    const expected = layoutSize(this.merger?.layout ?? this.layout);
+    if (packed.length !== expected) {
+      throw new Error(`published weights have ${packed.length} elements, expected ${expected}`);
     }
-    this.arena.set(packed);
-    this.loaded = { iteration, sha256: hashPacked(this.arena, this.layout) };
-    return this.loaded;
+    this.busy = true;
+    try {
+      if (this.merger === null) this.arena.set(packed);
+      const sha256 =
+        this.merger === null ? hashPacked(this.arena, this.layout) : await this.merger.mergeInto(this.arena, packed);
+      this.loaded = { iteration, sha256 };
+      return this.loaded;
+    } finally {
+      this.busy = false;
+    }
   }
 
   submit(request: GenerateRequest): void {

@@ -20,8 +20,12 @@ export async function openModel(folder: string, threads: number): Promise<LocalM
   const config = readModelConfig(folder);
   const tokenizer = loadTokenizer(folder, config);
   const packed = loadPacked(folder, config);
-  const engine = await OrtEngine.create(config, { threads: threads || availableParallelism(), maxRows: 64, segmentLength: 8 });
-  engine.load(packed, 0);
+  const engine = await OrtEngine.create(config, {
+    threads: threads || availableParallelism(),
+    maxRows: 64,
+    segmentLength: 8,
+  });
+  await engine.load(packed, 0);
   return { config, tokenizer, engine };
 }
 

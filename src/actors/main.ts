@@ -9,7 +9,7 @@ import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { runConfigSchema } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
-import type { ProgressEvent } from "../protocol/progress.js";
+import type { LauncherMessage, ProgressEvent } from "../protocol/progress.js";
 
 const CLOSE_TIMEOUT_MS = 20_000;
 
@@ -40,15 +40,21 @@ async function main(): Promise<string> {
   const asked = new Promise<string>((resolve) => {
     process.once("SIGTERM", () => resolve("SIGTERM"));
     // Under a launcher Ctrl-C reaches every process of the terminal; the launcher decides what it means.
-    process.on("SIGINT", () => process.send ?? resolve("SIGINT"));
-    process.on("message", (message: { type?: string }) => message.type === "stop" && resolve("the launcher said stop"));
+    process.on("SIGINT", () => {
+      if (process.send === undefined) resolve("SIGINT");
+    });
+    process.on("message", (message: LauncherMessage) => {
+      if (message.type === "stop") resolve("the launcher said stop");
+    });
     process.once("disconnect", () => resolve("the launcher is gone"));
   });
-  return Promise.race([asked, actor.done]).finally(() => {
+  try {
+    return await Promise.race([asked, actor.done]);
+  } finally {
     // A session that never returns must not outlive the run.
     setTimeout(() => process.kill(process.pid, "SIGKILL"), CLOSE_TIMEOUT_MS).unref();
-    return actor.close("stopping");
-  });
+    await actor.close("stopping");
+  }
 }
 
 main().then(

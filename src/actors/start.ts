@@ -5,7 +5,8 @@ import { Worker } from "node:worker_threads";
 import pino from "pino";
 import type { RunConfig } from "../config/schema.js";
 import { readModelConfig } from "../model/config.js";
-import { layoutSize, weightLayout } from "../model/layout.js";
+import { layoutSize } from "../model/layout.js";
+import { publishedLayout } from "../model/published.js";
 import { loadTokenizer } from "../model/tokenizer.js";
 import type { Addresses } from "../protocol/sockets.js";
 import { SILENCE_MS } from "../protocol/sockets.js";
@@ -42,13 +43,18 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
   const logger = pino({ base: { role: "actor", index } }, pino.destination({ dest: file, sync: true }));
 
   const { max_rows: maxRows, segment_length: segmentLength } = config.actors;
-  const workerData: EngineThreadData = { model, options: { threads, maxRows, segmentLength } };
+  const lora = config.lora.enabled ? config.lora : null;
+  const workerData: EngineThreadData = {
+    model,
+    options: { threads, maxRows, segmentLength },
+    lora: lora === null ? null : { spec: lora, baseFolder: config.model.path },
+  };
   const engine = new Worker(new URL("./engine-thread.js", import.meta.url), { workerData });
   const actor = new Actor({
     addresses,
     index,
     capacityRows: maxRows,
-    weightBytes: layoutSize(weightLayout(model)) * 4,
+    weightBytes: layoutSize(publishedLayout(model, lora)) * 4,
     engine,
     score: makeScorer(tokenizer, rewards),
     log: (level, message, fields = {}) => logger[level](fields, message),

@@ -18,7 +18,17 @@ export async function runEval(options: EvalOptions): Promise<void> {
   const dataset = loadDataset(options.data, "validation");
   const n = Math.min(options.limit ?? (options.data === "starter" ? STARTER_PROBLEMS : dataset.size), dataset.size);
   const { config, tokenizer, engine } = await openModel(options.model, options.threads);
-  const rewards = await loadRewards({ functions: [{ name: "correctness", weight: 1 }, { name: "format", weight: 1 }], max_error_rate: 0, overlong_buffer: 0 }, options.maxNewTokens);
+  const rewards = await loadRewards(
+    {
+      functions: [
+        { name: "correctness", weight: 1 },
+        { name: "format", weight: 1 },
+      ],
+      max_error_rate: 0,
+      overlong_buffer: 0,
+    },
+    options.maxNewTokens,
+  );
   const score = makeScorer(tokenizer, rewards);
   const problems = Array.from({ length: n }, (_, i) => dataset.problem(i));
   const prompts = problems.map(({ id, question }) => {
@@ -26,10 +36,18 @@ export async function runEval(options: EvalOptions): Promise<void> {
     if (options.system !== undefined) messages.unshift({ role: "system", content: options.system });
     const ids = tokenizer.chatPrompt(messages);
     if (ids.length + options.maxNewTokens > config.maxPositions)
-      throw new UserError(`${id}: the prompt has ${ids.length} tokens; with --max-new-tokens ${options.maxNewTokens} that is more than the model's context of ${config.maxPositions}. Lower --max-new-tokens.`);
+      throw new UserError(
+        `${id}: the prompt has ${ids.length} tokens; with --max-new-tokens ${options.maxNewTokens} that is more than the model's context of ${config.maxPositions}. Lower --max-new-tokens.`,
+      );
     return ids;
   });
-  const result: Record<string, unknown> = { model: options.model, data: options.data, n, temperature: options.temperature, weights_sha256: engine.version.sha256 };
+  const result: Record<string, unknown> = {
+    model: options.model,
+    data: options.data,
+    n,
+    temperature: options.temperature,
+    weights_sha256: engine.version.sha256,
+  };
   for (const mode of ["sampled", "greedy"] as const) {
     const temperature = mode === "greedy" ? 0 : options.temperature;
     const tasks = problems.map(({ id, question, answer }, i) => ({
@@ -43,13 +61,24 @@ export async function runEval(options: EvalOptions): Promise<void> {
       sampling: { temperature, maxNewTokens: options.maxNewTokens, stopIds: tokenizer.stopIds },
       problem: { question, answer },
     }));
-    const bar = new SingleBar({ format: `${mode.padEnd(7)} {bar} {value}/{total}  ETA {eta_formatted}`, hideCursor: true, noTTYOutput: false, stream: process.stderr });
+    const bar = new SingleBar({
+      format: `${mode.padEnd(7)} {bar} {value}/{total}  ETA {eta_formatted}`,
+      hideCursor: true,
+      noTTYOutput: false,
+      stream: process.stderr,
+    });
     bar.start(n, 0);
     const started = performance.now();
-    const generated = await generateAll(engine, tasks.map((task) => ({ ...task, requestId: task.taskId })), (done) => bar.update(done));
+    const generated = await generateAll(
+      engine,
+      tasks.map((task) => ({ ...task, requestId: task.taskId })),
+      (done) => bar.update(done),
+    );
     bar.stop();
     const seconds = (performance.now() - started) / 1000;
-    const completions = (await Promise.all(generated.map((group, i) => score(tasks[i]!, group, "eval")))).map((group) => group.completions[0]!);
+    const completions = (await Promise.all(generated.map((group, i) => score(tasks[i]!, group, "eval")))).map(
+      (group) => group.completions[0]!,
+    );
     const correct = completions.filter((completion) => completion.outcome === "correct").length;
     const ci95 = wilsonInterval(correct, n);
     const share = (count: number): number => count / n;
@@ -64,7 +93,9 @@ export async function runEval(options: EvalOptions): Promise<void> {
       correct: completions.map((completion) => Number(completion.outcome === "correct")),
     };
     const percent = (x: number): string => (100 * x).toFixed(1);
-    console.log(`${mode.padEnd(7)} accuracy ${percent(share(correct))} %  (95 % interval ${percent(ci95[0])} to ${percent(ci95[1])}, n = ${n})`);
+    console.log(
+      `${mode.padEnd(7)} accuracy ${percent(share(correct))} %  (95 % interval ${percent(ci95[0])} to ${percent(ci95[1])}, n = ${n})`,
+    );
   }
   await engine.dispose();
   mkdirSync(dirname(options.out), { recursive: true });

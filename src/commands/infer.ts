@@ -29,7 +29,10 @@ export async function runInfer(options: InferOptions): Promise<void> {
   const { ids, finishReason } = group!.completions[0]!;
   await engine.dispose();
   const text = tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);
-  if (options.json) console.log(JSON.stringify({ prompt_ids: [...promptIds], completion_ids: [...ids], text, finish_reason: finishReason }));
+  if (options.json)
+    console.log(
+      JSON.stringify({ prompt_ids: [...promptIds], completion_ids: [...ids], text, finish_reason: finishReason }),
+    );
   else console.log(text);
 }
 
@@ -37,6 +40,9 @@ export async function runInfer(options: InferOptions): Promise<void> {
 function generationTemperature(folder: string): number {
   const file = join(folder, "generation_config.json");
   if (!existsSync(file)) return 1;
-  const { do_sample: sample, temperature } = JSON.parse(readFileSync(file, "utf8")) as { do_sample?: boolean; temperature?: number };
+  const { do_sample: sample, temperature } = JSON.parse(readFileSync(file, "utf8")) as {
+    do_sample?: boolean;
+    temperature?: number;
+  };
   return sample === false ? 0 : (temperature ?? 1);
 }

@@ -5,7 +5,10 @@ import { UserError, messageOf } from "../errors.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
 import type { LogprobsOptions } from "./options.js";
 
-const lineSchema = z.object({ prompt_ids: z.array(z.int().nonnegative()).nonempty(), completion_ids: z.array(z.int().nonnegative()).nonempty() });
+const lineSchema = z.object({
+  prompt_ids: z.array(z.int().nonnegative()).nonempty(),
+  completion_ids: z.array(z.int().nonnegative()).nonempty(),
+});
 
 interface Sequence {
   readonly promptIds: Int32Array;
@@ -15,18 +18,22 @@ interface Sequence {
 export async function runLogprobs(options: LogprobsOptions): Promise<void> {
   const config = readModelConfig(options.model);
   const sequences = readSequences(options.input, config);
-  const logprobs = options.engine === "actor" ? await fromActor(options, sequences) : await fromLearner(options, config, sequences);
+  const logprobs =
+    options.engine === "actor" ? await fromActor(options, sequences) : await fromLearner(options, config, sequences);
   for (const values of logprobs) console.log(JSON.stringify({ logprobs: [...values] }));
 }
 
 function readSequences(file: string, config: ModelConfig): Sequence[] {
   let lines: string[];
   try {
-    lines = readFileSync(file, "utf8").split("\n").filter((line) => line.trim() !== "");
+    lines = readFileSync(file, "utf8")
+      .split("\n")
+      .filter((line) => line.trim() !== "");
   } catch (error) {
     throw new UserError(`--input ${file}: expected a JSONL file, found none that can be read (${messageOf(error)}).`);
   }
-  if (lines.length === 0) throw new UserError(`--input ${file}: expected lines {"prompt_ids": […], "completion_ids": […]}, found none.`);
+  if (lines.length === 0)
+    throw new UserError(`--input ${file}: expected lines {"prompt_ids": […], "completion_ids": […]}, found none.`);
   return lines.map((line, i) => {
     let json: unknown;
     try {
@@ -35,12 +42,18 @@ function readSequences(file: string, config: ModelConfig): Sequence[] {
       throw new UserError(`${file} line ${i + 1}: expected JSON (${messageOf(error)}).`);
     }
     const parsed = lineSchema.safeParse(json);
-    if (!parsed.success) throw new UserError(`${file} line ${i + 1}: expected {"prompt_ids": […], "completion_ids": […]}: ${z.prettifyError(parsed.error)}`);
+    if (!parsed.success)
+      throw new UserError(
+        `${file} line ${i + 1}: expected {"prompt_ids": […], "completion_ids": […]}: ${z.prettifyError(parsed.error)}`,
+      );
     const { prompt_ids: prompt, completion_ids: completion } = parsed.data;
     const tooLarge = [...prompt, ...completion].find((id) => id >= config.vocabSize);
-    if (tooLarge !== undefined) throw new UserError(`${file} line ${i + 1}: id ${tooLarge} does not fit the vocabulary of ${config.vocabSize}.`);
+    if (tooLarge !== undefined)
+      throw new UserError(`${file} line ${i + 1}: id ${tooLarge} does not fit the vocabulary of ${config.vocabSize}.`);
     if (prompt.length + completion.length > config.maxPositions)
-      throw new UserError(`${file} line ${i + 1}: ${prompt.length + completion.length} tokens, the model's context is ${config.maxPositions}.`);
+      throw new UserError(
+        `${file} line ${i + 1}: ${prompt.length + completion.length} tokens, the model's context is ${config.maxPositions}.`,
+      );
     return { promptIds: Int32Array.from(prompt), completion: Int32Array.from(completion) };
   });
 }
@@ -63,17 +76,27 @@ async function fromActor(options: LogprobsOptions, sequences: readonly Sequence[
 }
 
 /** The packed forward pass of training. */
-async function fromLearner(options: LogprobsOptions, config: ModelConfig, sequences: readonly Sequence[]): Promise<Float32Array[]> {
+async function fromLearner(
+  options: LogprobsOptions,
+  config: ModelConfig,
+  sequences: readonly Sequence[],
+): Promise<Float32Array[]> {
   const { startBackend } = await import("../learner/backend.js");
-  const { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } = await import("../learner/policy.js");
+  const { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } =
+    await import("../learner/policy.js");
   const { weightLayout } = await import("../model/layout.js");
   const { loadPacked } = await import("../model/safetensors.js");
   const { tf } = await startBackend(options.backend, options.threads);
-  const weights = { tensors: splitFlat(tf, tf.tensor1d(loadPacked(options.model, config)), weightLayout(config)), lora: null };
+  const weights = {
+    tensors: splitFlat(tf, tf.tensor1d(loadPacked(options.model, config)), weightLayout(config)),
+    lora: null,
+  };
   const out: Float32Array[] = [];
   for (const { promptIds, completion } of sequences) {
     const batch = prepareMicrobatch(tf, config, [{ promptIds, completions: [completion] }]);
-    const both = tf.tidy(() => completionLogprobs(tf, config, weights, hiddenStates(tf, config, weights, batch), batch, options.temperature));
+    const both = tf.tidy(() =>
+      completionLogprobs(tf, config, weights, hiddenStates(tf, config, weights, batch), batch, options.temperature),
+    );
     out.push(((await both.data()) as Float32Array).filter((_, i) => i % 2 === 0));
     both.dispose();
     disposeBatch(tf, batch);

@@ -20,7 +20,9 @@ export async function runSft(options: SftOptions): Promise<void> {
   const config = readModelConfig(options.model);
   const tokenizer = loadTokenizer(options.model, config);
   if (!options.resume && existsSync(join(options.out, "checkpoints")))
-    throw new UserError(`--out ${options.out}: already holds a training. Continue it with --resume, or choose another folder.`);
+    throw new UserError(
+      `--out ${options.out}: already holds a training. Continue it with --resume, or choose another folder.`,
+    );
   const { size, problem } = examples(options.data);
   // The chat's own end of turn: what the template writes after an assistant's message.
   const endOfTurn = tokenizer.stopIds.find((id) => tokenizer.decode([id]) === "<|im_end|>") ?? tokenizer.stopIds[0]!;
@@ -37,13 +39,26 @@ export async function runSft(options: SftOptions): Promise<void> {
   };
   const packed = options.fromScratch ? initialWeights(config, options.seed) : loadPacked(options.model, config);
   const backend = await startBackend(options.backend, 0);
-  console.log(`${packed.length.toLocaleString("en")} parameters, ${size.toLocaleString("en")} examples, ${backend.library}`);
+  console.log(
+    `${packed.length.toLocaleString("en")} parameters, ${size.toLocaleString("en")} examples, ${backend.library}`,
+  );
   const settings = {
     ...options,
     saveSteps: options.saveSteps === 0 ? options.maxSteps : options.saveSteps,
   };
   const show = progress(options.maxSteps);
-  await trainSft(backend.tf, config, packed, options.model, options.out, size, example, settings, options.resume, show.step);
+  await trainSft(
+    backend.tf,
+    config,
+    packed,
+    options.model,
+    options.out,
+    size,
+    example,
+    settings,
+    options.resume,
+    show.step,
+  );
   show.stop();
   console.log(`${options.out}: trained model (config.json, model.safetensors, tokenizer)`);
 }
@@ -66,7 +81,9 @@ function progress(total: number): { step: (progress: SftProgress) => void; stop:
         const mean = average(loss);
         if (step !== total && performance.now() - lastMs < 5000) return;
         lastMs = performance.now();
-        console.log(`step ${step}/${total}  loss ${mean.toFixed(4)}  grad norm ${gradNorm.toFixed(2)}  lr ${learningRate.toExponential(2)}`);
+        console.log(
+          `step ${step}/${total}  loss ${mean.toFixed(4)}  grad norm ${gradNorm.toFixed(2)}  lr ${learningRate.toExponential(2)}`,
+        );
       },
       stop: () => {},
     };

@@ -30,7 +30,8 @@ export async function trajectories(
   for (const batch of journalBatches(directory)) {
     const file = batchFile(directory, batch);
     const { records, tornBytes } = readBatchFile(file);
-    if (tornBytes > 0) warn(`${file}: the last ${tornBytes} bytes are no whole record (the run was killed while writing)`);
+    if (tornBytes > 0)
+      warn(`${file}: the last ${tornBytes} bytes are no whole record (the run was killed while writing)`);
     const advantages = new Map(records.filter((r) => r.type === "advantages").map((r) => [r.taskId, r.advantages]));
     for (const line of linesOf(batch, records, advantages, weights))
       if (!out.write(line)) await new Promise((resolve) => out.once("drain", resolve));
@@ -59,7 +60,11 @@ function* linesOf(
         reward: totalReward(completion.rewards, weights),
         rewards: completion.rewards,
         advantages: perToken === undefined ? null : [...perToken],
-        versions: completion.versions.map((v) => ({ from_token: v.fromToken, iteration: v.iteration, sha256: v.sha256 })),
+        versions: completion.versions.map((v) => ({
+          from_token: v.fromToken,
+          iteration: v.iteration,
+          sha256: v.sha256,
+        })),
         finish_reason: completion.finishReason,
         outcome: completion.outcome,
       };
@@ -71,7 +76,9 @@ function* linesOf(
 function readConfig(runDir: string) {
   const file = join(runDir, "config.json");
   if (!existsSync(file))
-    throw new UserError(`${runDir}: expected a run directory with config.json, found none. Give the folder a run was written to.`);
+    throw new UserError(
+      `${runDir}: expected a run directory with config.json, found none. Give the folder a run was written to.`,
+    );
   try {
     return runConfigSchema.parse(JSON.parse(readFileSync(file, "utf8")));
   } catch (error) {

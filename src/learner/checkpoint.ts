@@ -5,7 +5,18 @@
  * Knows files; knows nothing about what the state means.
  */
 import { createHash } from "node:crypto";
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { UserError, messageOf } from "../errors.js";
 import { readSafetensors, readTensor, writeSafetensors } from "../model/safetensors.js";
@@ -33,7 +44,12 @@ export function checkpointName(step: number): string {
  * @param writeModel fills the folder it is given with the model's own files
  * @returns the folder
  */
-export function saveCheckpoint(root: string, step: number, writeModel: (folder: string) => void, state: TrainingState): string {
+export function saveCheckpoint(
+  root: string,
+  step: number,
+  writeModel: (folder: string) => void,
+  state: TrainingState,
+): string {
   const folder = join(root, checkpointName(step));
   const temporary = `${folder}.tmp-${process.pid}`;
   rmSync(temporary, { recursive: true, force: true });
@@ -42,7 +58,11 @@ export function saveCheckpoint(root: string, step: number, writeModel: (folder: 
   const tensors = Object.entries(state.vectors).map(([name, data]) => ({ name, shape: [data.length], data }));
   writeSafetensors(join(temporary, "training_state.safetensors"), tensors);
   writeFileSync(join(temporary, "training_state.json"), `${JSON.stringify(state.values, null, 2)}\n`);
-  const sums = Object.fromEntries(readdirSync(temporary).sort().map((name) => [name, sha256(join(temporary, name))]));
+  const sums = Object.fromEntries(
+    readdirSync(temporary)
+      .sort()
+      .map((name) => [name, sha256(join(temporary, name))]),
+  );
   writeFileSync(join(temporary, CHECKSUMS), `${JSON.stringify(sums, null, 2)}\n`);
   for (const name of [...Object.keys(sums), CHECKSUMS, "."]) {
     const fd = openSync(join(temporary, name), "r");
@@ -65,7 +85,8 @@ export function listCheckpoints(root: string): number[] {
 
 /** Deletes all but the newest `keep` checkpoints. */
 export function pruneCheckpoints(root: string, keep: number): void {
-  for (const step of listCheckpoints(root).slice(0, -keep)) rmSync(join(root, checkpointName(step)), { recursive: true, force: true });
+  for (const step of listCheckpoints(root).slice(0, -keep))
+    rmSync(join(root, checkpointName(step)), { recursive: true, force: true });
 }
 
 /**
@@ -77,12 +98,17 @@ export function loadTrainingState(folder: string): TrainingState {
   try {
     sums = JSON.parse(readFileSync(join(folder, CHECKSUMS), "utf8")) as Record<string, string>;
   } catch (error) {
-    throw new UserError(`${join(folder, CHECKSUMS)}: expected the checksums of a checkpoint, found none that can be read (${messageOf(error)}). Resume from an older checkpoint: delete this folder.`);
+    throw new UserError(
+      `${join(folder, CHECKSUMS)}: expected the checksums of a checkpoint, found none that can be read (${messageOf(error)}). Resume from an older checkpoint: delete this folder.`,
+    );
   }
   for (const [name, expected] of Object.entries(sums)) {
     const file = join(folder, name);
     const found = existsSync(file) ? sha256(file) : "no file";
-    if (found !== expected) throw new UserError(`${file}: expected sha256 ${expected}, found ${found}. Resume from an older checkpoint: delete ${folder}.`);
+    if (found !== expected)
+      throw new UserError(
+        `${file}: expected sha256 ${expected}, found ${found}. Resume from an older checkpoint: delete ${folder}.`,
+      );
   }
   const stored = readSafetensors(join(folder, "training_state.safetensors"));
   const vectors = Object.fromEntries([...stored.values()].map((tensor) => [tensor.name, readTensor(tensor)]));

@@ -12,7 +12,7 @@ import { UserError, messageOf } from "../errors.js";
 import type { LayoutEntry } from "../model/layout.js";
 import { layoutSize } from "../model/layout.js";
 import type { PolicyVersion } from "../model/weights.js";
-import { hashPacked } from "../model/weights.js";
+import { publishedHash } from "../model/published.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import type { Addresses } from "../protocol/sockets.js";
 import { resolveAddresses } from "../protocol/sockets.js";
@@ -26,6 +26,8 @@ export interface DispatcherData {
   readonly runDir: string;
   readonly firstIteration: number;
   readonly layout: readonly LayoutEntry[];
+  /** Hash of the frozen base, part of every version's with LoRA; null without. */
+  readonly baseSha256: string | null;
   /** Two packed weight buffers, used in turn: one is written by the main thread while the other is served. */
   readonly buffers: readonly [SharedArrayBuffer, SharedArrayBuffer];
 }
@@ -64,7 +66,10 @@ export type ThreadMessage =
 async function main(data: DispatcherData): Promise<void> {
   const { config, runDir, firstIteration, layout, buffers } = data;
   mkdirSync(join(runDir, "logs"), { recursive: true });
-  const logger = pino({ base: { role: "dispatcher" } }, pino.destination({ dest: join(runDir, "logs", "dispatcher.jsonl"), sync: true }));
+  const logger = pino(
+    { base: { role: "dispatcher" } },
+    pino.destination({ dest: join(runDir, "logs", "dispatcher.jsonl"), sync: true }),
+  );
   const log = (level: "info" | "warn" | "error", message: string, fields = {}) => logger[level](fields, message);
   const onFatal = (error: unknown) => {
     log("error", messageOf(error));
@@ -87,7 +92,7 @@ async function main(data: DispatcherData): Promise<void> {
   const api: DispatcherApi = {
     async publish(buffer, iteration) {
       const packed = new Float32Array(buffers[buffer], 0, layoutSize(layout));
-      const version = { iteration, sha256: hashPacked(packed, layout) };
+      const version = { iteration, sha256: publishedHash(packed, layout, data.baseSha256) };
       dispatcher.publish(packed, version);
       log("info", "policy published", version);
       return version;

@@ -76,7 +76,11 @@ export class Dispatcher {
     const router = await bindRouter(options.addresses.work);
     try {
       const count = (name: string) => options.ledger.count(name);
-      return new Dispatcher(options, router, await WeightServer.bind(options.addresses.weights, options.chunkBytes, count));
+      return new Dispatcher(
+        options,
+        router,
+        await WeightServer.bind(options.addresses.weights, options.chunkBytes, count),
+      );
     } catch (error) {
       router.close();
       throw error;
@@ -110,7 +114,9 @@ export class Dispatcher {
     const totals = this.ledger.totals;
     const current = this.weights.announcement?.sha256;
     totals["actors_live"] = this.actors.size;
-    totals["actors_on_current_weights"] = [...this.actors.values()].filter((a) => a.report.version?.sha256 === current).length;
+    totals["actors_on_current_weights"] = [...this.actors.values()].filter(
+      (a) => a.report.version?.sha256 === current,
+    ).length;
     return totals;
   }
 
@@ -153,7 +159,10 @@ export class Dispatcher {
     this.assign();
   }
 
-  private welcome(id: string, { pid, index, capacityRows }: { pid: number; index: number; capacityRows: number }): void {
+  private welcome(
+    id: string,
+    { pid, index, capacityRows }: { pid: number; index: number; capacityRows: number },
+  ): void {
     const needed = this.options.minCapacityRows;
     if (capacityRows < needed) {
       const reason = `expected room for a group of ${needed} rows, found actors.max_rows ${capacityRows}`;
@@ -184,7 +193,8 @@ export class Dispatcher {
   private judge(group: TrajectoryGroup): void {
     const verdict = this.ledger.receive(group);
     const { taskId, actorId } = group;
-    if (verdict.kind === "refused") this.send(actorId, { type: "refused", taskId, reason: verdict.reason, fatal: false });
+    if (verdict.kind === "refused")
+      this.send(actorId, { type: "refused", taskId, reason: verdict.reason, fatal: false });
     else this.send(actorId, { type: "ack", taskId });
   }
 

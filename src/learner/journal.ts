@@ -213,7 +213,7 @@ function rewrite(path: string, records: readonly JournalRecord[]): void {
 }
 
 function writeAll(fd: number, bytes: Buffer): void {
-  for (let offset = 0; offset < bytes.length; ) offset += writeSync(fd, bytes, offset);
+  for (let offset = 0; offset < bytes.length;) offset += writeSync(fd, bytes, offset);
 }
 
 function fsyncDirectory(directory: string): void {

@@ -45,8 +45,8 @@ export class Ledger {
   private readonly refusals = new Map<string, number>();
   private readonly counters = new Map<string, number>();
   private readonly batchWaiters = new Map<number, Waiter<FinishedBatch>>();
-  private evaluationWaiter: (Waiter<TrajectoryGroup[]> & { readonly onDone: (done: number) => void; total: number }) | null =
-    null;
+  private evaluationWaiter:
+    (Waiter<TrajectoryGroup[]> & { readonly onDone: (done: number) => void; total: number }) | null = null;
   private recovered = false;
 
   constructor(options: LedgerOptions) {
@@ -67,7 +67,8 @@ export class Ledger {
 
   /** Makes a policy current. The first call also takes back what the journal holds of the batches still to be trained. */
   publish(version: PolicyVersion): void {
-    if (this.evaluationWaiter !== null) throw new Error("a policy was published while the one before was being evaluated");
+    if (this.evaluationWaiter !== null)
+      throw new Error("a policy was published while the one before was being evaluated");
     this.known.set(version.iteration, version.sha256);
     this.book.advance(version.iteration);
     if (!this.recovered) this.recover(version);
@@ -216,5 +217,9 @@ export class Ledger {
 }
 
 function samePrompt(a: Task, b: Task): boolean {
-  return a.seed === b.seed && a.promptIds.length === b.promptIds.length && a.promptIds.every((id, i) => id === b.promptIds[i]);
+  return (
+    a.seed === b.seed &&
+    a.promptIds.length === b.promptIds.length &&
+    a.promptIds.every((id, i) => id === b.promptIds[i])
+  );
 }

@@ -14,8 +14,9 @@ import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import { wilsonInterval } from "../eval/statistics.js";
 import { readModelConfig } from "../model/config.js";
-import { layoutSize } from "../model/layout.js";
+import { layoutSize, weightLayout } from "../model/layout.js";
 import { loadPacked } from "../model/safetensors.js";
+import { hashPacked } from "../model/weights.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import type { Accuracy, ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
 import { startBackend } from "./backend.js";
@@ -59,7 +60,8 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
   send({ type: "phase", name: "loading the model" });
   const backend = await startBackend(run.learner.backend, options.threads);
   const { tf } = backend;
-  for (const reason of backend.why) send({ type: "log", message: `learner backend ${backend.name}; passed over ${reason}` });
+  for (const reason of backend.why)
+    send({ type: "log", message: `learner backend ${backend.name}; passed over ${reason}` });
   const config = readModelConfig(run.model.path);
   const packed = loadPacked(run.model.path, config);
 
@@ -79,16 +81,29 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
   let before: Validation = saved?.before ?? {};
   const wallSeconds = (): number => (saved?.wallSeconds ?? 0) + (performance.now() - started) / 1000;
   const metricsFile = join(runDir, "metrics.jsonl");
-  keepMetricsUpTo(metricsFile, iteration);
+  const validationFile = join(runDir, "validation.jsonl");
+  for (const file of [metricsFile, validationFile]) keepLinesUpTo(file, iteration);
 
   const tasks = TaskSource.open(run);
   let source: RolloutSource;
   if (options.serial) {
     const { startSerialSource } = await import("./start-serial.js");
-    source = await startSerialSource(run, { runDir, firstIteration: iteration, config, threads: options.threads, tasks });
+    source = await startSerialSource(run, {
+      runDir,
+      firstIteration: iteration,
+      config,
+      threads: options.threads,
+      tasks,
+    });
   } else {
     const { RemoteSource } = await import("./remote-source.js");
-    const remote = await RemoteSource.start({ config: run, runDir, firstIteration: iteration, layout: model.publishedLayout });
+    const remote = await RemoteSource.start({
+      config: run,
+      runDir,
+      firstIteration: iteration,
+      layout: model.publishedLayout,
+      baseSha256: run.lora.enabled ? hashPacked(packed, weightLayout(config)) : null,
+    });
     send({ type: "listening", ...remote.addresses });
     source = remote;
   }
@@ -106,35 +121,53 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
     send({ type: "ready", backend: backend.library, parameters: layoutSize(model.publishedLayout), iteration });
 
     /** Largest |actor − learner| over some completions, in nats, each under the version that sampled it. */
-    const logprobGap = async (asked: readonly Task[], groups: readonly TrajectoryGroup[], limit: number): Promise<number | null> => {
+    const logprobGap = async (
+      asked: readonly Task[],
+      groups: readonly TrajectoryGroup[],
+      limit: number,
+    ): Promise<number | null> => {
       const chosen = groups.flatMap(({ completions }, i) => {
         const completion = completions[0]!;
         const weights = recent.get(completion.versions[0]?.iteration ?? -1);
-        return weights === undefined || completion.versions.length > 1 ? [] : [{ task: asked[i]!, completion, weights }];
+        return weights === undefined || completion.versions.length > 1
+          ? []
+          : [{ task: asked[i]!, completion, weights }];
       });
       let gap: number | null = null;
       for (const weights of new Set(chosen.slice(0, limit).map((one) => one.weights))) {
         const members = chosen.slice(0, limit).filter((one) => one.weights === weights);
-        const sequences = members.map(({ task, completion }) => ({ promptIds: task.promptIds, completions: [completion.ids] }));
+        const sequences = members.map(({ task, completion }) => ({
+          promptIds: task.promptIds,
+          completions: [completion.ids],
+        }));
         const mine = await updater.logprobsUnder(weights, sequences);
         members.forEach(({ completion }, i) => {
-          completion.behaviourLogprobs.forEach((theirs, t) => (gap = Math.max(gap ?? 0, Math.abs(theirs - mine[i]![t]!))));
+          completion.behaviourLogprobs.forEach(
+            (theirs, t) => (gap = Math.max(gap ?? 0, Math.abs(theirs - mine[i]![t]!))),
+          );
         });
       }
       return gap;
     };
 
-    const evaluate = async (when: "before" | "after" | number): Promise<Validation> => {
+    /** Null when the run was asked to stop meanwhile. */
+    const evaluate = async (when: "before" | "after" | number): Promise<Validation | null> => {
       const result: { sampled?: Accuracy; greedy?: Accuracy } = {};
       for (const mode of ["sampled", "greedy"] as const) {
         if (!run.eval[mode]) continue;
         const asked = tasks.evalTasks(iteration, run.eval.num_problems, mode);
-        const report = (done: number): void => send({ type: "phase", name: `evaluating (${mode})`, done, total: asked.length });
+        const report = (done: number): void =>
+          send({ type: "phase", name: `evaluating (${mode})`, done, total: asked.length });
         report(0);
-        const groups = await source.evaluate(asked, report);
+        const groups = await unlessStopped(source.evaluate(asked, report), stop);
+        if (groups === null) return null;
         if (mode === "sampled") checkGap(await logprobGap(asked, groups, 32), run);
         const correct = groups.filter((group) => group.completions[0]!.outcome === "correct").length;
-        result[mode] = { accuracy: correct / groups.length, ci95: wilsonInterval(correct, groups.length), n: groups.length };
+        result[mode] = {
+          accuracy: correct / groups.length,
+          ci95: wilsonInterval(correct, groups.length),
+          n: groups.length,
+        };
         send({ type: "validation", when, mode, ...result[mode] });
       }
       return result;
@@ -164,11 +197,11 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
       lastSaved = iteration;
     };
 
-    if (iteration === 0) before = await evaluate("before");
+    if (iteration === 0) before = (await evaluate("before")) ?? {};
 
     while (iteration < run.max_steps && !stop.aborted) {
       const begin = performance.now();
-      const batch = await waitFor(source.batch(iteration), stop);
+      const batch = await unlessStopped(source.batch(iteration), stop);
       if (batch === null) break;
       const waited = performance.now() - begin;
       checkRewardErrors(batch, run);
@@ -199,26 +232,24 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
       send({ type: "iteration", iteration, maxSteps: run.max_steps, metrics: line });
       const isLast = iteration === run.max_steps;
       if (run.eval_steps > 0 && iteration % run.eval_steps === 0 && !isLast && !stop.aborted) {
-        const { sampled, greedy } = await evaluate(iteration);
-        const at = { iteration, ...(sampled && { sampled }), ...(greedy && { greedy }) };
-        appendFileSync(join(runDir, "validation.jsonl"), `${JSON.stringify(at)}\n`);
+        const validation = await evaluate(iteration);
+        if (validation !== null) appendFileSync(validationFile, `${JSON.stringify({ iteration, ...validation })}\n`);
       }
       if (run.save_steps > 0 && iteration % run.save_steps === 0 && !isLast) await save();
     }
 
-    const stopped = iteration < run.max_steps;
     await save();
-    const after = stopped ? undefined : await evaluate("after");
+    const after = stop.aborted ? null : await evaluate("after");
     const summary: RunSummary = {
       algo: run.algo,
-      validation: { before, ...(after && { after }) },
+      validation: { before, ...(after !== null && { after }) },
       iterations: iteration,
       wall_seconds: wallSeconds(),
       train_seconds: trainSeconds,
       backend: `${backend.name} (${backend.library})`,
       commit: currentCommit(),
       checkpoint: lastSaved === undefined ? null : relative(runDir, join(checkpoints, checkpointName(lastSaved))),
-      stopped,
+      stopped: after === null,
     };
     writeFileSync(join(runDir, "summary.json.tmp"), `${JSON.stringify(summary, null, 2)}\n`);
     renameSync(join(runDir, "summary.json.tmp"), join(runDir, "summary.json"));
@@ -228,12 +259,13 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
   }
 }
 
-/** The batch, or null when the run is asked to stop while waiting for it. */
-function waitFor(batch: Promise<TrainingBatch>, stop: AbortSignal): Promise<TrainingBatch | null> {
+/** What the promise gives, or null when the run is asked to stop before that. */
+function unlessStopped<T>(promise: Promise<T>, stop: AbortSignal): Promise<T | null> {
+  if (stop.aborted) return Promise.resolve(null);
   return new Promise((resolve, reject) => {
     const onStop = (): void => resolve(null);
     stop.addEventListener("abort", onStop, { once: true });
-    batch.then(resolve, reject).finally(() => stop.removeEventListener("abort", onStop));
+    promise.then(resolve, reject).finally(() => stop.removeEventListener("abort", onStop));
   });
 }
 
@@ -255,7 +287,10 @@ function checkRewardErrors(batch: TrainingBatch, run: RunConfig): void {
   if (rate <= run.reward.max_error_rate) return;
   const counts = new Map<string, number>();
   for (const error of errors) counts.set(error, (counts.get(error) ?? 0) + 1);
-  const most = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 3).map(([error, n]) => `${n} × ${error}`);
+  const most = [...counts]
+    .sort((a, b) => b[1] - a[1])
+    .slice(0, 3)
+    .map(([error, n]) => `${n} × ${error}`);
   throw new UserError(
     `reward functions failed on ${(100 * rate).toFixed(1)} % of a batch's completions, more than reward.max_error_rate ` +
       `(${100 * run.reward.max_error_rate} %): ${most.join("; ")}. Mend the reward function, or raise the limit.`,
@@ -265,13 +300,15 @@ function checkRewardErrors(batch: TrainingBatch, run: RunConfig): void {
 /** Iterations between the policy that trains and the oldest one that sampled, over the batch's completions. */
 function stalenessOf(batch: TrainingBatch, iteration: number): { "staleness/mean": number; "staleness/max": number } {
   const values = batch.groups.flatMap((group) =>
-    group.completions.map((completion) => iteration - Math.min(...completion.versions.map((version) => version.iteration))),
+    group.completions.map(
+      (completion) => iteration - Math.min(...completion.versions.map((version) => version.iteration)),
+    ),
   );
   return { "staleness/mean": values.reduce((a, b) => a + b, 0) / values.length, "staleness/max": Math.max(...values) };
 }
 
 /** Drops lines of iterations that a resumed run will do again. */
-function keepMetricsUpTo(file: string, iteration: number): void {
+function keepLinesUpTo(file: string, iteration: number): void {
   if (!existsSync(file)) return;
   const lines = readFileSync(file, "utf8").split("\n");
   const kept = lines.filter((line) => {
@@ -289,7 +326,11 @@ function keepMetricsUpTo(file: string, iteration: number): void {
 function currentCommit(): string | null {
   try {
     const cwd = new URL(".", import.meta.url);
-    return execFileSync("git", ["rev-parse", "HEAD"], { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+    return execFileSync("git", ["rev-parse", "HEAD"], {
+      cwd,
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+    }).trim();
   } catch {
     return null;
   }

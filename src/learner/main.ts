@@ -25,7 +25,8 @@ async function main(): Promise<void> {
   const config = runConfigSchema.parse(JSON.parse(readFileSync(values.config, "utf8")));
   const stop = new AbortController();
   // Signals reach every process of a terminal or job; under a launcher, it decides what they mean.
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.send === undefined && stop.abort());
+  for (const signal of ["SIGINT", "SIGTERM"] as const)
+    process.on(signal, () => process.send === undefined && stop.abort());
   process.on("message", (message: LauncherMessage) => message.type === "stop" && stop.abort());
   process.once("disconnect", () => process.exit(1));
   const { runLearner } = await import("./loop.js");

@@ -13,8 +13,9 @@ import type { RunConfig } from "../config/schema.js";
 import type { ModelConfig } from "../model/config.js";
 import { layoutSize, packShapes, weightLayout, type LayoutEntry } from "../model/layout.js";
 import { saveModelFolder } from "../model/folder.js";
-import { loraLayout, saveAdapterFolder } from "../model/lora.js";
+import { saveAdapterFolder } from "../model/lora.js";
 import { mulberry32 } from "../model/random.js";
+import { publishedLayout } from "../model/published.js";
 import { writeSafetensors } from "../model/safetensors.js";
 import type { TF } from "./backend.js";
 import { splitFlat, type NamedWeights } from "./policy.js";
@@ -49,7 +50,7 @@ export class TrainableModel {
     const { lora } = run;
     this.#lora = lora.enabled ? { scale: lora.lora_alpha / lora.r, dropout: null } : null;
     const base = weightLayout(config);
-    this.publishedLayout = lora.enabled ? loraLayout(config, lora) : base;
+    this.publishedLayout = publishedLayout(config, lora.enabled ? lora : null);
     this.#separateValue = run.algo === "ppo" && run.value_model === "separate";
     const shapes = (entries: readonly LayoutEntry[], prefix: string): [string, readonly number[]][] =>
       entries.map((entry) => [prefix + entry.name, entry.shape]);
@@ -68,7 +69,12 @@ export class TrainableModel {
     const frozen = lora.enabled || needsReference(run);
     // Cut from the buffer tensor by tensor: a whole copy on the backend would double the base.
     this.#frozen = frozen
-      ? new Map(base.map((entry) => [entry.name, tf.tensor(packed.subarray(entry.offset, entry.offset + entry.size), [...entry.shape])]))
+      ? new Map(
+          base.map((entry) => [
+            entry.name,
+            tf.tensor(packed.subarray(entry.offset, entry.offset + entry.size), [...entry.shape]),
+          ]),
+        )
       : null;
   }
 
@@ -139,7 +145,11 @@ export class TrainableModel {
     else saveAdapterFolder(folder, sourceFolder, this.publishedLayout, published, this.#run.lora);
     const rest = this.layout.filter((entry) => entry.offset >= this.publishedSize);
     if (rest.length === 0) return;
-    const tensors = rest.map(({ name, shape, offset, size }) => ({ name, shape, data: vector.subarray(offset, offset + size) }));
+    const tensors = rest.map(({ name, shape, offset, size }) => ({
+      name,
+      shape,
+      data: vector.subarray(offset, offset + size),
+    }));
     writeSafetensors(join(folder, "value_head.safetensors"), tensors);
   }
 

@@ -27,6 +27,13 @@ export function decays(name: string): boolean {
   return !name.endsWith(".bias") && !name.includes("norm");
 }
 
+/** Parameters that join later than the others: until then neither they nor their moments move. */
+export interface LateParameters {
+  readonly isLate: (name: string) => boolean;
+  /** Steps of the others before the first of these. */
+  readonly steps: number;
+}
+
 export class AdamW {
   step = 0;
   readonly #tf: TF;
@@ -34,15 +41,26 @@ export class AdamW {
   readonly #options: AdamWOptions;
   #m: Tensor;
   #v: Tensor;
-  /** [P] factor of the learning rate, and of the decay, for each element. */
+  /** [P] factor of the learning rate, and of the decay, for each element; a scalar when it is 1 for all. */
   readonly #rates: Tensor;
   readonly #decay: Tensor | null;
+  readonly #lateSteps: number;
+  /** [P] 1 for late parameters; null when there are none. */
+  readonly #late: Tensor | null;
 
   /**
    * @param flat [P] all trainable parameters, updated in place
    * @param rateOf factor of the learning rate by parameter name (the value head may have its own)
+   * @param late parameters that join later (the policy, after the critic's warm-up)
    */
-  constructor(tf: TF, flat: Variable, layout: readonly LayoutEntry[], options: AdamWOptions, rateOf: (name: string) => number = () => 1) {
+  constructor(
+    tf: TF,
+    flat: Variable,
+    layout: readonly LayoutEntry[],
+    options: AdamWOptions,
+    rateOf: (name: string) => number = () => 1,
+    late: LateParameters | null = null,
+  ) {
     this.#tf = tf;
     this.#flat = flat;
     this.#options = options;
@@ -53,42 +71,59 @@ export class AdamW {
       for (const entry of layout) values.fill(value(entry.name), entry.offset, entry.offset + entry.size);
       return tf.tensor(values, flat.shape);
     };
-    this.#rates = perElement(rateOf);
+    this.#rates = layout.every(({ name }) => rateOf(name) === 1) ? tf.scalar(1) : perElement(rateOf);
     this.#decay = options.weightDecay > 0 ? perElement((name) => (decays(name) ? options.weightDecay : 0)) : null;
+    this.#lateSteps = late?.steps ?? 0;
+    this.#late = late === null ? null : perElement((name) => Number(late.isLate(name)));
   }
 
   /**
    * One update from a flat gradient [P] (disposed by the caller).
    * The gradient is scaled by min(1, max / (norm + 1e-6)) first, torch's clip_grad_norm_.
-   * @returns the global norm before clipping; when it is not finite nothing was changed
+   * @returns the global norm before clipping (of the parameters that move); when it is not finite nothing was changed
    */
   async update(gradient: Tensor, learningRate: number): Promise<number> {
     const tf = this.#tf;
-    const normTensor = tf.norm(gradient);
+    /** [P] 1 for the parameters that move, or null for all. */
+    const moving = this.#late !== null && this.step < this.#lateSteps ? tf.tidy(() => tf.sub(1, this.#late!)) : null;
+    const masked = (x: Tensor): Tensor => (moving === null ? x : tf.mul(x, moving));
+    const normTensor = tf.tidy(() => tf.norm(masked(gradient)));
     const norm = (await normTensor.data())[0]!;
     normTensor.dispose();
-    if (!Number.isFinite(norm)) return norm;
+    if (!Number.isFinite(norm)) {
+      moving?.dispose();
+      return norm;
+    }
     const { beta1, beta2, epsilon, maxGradNorm } = this.#options;
     this.step++;
     const clip = Math.min(1, maxGradNorm / (norm + 1e-6));
-    const bias1 = 1 - beta1 ** this.step;
-    const bias2 = 1 - beta2 ** this.step;
     const [m, v, next] = tf.tidy(() => {
-      const g = tf.mul(gradient, clip);
+      const g = masked(tf.mul(gradient, clip));
       const m = tf.add(tf.mul(this.#m, beta1), tf.mul(g, 1 - beta1));
       const v = tf.add(tf.mul(this.#v, beta2), tf.mul(tf.square(g), 1 - beta2));
-      const denominator = tf.add(tf.mul(tf.sqrt(v), 1 / Math.sqrt(bias2)), epsilon);
-      const rates = tf.mul(this.#rates, learningRate);
+      const [correction1, correction2] = [beta1, beta2].map((beta) => this.#perStep((t) => 1 - beta ** t));
+      const denominator = tf.add(tf.sqrt(tf.div(v, correction2!)), epsilon);
+      const rates = masked(tf.mul(this.#rates, learningRate));
       let weights: Tensor = this.#flat;
       if (this.#decay !== null) weights = tf.sub(weights, tf.mul(tf.mul(weights, this.#decay), rates));
-      return [m, v, tf.sub(weights, tf.mul(tf.div(m, denominator), tf.mul(rates, 1 / bias1)))] as [Tensor, Tensor, Tensor];
+      const step = tf.mul(tf.div(tf.div(m, correction1!), denominator), rates);
+      return [m, v, tf.sub(weights, step)] as [Tensor, Tensor, Tensor];
     });
+    moving?.dispose();
     tf.dispose([this.#m, this.#v]);
     this.#m = m;
     this.#v = v;
     this.#flat.assign(next);
     next.dispose();
     return norm;
+  }
+
+  /** A function of the number of steps a parameter has taken, this one included: late ones count from their own first. */
+  #perStep(f: (steps: number) => number): Tensor | number {
+    const early = f(this.step);
+    if (this.#late === null) return early;
+    const late = f(Math.max(1, this.step - this.#lateSteps));
+    return this.#tf.add(this.#tf.mul(this.#late, late - early), early);
   }
 
   async state(): Promise<AdamWState> {
@@ -105,5 +140,6 @@ export class AdamW {
   dispose(): void {
     this.#tf.dispose([this.#m, this.#v, this.#rates]);
     this.#decay?.dispose();
+    this.#late?.dispose();
   }
 }

@@ -64,7 +64,11 @@ const MASKED = -1e9;
  * Packs groups. The last token of a completion predicts nothing, so it is left out of the input unless `keepLast`
  * (needed to bootstrap the value after a truncated completion).
  */
-export function packGroups(groups: readonly SequenceGroup[], heads: { numHeads: number; numKvHeads: number }, keepLast = false): PackedBatch {
+export function packGroups(
+  groups: readonly SequenceGroup[],
+  heads: { numHeads: number; numKvHeads: number },
+  keepLast = false,
+): PackedBatch {
   const inputLength = (completion: Int32Array): number => completion.length - (keepLast ? 0 : 1);
   const G = groups.length;
   let R = 1;

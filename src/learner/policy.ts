@@ -9,7 +9,18 @@ import type { ModelConfig } from "../model/config.js";
 import type { LayoutEntry } from "../model/layout.js";
 import type { TF } from "./backend.js";
 import { packGroups, type PackedBatch, type SequenceGroup } from "./packing.js";
-import { attention, attentionTensors, customGrad, rmsNorm, rotary, rotaryTables, swiGlu, tokenLogprobs, type AttentionTensors, type RotaryTables } from "./primitives.js";
+import {
+  attention,
+  attentionTensors,
+  customGrad,
+  rmsNorm,
+  rotary,
+  rotaryTables,
+  swiGlu,
+  tokenLogprobs,
+  type AttentionTensors,
+  type RotaryTables,
+} from "./primitives.js";
 
 /** Weights by Hugging Face name, with LoRA adapters laid over them where `lora` is set. */
 export interface NamedWeights {
@@ -34,7 +45,12 @@ export interface Microbatch {
   readonly attention: AttentionTensors;
 }
 
-export function prepareMicrobatch(tf: TF, config: ModelConfig, groups: readonly SequenceGroup[], keepLast = false): Microbatch {
+export function prepareMicrobatch(
+  tf: TF,
+  config: ModelConfig,
+  groups: readonly SequenceGroup[],
+  keepLast = false,
+): Microbatch {
   const packed = packGroups(groups, config, keepLast);
   return {
     packed,
@@ -55,7 +71,13 @@ export function disposeBatch(tf: TF, batch: Microbatch): void {
 /** Views of a flat buffer by name. Differentiable: the gradient of the views is one flat gradient. */
 export function splitFlat(tf: TF, flat: Tensor, layout: readonly LayoutEntry[]): Map<string, Tensor> {
   const views = tf.tidy(() => {
-    const parts = layout.length === 1 ? [flat] : tf.split(flat as Tensor1D, layout.map((entry) => entry.size));
+    const parts =
+      layout.length === 1
+        ? [flat]
+        : tf.split(
+            flat as Tensor1D,
+            layout.map((entry) => entry.size),
+          );
     return layout.map((entry, i) => tf.reshape(parts[i]!, [...entry.shape]));
   });
   return new Map(layout.map((entry, i) => [entry.name, views[i]!]));
@@ -81,7 +103,14 @@ function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tenso
 }
 
 /** One decoder block: x + attention(norm(x)), then x + mlp(norm(x)). x is [N, H]. */
-function block(tf: TF, config: ModelConfig, x: Tensor, layer: number, weights: NamedWeights, batch: Microbatch): Tensor {
+function block(
+  tf: TF,
+  config: ModelConfig,
+  x: Tensor,
+  layer: number,
+  weights: NamedWeights,
+  batch: Microbatch,
+): Tensor {
   const prefix = `model.layers.${layer}.`;
   const normed = rmsNorm(tf, x, weight(weights, `${prefix}input_layernorm.weight`), config.rmsNormEps);
   const q = rotary(tf, linear(tf, normed, `${prefix}self_attn.q_proj`, weights), batch.rotary);
@@ -99,10 +128,18 @@ function block(tf: TF, config: ModelConfig, x: Tensor, layer: number, weights: N
  * Hidden states after the final norm, [N, H].
  * @param checkpointing recompute each block in the backward pass instead of keeping its activations
  */
-export function hiddenStates(tf: TF, config: ModelConfig, weights: NamedWeights, batch: Microbatch, checkpointing = false): Tensor2D {
+export function hiddenStates(
+  tf: TF,
+  config: ModelConfig,
+  weights: NamedWeights,
+  batch: Microbatch,
+  checkpointing = false,
+): Tensor2D {
   let x: Tensor = tf.gather(weight(weights, "model.embed_tokens.weight"), batch.ids);
   for (let layer = 0; layer < config.numLayers; layer++) {
-    x = checkpointing ? checkpointedBlock(tf, config, x, layer, weights, batch) : block(tf, config, x, layer, weights, batch);
+    x = checkpointing
+      ? checkpointedBlock(tf, config, x, layer, weights, batch)
+      : block(tf, config, x, layer, weights, batch);
   }
   return rmsNorm(tf, x, weight(weights, "model.norm.weight"), config.rmsNormEps);
 }
@@ -117,7 +154,14 @@ interface TapeState {
  * the gradient of the frozen base would be computed for nothing; the base must outlive the gradient); tfjs has one active tape, so the outer tape is put aside
  * while the inner gradient is taken.
  */
-function checkpointedBlock(tf: TF, config: ModelConfig, x: Tensor, layer: number, weights: NamedWeights, batch: Microbatch): Tensor {
+function checkpointedBlock(
+  tf: TF,
+  config: ModelConfig,
+  x: Tensor,
+  layer: number,
+  weights: NamedWeights,
+  batch: Microbatch,
+): Tensor {
   const prefix = `model.layers.${layer}.`;
   const all = [...weights.tensors].filter(([name]) => name.startsWith(prefix));
   const names = all.flatMap(([name]) => (weights.lora === null || name.includes(".lora_") ? [name] : []));

@@ -19,7 +19,10 @@ export function customGrad(
 ): Tensor {
   const op = tf.customGrad((...args: unknown[]) => {
     const save = args.at(-1) as Save;
-    return f(args.slice(0, -1) as Tensor[], save) as { value: Tensor; gradFunc: (dy: Tensor, saved: Tensor[]) => Tensor[] };
+    return f(args.slice(0, -1) as Tensor[], save) as {
+      value: Tensor;
+      gradFunc: (dy: Tensor, saved: Tensor[]) => Tensor[];
+    };
   });
   return op(...inputs);
 }
@@ -175,7 +178,8 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
   const Hk = k.shape[1]! / D;
   const E = Hq / Hk;
   const scale = 1 / Math.sqrt(D);
-  const rows = (x: Tensor, index: Tensor1D, shape: number[]): Tensor => tf.reshape(tf.gather(tf.reshape(x, [-1, D]), index), shape);
+  const rows = (x: Tensor, index: Tensor1D, shape: number[]): Tensor =>
+    tf.reshape(tf.gather(tf.reshape(x, [-1, D]), index), shape);
   const back = (prompt: Tensor, completion: Tensor | null, index: Tensor1D, width: number): Tensor => {
     const flat = tf.reshape(prompt, [-1, D]);
     const all = completion === null ? flat : tf.concat([flat, tf.reshape(completion, [-1, D])], 0);
@@ -204,7 +208,10 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
       const qC = rows(scaled, t.completionQueries, [G * Hk, R * E * C, D]);
       const kC = rows(k!, t.completionKeys, [G * Hk * R, C, D]);
       const vC = rows(v!, t.completionKeys, [G * Hk * R, C, D]);
-      const scoresC = joinScores(dot(qC, kP, false, true), dot(tf.reshape(qC, [G * Hk * R, E * C, D]), kC, false, true));
+      const scoresC = joinScores(
+        dot(qC, kP, false, true),
+        dot(tf.reshape(qC, [G * Hk * R, E * C, D]), kC, false, true),
+      );
       const probsC = tf.softmax(tf.add(scoresC, t.completionBias));
       const [toPrompt, toOwn] = splitScores(probsC);
       const oC = tf.add(dot(toPrompt, vP), tf.reshape(dot(toOwn, vC), [G * Hk, R * E * C, D]));
@@ -214,7 +221,14 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
     return { value: back(oP, null, t.queriesBack, Hq * D), gradFunc };
 
     function gradFunc(dy: Tensor, saved: Tensor[]): Tensor[] {
-      const [qP, kP, vP, probsP, oP, qC, kC, vC, probsC, oC] = saved as [Tensor, Tensor, Tensor, Tensor, Tensor, ...Tensor[]];
+      const [qP, kP, vP, probsP, oP, qC, kC, vC, probsC, oC] = saved as [
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        ...Tensor[],
+      ];
       // Padded queries must not speak: their dO is set to zero.
       const dOP = tf.reshape(tf.mul(rows(dy, t.promptQueries, [-1, D]), t.promptReal), [G * Hk, E * P, D]);
       const dSP = softmaxGrad(probsP, dot(dOP, vP, false, true), tf.sum(tf.mul(dOP, oP), 2, true));
@@ -225,7 +239,11 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
       let dkC: Tensor | null = null;
       let dvC: Tensor | null = null;
       if (qC !== undefined && kC !== undefined && vC !== undefined && probsC !== undefined && oC !== undefined) {
-        const dOC = tf.reshape(tf.mul(rows(dy, t.completionQueries, [-1, D]), t.completionReal), [G * Hk, R * E * C, D]);
+        const dOC = tf.reshape(tf.mul(rows(dy, t.completionQueries, [-1, D]), t.completionReal), [
+          G * Hk,
+          R * E * C,
+          D,
+        ]);
         const dOwn = tf.reshape(dOC, [G * Hk * R, E * C, D]);
         const dProbs = joinScores(dot(dOC, vP, false, true), dot(dOwn, vC, false, true));
         const rowSum = tf.reshape(tf.sum(tf.mul(dOC, oC), 2), [G, Hk * R * E, C, 1]);
@@ -288,7 +306,8 @@ export function tokenLogprobs(
     const sum = tf.sum(exp, 1, true);
     return { z, logSum: tf.add(tf.log(sum), max), probs: tf.div(exp, sum) };
   };
-  const rowsOf = (x: Tensor, start: number): Tensor => (chunk >= M ? x : tf.slice(x, [start, 0], [Math.min(chunk, M - start), -1]));
+  const rowsOf = (x: Tensor, start: number): Tensor =>
+    chunk >= M ? x : tf.slice(x, [start, 0], [Math.min(chunk, M - start), -1]);
   /** Flat positions of the targets in a chunk's [rows, V]. */
   const flatTargets = (start: number): Tensor1D => {
     const rows = Math.min(chunk, M - start);

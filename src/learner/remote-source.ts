@@ -21,6 +21,8 @@ export interface RemoteSourceOptions {
   readonly firstIteration: number;
   /** What travels: the model's layout, or the adapters'. */
   readonly layout: readonly LayoutEntry[];
+  /** Hash of the frozen base with LoRA; null without. */
+  readonly baseSha256: string | null;
 }
 
 interface Call {
@@ -45,7 +47,7 @@ export class RemoteSource implements RolloutSource {
     this.buffers = buffers;
     this.addresses = addresses;
     worker.on("message", (message: ThreadMessage) => this.handle(message));
-    worker.on("error", (error) => this.fail(error as Error));
+    worker.on("error", (error) => this.fail(error));
     worker.on("exit", (code) => this.fail(new Error(`the dispatcher thread ended with code ${code}`)));
   }
 
@@ -58,7 +60,8 @@ export class RemoteSource implements RolloutSource {
     try {
       const [first] = (await once(worker, "message")) as [ThreadMessage];
       if (first.type === "fatal") throw fromThreadError(first.error);
-      if (first.type !== "listening") throw new Error(`expected the dispatcher thread's addresses, found ${first.type}`);
+      if (first.type !== "listening")
+        throw new Error(`expected the dispatcher thread's addresses, found ${first.type}`);
       return new RemoteSource(worker, buffers, first.addresses);
     } catch (error) {
       await worker.terminate();
@@ -102,7 +105,10 @@ export class RemoteSource implements RolloutSource {
     await this.worker.terminate();
   }
 
-  private call<M extends keyof DispatcherApi>(method: M, ...args: Parameters<DispatcherApi[M]>): ReturnType<DispatcherApi[M]> {
+  private call<M extends keyof DispatcherApi>(
+    method: M,
+    ...args: Parameters<DispatcherApi[M]>
+  ): ReturnType<DispatcherApi[M]> {
     const result = new Promise<unknown>((resolve, reject) => {
       if (this.broken !== null) return reject(this.broken);
       const id = this.nextId++;

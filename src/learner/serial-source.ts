@@ -36,7 +36,7 @@ export class SerialSource implements RolloutSource {
   }
 
   async publish(packed: Float32Array, iteration: number): Promise<PolicyVersion> {
-    const version = this.options.engine.load(packed, iteration);
+    const version = await this.options.engine.load(packed, iteration);
     this.ledger.publish(version);
     return version;
   }

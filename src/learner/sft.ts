@@ -49,7 +49,9 @@ export function initialWeights(config: ModelConfig, seed: number): Float32Array 
     if (name.endsWith(".bias")) continue;
     for (let i = offset; i < offset + size; i++) {
       // Box-Muller transform
-      packed[i] = name.includes("norm") ? 1 : 0.02 * Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+      packed[i] = name.includes("norm")
+        ? 1
+        : 0.02 * Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
     }
   }
   return packed;
@@ -107,7 +109,11 @@ export async function trainSft(
     let gradient: Tensor = tf.zerosLike(flat as Tensor);
     let loss = 0;
     for (const indices of microbatches(groups, options.tokensPerMicrobatch)) {
-      const batch = prepareMicrobatch(tf, config, indices.map((i) => groups[i]!));
+      const batch = prepareMicrobatch(
+        tf,
+        config,
+        indices.map((i) => groups[i]!),
+      );
       const { value, grads } = tf.variableGrads(() => {
         const weights = { tensors: splitFlat(tf, flat, layout), lora: null };
         const both = completionLogprobs(tf, config, weights, hiddenStates(tf, config, weights, batch), batch, 1);
@@ -120,7 +126,8 @@ export async function trainSft(
       gradient = sum;
       disposeBatch(tf, batch);
     }
-    const learningRate = options.learningRate * learningRateFactor("cosine", step - 1, options.warmupSteps, options.maxSteps);
+    const learningRate =
+      options.learningRate * learningRateFactor("cosine", step - 1, options.warmupSteps, options.maxSteps);
     const gradNorm = await optimizer.update(gradient, learningRate);
     gradient.dispose();
     onStep({ step, loss, gradNorm, learningRate, tokens: groups.reduce((sum, group) => sum + groupTokens(group), 0) });

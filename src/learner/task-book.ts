@@ -83,7 +83,8 @@ export class TaskBook {
 
   /** Moves to a newer policy: opens the batches pacing now allows, forgets those already trained on. */
   advance(iteration: number): void {
-    if (iteration < this.current) throw new Error(`the policy went back from iteration ${this.current} to ${iteration}`);
+    if (iteration < this.current)
+      throw new Error(`the policy went back from iteration ${this.current} to ${iteration}`);
     this.current = iteration;
     for (const [k, batch] of this.batches) {
       if (k >= iteration) continue;

@@ -93,7 +93,13 @@ export class TaskSource {
     };
     const promptIds = this.promptIds(problem);
     const { question, answer } = problem;
-    return { ...task, promptIds, seed: taskSeed(this.config.seed, task.taskId), sampling, problem: { question, answer } };
+    return {
+      ...task,
+      promptIds,
+      seed: taskSeed(this.config.seed, task.taskId),
+      sampling,
+      problem: { question, answer },
+    };
   }
 
   private promptIds({ question }: Problem): Int32Array {

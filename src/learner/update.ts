@@ -13,11 +13,29 @@ import type { Completion } from "../protocol/messages.js";
 import { totalReward } from "../tasks/rewards.js";
 import { explainedVariance, groupAdvantages, nextKlCoef, ppoAdvantages } from "./advantages.js";
 import type { TF } from "./backend.js";
-import { grpoLoss, lossMask, mergeMetrics, perToken, ppoPolicyLoss, valueLoss, zeroAdvantageIsFree, type Denominators, type Loss } from "./losses.js";
+import {
+  grpoLoss,
+  lossMask,
+  mergeMetrics,
+  perToken,
+  ppoPolicyLoss,
+  valueLoss,
+  zeroAdvantageIsFree,
+  type Denominators,
+  type Loss,
+} from "./losses.js";
 import type { TrainableModel } from "./model.js";
 import { AdamW } from "./optimizer.js";
 import { microbatches, type SequenceGroup } from "./packing.js";
-import { completionLogprobs, completionValues, disposeBatch, hiddenStates, prepareMicrobatch, type Microbatch, type NamedWeights } from "./policy.js";
+import {
+  completionLogprobs,
+  completionValues,
+  disposeBatch,
+  hiddenStates,
+  prepareMicrobatch,
+  type Microbatch,
+  type NamedWeights,
+} from "./policy.js";
 import type { TrainingBatch } from "./rollout-source.js";
 import { learningRateFactor } from "./schedule.js";
 import { rewardWeights } from "./task-source.js";
@@ -33,7 +51,9 @@ export interface UpdateResult {
 
 /** Optimizer steps one iteration takes. */
 export function stepsPerIteration(run: RunConfig): number {
-  return run.algo === "grpo" ? run.num_iterations * run.steps_per_generation : run.num_ppo_epochs * run.num_mini_batches;
+  return run.algo === "grpo"
+    ? run.num_iterations * run.steps_per_generation
+    : run.num_ppo_epochs * run.num_mini_batches;
 }
 
 /** A completion with what the learner adds to it. Rows are counted group by group over the whole batch. */
@@ -75,7 +95,8 @@ export class Updater {
     this.#run = run;
     this.#model = model;
     this.klCoef = run.kl_coef;
-    const valueRate = run.value_learning_rate === null || run.learning_rate === 0 ? 1 : run.value_learning_rate / run.learning_rate;
+    const valueRate =
+      run.value_learning_rate === null || run.learning_rate === 0 ? 1 : run.value_learning_rate / run.learning_rate;
     this.optimizer = new AdamW(
       tf,
       model.flat,
@@ -88,6 +109,10 @@ export class Updater {
         maxGradNorm: run.max_grad_norm,
       },
       (name) => (name.startsWith("value_") ? valueRate : 1),
+      // The critic's warm-up: a shared trunk waits too, as it is the policy.
+      run.algo === "ppo" && run.critic_warmup_steps > 0
+        ? { isLate: (name) => !name.startsWith("value_"), steps: run.critic_warmup_steps * stepsPerIteration(run) }
+        : null,
     );
   }
 
@@ -98,9 +123,20 @@ export class Updater {
    */
   async update(batch: TrainingBatch, iteration: number): Promise<UpdateResult> {
     const rollouts = this.#rollouts(batch);
-    const { perRow, metrics } = this.#run.algo === "grpo" ? await this.#grpo(rollouts, iteration) : await this.#ppo(rollouts, iteration);
-    const advantages = new Map(batch.tasks.map((task, g) => [task.taskId, rollouts.rowsOf[g]!.map((row) => perRow[row]!)]));
-    return { metrics: { ...rewardMetrics(rollouts), ...metrics, skipped_updates: this.skippedUpdates, optimizer_steps: this.optimizer.step }, advantages };
+    const { perRow, metrics } =
+      this.#run.algo === "grpo" ? await this.#grpo(rollouts, iteration) : await this.#ppo(rollouts, iteration);
+    const advantages = new Map(
+      batch.tasks.map((task, g) => [task.taskId, rollouts.rowsOf[g]!.map((row) => perRow[row]!)]),
+    );
+    return {
+      metrics: {
+        ...rewardMetrics(rollouts),
+        ...metrics,
+        skipped_updates: this.skippedUpdates,
+        optimizer_steps: this.optimizer.step,
+      },
+      advantages,
+    };
   }
 
   #rollouts(batch: TrainingBatch): Rollouts {
@@ -108,7 +144,11 @@ export class Updater {
     const rows: Row[] = [];
     const rowsOf = batch.groups.map((group) =>
       group.completions.map((completion) => {
-        rows.push({ completion, reward: totalReward(completion.rewards, weights), truncated: completion.finishReason === "length" });
+        rows.push({
+          completion,
+          reward: totalReward(completion.rewards, weights),
+          truncated: completion.finishReason === "length",
+        });
         return rows.length - 1;
       }),
     );
@@ -121,14 +161,22 @@ export class Updater {
 
   // ------------------------------------------------------------------------------------------------------ GRPO
 
-  async #grpo(rollouts: Rollouts, iteration: number): Promise<{ perRow: Float32Array[]; metrics: Record<string, number> }> {
+  async #grpo(
+    rollouts: Rollouts,
+    iteration: number,
+  ): Promise<{ perRow: Float32Array[]; metrics: Record<string, number> }> {
     const run = this.#run;
     const { rows, rowsOf, sequences } = rollouts;
-    const relative = groupAdvantages(rowsOf.map((members) => members.map((row) => rows[row]!.reward)), run.scale_rewards);
+    const relative = groupAdvantages(
+      rowsOf.map((members) => members.map((row) => rows[row]!.reward)),
+      run.scale_rewards,
+    );
     const advantages = relative.advantages.flatMap((group) => [...group]);
     const skipZero = zeroAdvantageIsFree(run);
     const needsForward = relative.advantages.map((group) => !skipZero || group.some((advantage) => advantage !== 0));
-    const counted = rows.map((row) => (run.mask_truncated_completions && row.truncated ? 0 : row.completion.ids.length));
+    const counted = rows.map((row) =>
+      run.mask_truncated_completions && row.truncated ? 0 : row.completion.ids.length,
+    );
     const sum = (indices: readonly number[]): number => indices.reduce((total, row) => total + counted[row]!, 0);
     const all = sequences.map((_, g) => g);
     const forwarded = all.filter((g) => needsForward[g]);
@@ -167,10 +215,18 @@ export class Updater {
                 logprobs,
                 entropy,
                 oldLogprobs: old === null ? null : tokens(old),
-                behaviourLogprobs: run.old_logprobs === "behaviour" ? null : tokens(rows.map((row) => row.completion.behaviourLogprobs)),
+                behaviourLogprobs:
+                  run.old_logprobs === "behaviour" ? null : tokens(rows.map((row) => row.completion.behaviourLogprobs)),
                 refLogprobs: reference === null ? null : tokens(reference),
-                advantages: perToken(batch.rows.map((row) => advantages[row]!), batch.packed.rowOf),
-                mask: lossMask(batch.packed.rowOf, batch.rows.map((row) => rows[row]!.truncated), run.mask_truncated_completions),
+                advantages: perToken(
+                  batch.rows.map((row) => advantages[row]!),
+                  batch.packed.rowOf,
+                ),
+                mask: lossMask(
+                  batch.packed.rowOf,
+                  batch.rows.map((row) => rows[row]!.truncated),
+                  run.mask_truncated_completions,
+                ),
               },
               run,
               denominators,
@@ -198,7 +254,10 @@ export class Updater {
 
   // ------------------------------------------------------------------------------------------------------- PPO
 
-  async #ppo(rollouts: Rollouts, iteration: number): Promise<{ perRow: Float32Array[]; metrics: Record<string, number> }> {
+  async #ppo(
+    rollouts: Rollouts,
+    iteration: number,
+  ): Promise<{ perRow: Float32Array[]; metrics: Record<string, number> }> {
     const run = this.#run;
     const { rows, rowsOf, sequences } = rollouts;
     const all = sequences.map((_, g) => g);
@@ -223,7 +282,8 @@ export class Updater {
       return rows.map((row) => values.subarray(at, (at += row.completion.ids.length)));
     };
     const [advantages, returns, mask] = [split(ppo.advantages), split(ppo.returns), split(ppo.mask)];
-    const old = run.old_logprobs === "behaviour" ? rows.map((row) => row.completion.behaviourLogprobs) : before.logprobs;
+    const old =
+      run.old_logprobs === "behaviour" ? rows.map((row) => row.completion.behaviourLogprobs) : before.logprobs;
     const warmup = iteration < run.critic_warmup_steps;
 
     let metrics: Record<string, number> = {};
@@ -235,15 +295,30 @@ export class Updater {
     const random = mulberry32(run.seed * 1_000_003 + iteration);
     for (let epoch = 0; epoch < run.num_ppo_epochs; epoch++) {
       for (const part of cut(shuffled(all, random), run.num_mini_batches)) {
-        const tokensInPart = part.flatMap((g) => rowsOf[g]!).reduce((sum, row) => sum + mask[row]!.reduce((a, b) => a + b, 0), 0);
-        const denominators: Denominators = { rows: part.length * run.num_generations, tokens: tokensInPart, generationTokens: tokensInPart };
+        const tokensInPart = part
+          .flatMap((g) => rowsOf[g]!)
+          .reduce((sum, row) => sum + mask[row]!.reduce((a, b) => a + b, 0), 0);
+        const denominators: Denominators = {
+          rows: part.length * run.num_generations,
+          tokens: tokensInPart,
+          generationTokens: tokensInPart,
+        };
         learningRate = this.#learningRate(iteration, step++);
         const result = await this.#step(rollouts, part, learningRate, ({ batch, tokens, both, values }) => {
           const tf = this.#tf;
-          const value = valueLoss(tf, { values: values(), oldValues: tokens(before.values), returns: tokens(returns), mask: tokens(mask) }, run, denominators);
+          const value = valueLoss(
+            tf,
+            { values: values(), oldValues: tokens(before.values), returns: tokens(returns), mask: tokens(mask) },
+            run,
+            denominators,
+          );
           const weightedValue = tf.mul(value.loss, run.vf_coef) as Scalar;
           const valueMetrics = { ...value.metrics, value_loss_sum: value.loss };
-          if (warmup) return { loss: weightedValue, metrics: { ...valueMetrics, tokens_sum: tf.scalar(tokens(mask).reduce((a, b) => a + b, 0)) } };
+          if (warmup)
+            return {
+              loss: weightedValue,
+              metrics: { ...valueMetrics, tokens_sum: tf.scalar(tokens(mask).reduce((a, b) => a + b, 0)) },
+            };
           const [logprobs, entropy] = columns(tf, both);
           const policy = ppoPolicyLoss(
             tf,
@@ -253,7 +328,8 @@ export class Updater {
               logprobs,
               entropy,
               oldLogprobs: tokens(old),
-              behaviourLogprobs: run.old_logprobs === "behaviour" ? null : tokens(rows.map((row) => row.completion.behaviourLogprobs)),
+              behaviourLogprobs:
+                run.old_logprobs === "behaviour" ? null : tokens(rows.map((row) => row.completion.behaviourLogprobs)),
               refLogprobs: null,
               advantages: tokens(advantages),
               mask: tokens(mask),
@@ -261,14 +337,21 @@ export class Updater {
             run,
             denominators,
           );
-          return { loss: tf.add(policy.loss, weightedValue) as Scalar, metrics: { ...policy.metrics, ...valueMetrics } };
+          return {
+            loss: tf.add(policy.loss, weightedValue) as Scalar,
+            metrics: { ...policy.metrics, ...valueMetrics },
+          };
         });
         metrics = mergeMetrics(metrics, result.metrics);
         loss += result.loss / steps;
         gradNorm += result.gradNorm / steps;
       }
     }
-    if (run.kl_target !== null) this.klCoef = nextKlCoef(this.klCoef, ppo.meanKl, rows.length, { target: run.kl_target, horizon: run.kl_horizon });
+    if (run.kl_target !== null)
+      this.klCoef = nextKlCoef(this.klCoef, ppo.meanKl, rows.length, {
+        target: run.kl_target,
+        horizon: run.kl_horizon,
+      });
     return {
       perRow: advantages,
       metrics: {
@@ -309,10 +392,20 @@ export class Updater {
         const views = this.#model.views();
         const policy = this.#withDropout(this.#model.policy(views), microbatch);
         const hidden = hiddenStates(tf, this.#model.config, policy, prepared, run.model.gradient_checkpointing);
-        const both = completionLogprobs(tf, this.#model.config, policy, hidden, prepared, run.temperature, run.entropy_coef !== 0);
+        const both = completionLogprobs(
+          tf,
+          this.#model.config,
+          policy,
+          hidden,
+          prepared,
+          run.temperature,
+          run.entropy_coef !== 0,
+        );
         const values = (): Tensor1D => {
           const trunk = this.#withDropout(this.#model.value(views), microbatch);
-          const states = this.#model.separateValue ? hiddenStates(tf, this.#model.config, trunk, prepared, run.model.gradient_checkpointing) : hidden;
+          const states = this.#model.separateValue
+            ? hiddenStates(tf, this.#model.config, trunk, prepared, run.model.gradient_checkpointing)
+            : hidden;
           return completionValues(tf, { tensors: views, lora: null }, states, prepared.predictors);
         };
         const result = lossOf({ batch: { packed: prepared.packed, rows }, tokens, both, values });
@@ -357,7 +450,11 @@ export class Updater {
   }
 
   /** Log-probabilities of the completions of some groups under one set of weights; rows of other groups stay empty. */
-  async #logprobs(rollouts: Rollouts, groups: readonly number[], which: "policy" | "reference"): Promise<Float32Array[]> {
+  async #logprobs(
+    rollouts: Rollouts,
+    groups: readonly number[],
+    which: "policy" | "reference",
+  ): Promise<Float32Array[]> {
     const out = rollouts.rows.map(() => new Float32Array(0));
     for (const { prepared, rows } of this.#microbatches(rollouts, groups, false)) {
       const views = which === "policy" ? this.#model.views() : null;
@@ -382,14 +479,20 @@ export class Updater {
       const head: NamedWeights = { tensors: views, lora: null };
       const valuesOf = (hidden: Tensor): Tensor1D => {
         const values = completionValues(this.#tf, head, hidden, prepared.predictors);
-        return prepared.lastRows === null ? values : this.#tf.concat1d([values, completionValues(this.#tf, head, hidden, prepared.lastRows)]);
+        return prepared.lastRows === null
+          ? values
+          : this.#tf.concat1d([values, completionValues(this.#tf, head, hidden, prepared.lastRows)]);
       };
       const shared = !this.#model.separateValue;
       const flat = await this.#forward(policy, prepared, (hidden) =>
-        shared ? this.#tf.concat1d([this.#logprobColumn(policy, hidden, prepared), valuesOf(hidden)]) : this.#logprobColumn(policy, hidden, prepared),
+        shared
+          ? this.#tf.concat1d([this.#logprobColumn(policy, hidden, prepared), valuesOf(hidden)])
+          : this.#logprobColumn(policy, hidden, prepared),
       );
       const numTargets = prepared.packed.targets.length;
-      const valuePart = shared ? flat.subarray(numTargets) : await this.#forward(this.#model.value(views), prepared, valuesOf);
+      const valuePart = shared
+        ? flat.subarray(numTargets)
+        : await this.#forward(this.#model.value(views), prepared, valuesOf);
       scatter(flat, rows, rollouts.rows, logprobs);
       scatter(valuePart, rows, rollouts.rows, values);
       if (keepLast) rows.forEach((row, i) => (lastValues[row] = valuePart[numTargets + i]!));
@@ -400,10 +503,17 @@ export class Updater {
   }
 
   #logprobColumn(weights: NamedWeights, hidden: Tensor, prepared: Microbatch): Tensor1D {
-    return columns(this.#tf, completionLogprobs(this.#tf, this.#model.config, weights, hidden, prepared, this.#run.temperature))[0];
+    return columns(
+      this.#tf,
+      completionLogprobs(this.#tf, this.#model.config, weights, hidden, prepared, this.#run.temperature),
+    )[0];
   }
 
-  async #forward(weights: NamedWeights, prepared: Microbatch, read: (hidden: Tensor) => Tensor1D): Promise<Float32Array> {
+  async #forward(
+    weights: NamedWeights,
+    prepared: Microbatch,
+    read: (hidden: Tensor) => Tensor1D,
+  ): Promise<Float32Array> {
     const result = this.#tf.tidy(() => read(hiddenStates(this.#tf, this.#model.config, weights, prepared)));
     const values = (await result.data()) as Float32Array;
     result.dispose();
@@ -422,16 +532,27 @@ export class Updater {
     const prepared = prepareMicrobatch(tf, this.#model.config, sequences);
     const values = await this.#forward(weights, prepared, (hidden) => this.#logprobColumn(weights, hidden, prepared));
     let at = 0;
-    const out = sequences.flatMap(({ completions }) => completions.map((completion) => values.slice(at, (at += completion.length))));
+    const out = sequences.flatMap(({ completions }) =>
+      completions.map((completion) => values.slice(at, (at += completion.length))),
+    );
     disposeBatch(tf, prepared);
     tf.dispose([...views.values(), flat]);
     return out;
   }
 
-  *#microbatches(rollouts: Rollouts, groups: readonly number[], keepLast: boolean): Generator<{ prepared: Microbatch; rows: number[] }> {
+  *#microbatches(
+    rollouts: Rollouts,
+    groups: readonly number[],
+    keepLast: boolean,
+  ): Generator<{ prepared: Microbatch; rows: number[] }> {
     const chosen = groups.map((g) => rollouts.sequences[g]!);
     for (const indices of microbatches(chosen, this.#run.tokens_per_microbatch)) {
-      const prepared = prepareMicrobatch(this.#tf, this.#model.config, indices.map((i) => chosen[i]!), keepLast);
+      const prepared = prepareMicrobatch(
+        this.#tf,
+        this.#model.config,
+        indices.map((i) => chosen[i]!),
+        keepLast,
+      );
       yield { prepared, rows: indices.flatMap((i) => rollouts.rowsOf[groups[i]!]!) };
     }
   }
@@ -439,7 +560,12 @@ export class Updater {
   #learningRate(iteration: number, step: number): number {
     const run = this.#run;
     const perIteration = stepsPerIteration(run);
-    const factor = learningRateFactor(run.lr_scheduler_type, iteration * perIteration + step, run.warmup_steps, run.max_steps * perIteration);
+    const factor = learningRateFactor(
+      run.lr_scheduler_type,
+      iteration * perIteration + step,
+      run.warmup_steps,
+      run.max_steps * perIteration,
+    );
     return run.learning_rate * factor;
   }
 }
@@ -476,7 +602,9 @@ function scatter(flat: Float32Array, numbers: readonly number[], rows: readonly 
 
 /** Consecutive parts whose sizes differ by at most one. */
 function cut<T>(items: readonly T[], parts: number): T[][] {
-  return Array.from({ length: parts }, (_, i) => items.slice(Math.floor((i * items.length) / parts), Math.floor(((i + 1) * items.length) / parts)));
+  return Array.from({ length: parts }, (_, i) =>
+    items.slice(Math.floor((i * items.length) / parts), Math.floor(((i + 1) * items.length) / parts)),
+  );
 }
 
 function shuffled(items: readonly number[], random: () => number): number[] {
@@ -488,7 +616,8 @@ function shuffled(items: readonly number[], random: () => number): number[] {
   return order;
 }
 
-const meanOf = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
+const meanOf = (values: readonly number[]): number =>
+  values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
 const share = (flags: readonly boolean[]): number => flags.filter(Boolean).length / Math.max(1, flags.length);
 
 function unbiasedStd(values: readonly number[]): number {
@@ -510,8 +639,11 @@ function tokenMetrics(sums: Record<string, number>): Record<string, number> {
     ["sampling_ratio_sum", "sampling/importance_sampling_ratio/mean"],
     ["sampling_gap_sum", "sampling/sampling_logp_difference/mean"],
   ];
-  const metrics = Object.fromEntries(named.flatMap(([sum, name]) => (sums[sum] === undefined ? [] : [[name, sums[sum] / tokens]])));
-  if (sums.sampling_ratio_max !== undefined) metrics["sampling/importance_sampling_ratio/max"] = sums.sampling_ratio_max;
+  const metrics = Object.fromEntries(
+    named.flatMap(([sum, name]) => (sums[sum] === undefined ? [] : [[name, sums[sum] / tokens]])),
+  );
+  if (sums.sampling_ratio_max !== undefined)
+    metrics["sampling/importance_sampling_ratio/max"] = sums.sampling_ratio_max;
   return metrics;
 }
 
@@ -525,13 +657,16 @@ function rewardMetrics({ rows }: Rollouts): Record<string, number> {
     reward: meanOf(scored),
     reward_std: unbiasedStd(scored),
     ...Object.fromEntries(
-      functions.map((name) => [`rewards/${name}/mean`, meanOf(rows.flatMap((row) => row.completion.rewards[name] ?? []))]),
+      functions.map((name) => [
+        `rewards/${name}/mean`,
+        meanOf(rows.flatMap((row) => row.completion.rewards[name] ?? [])),
+      ]),
     ),
     accuracy: outcome("correct"),
     "outcome/unparsed": outcome("unparsed"),
     "outcome/truncated": outcome("truncated"),
     "outcome/error": outcome("error"),
-    "reward_errors": rows.reduce((sum, row) => sum + row.completion.rewardErrors.length, 0),
+    reward_errors: rows.reduce((sum, row) => sum + row.completion.rewardErrors.length, 0),
     "completions/mean_length": meanOf(lengths),
     "completions/min_length": Math.min(...lengths),
     "completions/max_length": Math.max(...lengths),

@@ -26,7 +26,11 @@ export interface ModelConfig {
   readonly qkvBias: boolean;
 }
 
-const rope = z.looseObject({ rope_type: z.string().optional(), type: z.string().optional(), rope_theta: z.number().optional() });
+const rope = z.looseObject({
+  rope_type: z.string().optional(),
+  type: z.string().optional(),
+  rope_theta: z.number().optional(),
+});
 const raw = z.looseObject({
   model_type: z.string(),
   vocab_size: z.int().positive(),
@@ -61,20 +65,30 @@ export function parseModelConfig(json: unknown, where: string): ModelConfig {
     throw new UserError(`${where}: ${what}. ${mend}`);
   };
   if (c.model_type !== "qwen2" && c.model_type !== "llama")
-    refuse(`model_type is "${c.model_type}", expected "qwen2" or "llama"`, "Choose a model of one of these architectures.");
+    refuse(
+      `model_type is "${c.model_type}", expected "qwen2" or "llama"`,
+      "Choose a model of one of these architectures.",
+    );
   // transformers 5 writes rope_parameters, older releases rope_theta and rope_scaling.
   const scaling = c.rope_parameters ?? c.rope_scaling;
   const ropeType = scaling?.rope_type ?? scaling?.type ?? "default";
   if (ropeType !== "default")
-    refuse(`RoPE scaling "${ropeType}" is not supported, expected none`, "Remove rope_scaling if your sequences fit the original context.");
+    refuse(
+      `RoPE scaling "${ropeType}" is not supported, expected none`,
+      "Remove rope_scaling if your sequences fit the original context.",
+    );
   if (c.use_sliding_window === true)
     refuse("use_sliding_window is true, which is not supported", "Set it to false if your sequences fit the window.");
-  if (c.hidden_act !== "silu") refuse(`hidden_act is "${c.hidden_act}", expected "silu"`, "Choose a model with SwiGLU layers.");
+  if (c.hidden_act !== "silu")
+    refuse(`hidden_act is "${c.hidden_act}", expected "silu"`, "Choose a model with SwiGLU layers.");
   if (c.model_type === "llama" && (c.attention_bias === true || c.mlp_bias === true))
     refuse("attention_bias / mlp_bias of llama models are not supported", "Choose a model without them.");
   const kv = c.num_key_value_heads ?? c.num_attention_heads;
   if (c.num_attention_heads % kv !== 0)
-    refuse(`num_attention_heads (${c.num_attention_heads}) is not a multiple of num_key_value_heads (${kv})`, "The file is damaged.");
+    refuse(
+      `num_attention_heads (${c.num_attention_heads}) is not a multiple of num_key_value_heads (${kv})`,
+      "The file is damaged.",
+    );
   const headDim = c.head_dim ?? c.hidden_size / c.num_attention_heads;
   if (!Number.isInteger(headDim) || headDim % 2 !== 0)
     refuse(`the head dimension (${headDim}) is not an even integer`, "The file is damaged.");
@@ -102,7 +116,9 @@ export function readModelConfig(folder: string): ModelConfig {
   try {
     json = JSON.parse(readFileSync(file, "utf8"));
   } catch (error) {
-    throw new UserError(`${file}: expected a Hugging Face model config, found none that can be read (${messageOf(error)}). Point model.path at a model folder.`);
+    throw new UserError(
+      `${file}: expected a Hugging Face model config, found none that can be read (${messageOf(error)}). Point model.path at a model folder.`,
+    );
   }
   return parseModelConfig(json, file);
 }

@@ -27,11 +27,24 @@ export function weightLayout(config: ModelConfig): LayoutEntry[] {
     const layer = `model.layers.${i}.`;
     const attention = `${layer}self_attn.`;
     shapes.push([`${layer}input_layernorm.weight`, [H]]);
-    shapes.push([`${attention}q_proj.weight`, [q, H]], [`${attention}k_proj.weight`, [kv, H]], [`${attention}v_proj.weight`, [kv, H]]);
-    if (config.qkvBias) shapes.push([`${attention}q_proj.bias`, [q]], [`${attention}k_proj.bias`, [kv]], [`${attention}v_proj.bias`, [kv]]);
+    shapes.push(
+      [`${attention}q_proj.weight`, [q, H]],
+      [`${attention}k_proj.weight`, [kv, H]],
+      [`${attention}v_proj.weight`, [kv, H]],
+    );
+    if (config.qkvBias)
+      shapes.push(
+        [`${attention}q_proj.bias`, [q]],
+        [`${attention}k_proj.bias`, [kv]],
+        [`${attention}v_proj.bias`, [kv]],
+      );
     shapes.push([`${attention}o_proj.weight`, [H, q]]);
     shapes.push([`${layer}post_attention_layernorm.weight`, [H]]);
-    shapes.push([`${layer}mlp.gate_proj.weight`, [I, H]], [`${layer}mlp.up_proj.weight`, [I, H]], [`${layer}mlp.down_proj.weight`, [H, I]]);
+    shapes.push(
+      [`${layer}mlp.gate_proj.weight`, [I, H]],
+      [`${layer}mlp.up_proj.weight`, [I, H]],
+      [`${layer}mlp.down_proj.weight`, [H, I]],
+    );
   }
   shapes.push(["model.norm.weight", [H]]);
   if (!config.tieWordEmbeddings) shapes.push(["lm_head.weight", [V, H]]);

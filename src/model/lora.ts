@@ -1,13 +1,18 @@
 /**
- * LoRA adapters in PEFT's meaning: which modules have one, their names, shapes and packed order.
+ * LoRA adapters in PEFT's meaning: which modules have one, their names, shapes and packed order, and PEFT's files.
  * Formula (Hu et al. 2021, eq. 3): y = W x + (lora_alpha / r) · B A x.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { z } from "zod";
+import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "./config.js";
 import { copyTokenizerFiles } from "./folder.js";
-import { packShapes, type LayoutEntry } from "./layout.js";
-import { writeSafetensors } from "./safetensors.js";
+import { layoutSize, packShapes, type LayoutEntry } from "./layout.js";
+import { readSafetensors, readTensor, writeSafetensors } from "./safetensors.js";
+
+/** What PEFT's `get_peft_model_state_dict` puts before every name. */
+const PEFT_PREFIX = "base_model.model.";
 
 export interface LoraSpec {
   readonly r: number;
@@ -73,9 +78,89 @@ export function saveAdapterFolder(
   };
   writeFileSync(join(target, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);
   const tensors = layout.map(({ name, shape, offset, size }) => ({
-    name: `base_model.model.${name}`,
+    name: PEFT_PREFIX + name,
     shape,
     data: packed.subarray(offset, offset + size),
   }));
   writeSafetensors(join(target, "adapter_model.safetensors"), tensors);
+}
+
+/** What our forward computes; everything else an adapter_config.json may ask for is refused. */
+const adapterConfigSchema = z.looseObject({
+  peft_type: z.literal("LORA"),
+  r: z.int().positive(),
+  lora_alpha: z.number().positive(),
+  target_modules: z.array(z.string()),
+  bias: z.literal("none").default("none"),
+  fan_in_fan_out: z.literal(false).default(false),
+  use_rslora: z.literal(false).default(false),
+  use_dora: z.literal(false).default(false),
+  lora_bias: z.literal(false).default(false),
+  rank_pattern: z.strictObject({}).nullish(),
+  alpha_pattern: z.strictObject({}).nullish(),
+  modules_to_save: z.null().optional(),
+  layers_to_transform: z.null().optional(),
+  target_parameters: z.null().optional(),
+  trainable_token_indices: z.null().optional(),
+});
+
+/**
+ * Reads a PEFT adapter folder into a packed buffer.
+ * @param layout `loraLayout` of the base model
+ * @returns [layoutSize] adapters in `layout`'s order
+ * @throws UserError when a file is missing or damaged, the adapter is of another kind than plain LoRA, its r, lora_alpha
+ *   or target_modules differ from `lora`, or its tensors do not fit
+ */
+export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora: LoraSpec): Float32Array {
+  checkAdapterConfig(join(folder, "adapter_config.json"), lora);
+  const file = join(folder, "adapter_model.safetensors");
+  const stored = readSafetensors(file);
+  const packed = new Float32Array(layoutSize(layout));
+  for (const { name, shape, offset, size } of layout) {
+    const tensor = stored.get(PEFT_PREFIX + name);
+    if (tensor === undefined || tensor.shape.join() !== shape.join()) {
+      const found = tensor === undefined ? "no such tensor" : `[${tensor.shape.join(", ")}]`;
+      throw new UserError(
+        `${file}: ${PEFT_PREFIX}${name}: expected [${shape.join(", ")}], found ${found}. Was it trained on another base model?`,
+      );
+    }
+    readTensor(tensor, packed.subarray(offset, offset + size));
+  }
+  const known = new Set(layout.map(({ name }) => PEFT_PREFIX + name));
+  const surplus = [...stored.keys()].filter((name) => !known.has(name));
+  if (surplus.length > 0)
+    throw new UserError(
+      `${file}: expected ${layout.length} tensors, found ${surplus.length} more (${surplus.slice(0, 3).join(", ")} …). ` +
+        `Was it trained on another base model?`,
+    );
+  return packed;
+}
+
+function checkAdapterConfig(file: string, lora: LoraSpec): void {
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw new UserError(
+      `${file}: expected PEFT's adapter config, found none that can be read (${messageOf(error)}). Point to an adapter folder.`,
+    );
+  }
+  const parsed = adapterConfigSchema.safeParse(json);
+  if (!parsed.success)
+    throw new UserError(
+      `${file}: expected a plain LoRA adapter, found one with other settings:\n${z.prettifyError(parsed.error)}\n` +
+        `Train it again without them.`,
+    );
+  const sorted = (modules: readonly string[]): string => [...modules].sort().join(", ");
+  const differences = (
+    [
+      ["r", parsed.data.r, lora.r],
+      ["lora_alpha", parsed.data.lora_alpha, lora.lora_alpha],
+      ["target_modules", sorted(parsed.data.target_modules), sorted(lora.target_modules)],
+    ] as const
+  ).flatMap(([key, found, expected]) =>
+    found === expected ? [] : [`lora.${key}: expected ${expected}, found ${found}`],
+  );
+  if (differences.length > 0)
+    throw new UserError(`${file}: ${differences.join("; ")}. Give the run the adapter's values.`);
 }

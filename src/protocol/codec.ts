@@ -72,7 +72,8 @@ export function taskFromWire(header: TaskHeader, tensors: readonly Uint8Array[])
   const { type: _, seed, ...rest } = header;
   expectFrames(tensors, 1, header.taskId);
   const promptIds = int32(tensors[0]!, header.taskId);
-  if (promptIds.length === 0) throw new ProtocolError(`${header.taskId}: expected a prompt, found no token`, header.taskId);
+  if (promptIds.length === 0)
+    throw new ProtocolError(`${header.taskId}: expected a prompt, found no token`, header.taskId);
   return { ...rest, promptIds, seed: BigInt(`0x${seed}`) };
 }
 
@@ -108,7 +109,10 @@ export function groupFromWire(header: GroupHeader, tensors: readonly Uint8Array[
   const logprobs = float32(tensors[1]!, taskId);
   const total = header.completions.reduce((n, c) => n + c.length, 0);
   if (ids.length !== total || logprobs.length !== total)
-    throw new ProtocolError(`${taskId}: expected ${total} tokens, found ${ids.length} ids, ${logprobs.length} logprobs`, taskId);
+    throw new ProtocolError(
+      `${taskId}: expected ${total} tokens, found ${ids.length} ids, ${logprobs.length} logprobs`,
+      taskId,
+    );
   if (ids.some((id) => id < 0)) throw new ProtocolError(`${taskId}: a token id is negative`, taskId);
   // Rounding in log-softmax may leave a logprob a hair above 0; anything else is a broken engine.
   const bad = logprobs.find((p) => !(p <= 1e-4 && p > -Infinity));
@@ -138,7 +142,8 @@ export function joinFrames(frames: readonly Uint8Array[]): Buffer {
 export function splitFrames(bytes: Buffer): Buffer[] {
   const count = bytes.length >= 4 ? bytes.readUInt32LE(0) : 0;
   let offset = 4 + 4 * count;
-  if (count === 0 || offset > bytes.length) throw new ProtocolError(`expected joined frames, found ${bytes.length} bytes`);
+  if (count === 0 || offset > bytes.length)
+    throw new ProtocolError(`expected joined frames, found ${bytes.length} bytes`);
   const frames: Buffer[] = [];
   for (let i = 0; i < count; i++) {
     const length = bytes.readUInt32LE(4 + 4 * i);

@@ -4,9 +4,11 @@
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { text } from "node:stream/consumers";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { OrtEngine as Engine } from "../../src/actors/engine.js";
 import { type RunConfig, runConfigSchema } from "../../src/config/schema.js";
@@ -66,7 +68,7 @@ let OrtEngine: typeof Engine;
 
 async function startSource(run: ReturnType<typeof makeRun>, firstIteration = 0): Promise<Remote> {
   const { config, runDir } = run;
-  const source = await RemoteSource.start({ config, runDir, firstIteration, layout });
+  const source = await RemoteSource.start({ config, runDir, firstIteration, layout, baseSha256: null });
   cleanups.push(() => source.close());
   return source;
 }
@@ -82,10 +84,10 @@ function track(child: ChildProcess): ChildProcess {
   return child;
 }
 
-function exitOf(child: ChildProcess): Promise<{ code: number | null; stderr: string }> {
-  let stderr = "";
-  child.stderr?.on("data", (chunk) => (stderr += String(chunk)));
-  return new Promise((done) => child.once("close", (code) => done({ code, stderr })));
+/** (Node emits no "close" for a child whose channel the parent disconnected, so exit and stderr are awaited apart.) */
+async function exitOf(child: ChildProcess): Promise<{ code: number | null; stderr: string }> {
+  const [stderr, [code]] = await Promise.all([text(child.stderr!), once(child, "exit") as Promise<[number | null]>]);
+  return { code, stderr };
 }
 
 describe.skipIf(!built)("learner and actors as processes (run `npm run build` first)", { timeout: 60_000 }, () => {
@@ -138,7 +140,9 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
       const source = await startSource(run);
       const { work, weights } = source.addresses;
       const actor = track(
-        fork(join(root, "test/fixtures/impatient-actor.mjs"), [run.file, work, weights], { stdio: ["ignore", "inherit", "pipe", "ipc"] }),
+        fork(join(root, "test/fixtures/impatient-actor.mjs"), [run.file, work, weights], {
+          stdio: ["ignore", "inherit", "pipe", "ipc"],
+        }),
       );
       await source.publish(randomWeights(1), 0);
       await source.batch(0);
@@ -174,7 +178,10 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
     const packed = randomWeights(1);
     await first.publish(packed, 0);
     const before = await first.batch(0);
-    await first.recordAdvantages(0, new Map(before.groups.map((g) => [g.taskId, g.completions.map((c) => new Float32Array(c.ids.length))])));
+    await first.recordAdvantages(
+      0,
+      new Map(before.groups.map((g) => [g.taskId, g.completions.map((c) => new Float32Array(c.ids.length))])),
+    );
     await first.publish(randomWeights(2), 1);
     const batch1 = await first.batch(1);
     await first.close();
@@ -188,7 +195,12 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
   it("an actor stops with 0 when the learner ends, when told by its parent, and when its parent is gone", async () => {
     const run = makeRun();
     const source = await startSource(run);
-    const actors = [startActor(run, source, 0), startActor(run, source, 1), startActor(run, source, 2), startActor(run, source, 3)];
+    const actors = [
+      startActor(run, source, 0),
+      startActor(run, source, 1),
+      startActor(run, source, 2),
+      startActor(run, source, 3),
+    ];
     while ((await source.stats())["actors_live"] !== 4) await pause(20);
     const exits = actors.map(exitOf);
     actors[0]!.send({ type: "stop" });
@@ -207,10 +219,12 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
     cleanups.push(() => server.close());
     await new Promise((done) => server.once("listening", done));
     const run = makeRun({ transport: { address: `tcp://127.0.0.1:${port}` } });
-    await expect(RemoteSource.start({ ...run, firstIteration: 0, layout })).rejects.toThrow(
+    await expect(RemoteSource.start({ ...run, firstIteration: 0, layout, baseSha256: null })).rejects.toThrow(
       `tcp://127.0.0.1:${port}: expected a free port`,
     );
-    const actor = track(fork(join(root, "dist/actors/main.js"), ["--index", "3"], { stdio: ["ignore", "inherit", "pipe", "ipc"] }));
+    const actor = track(
+      fork(join(root, "dist/actors/main.js"), ["--index", "3"], { stdio: ["ignore", "inherit", "pipe", "ipc"] }),
+    );
     const said = new Promise((done) => actor.once("message", done));
     expect(await exitOf(actor)).toMatchObject({ code: 1, stderr: expect.not.stringContaining("    at ") as string });
     expect(await said).toMatchObject({ type: "error", user: true });
@@ -228,7 +242,9 @@ async function freePorts(): Promise<number> {
     await new Promise((done) => server.once("listening", done));
     const { port } = server.address() as { port: number };
     const next = createServer().listen(port + 1, "127.0.0.1");
-    const free = await new Promise<boolean>((done) => next.once("listening", () => done(true)).once("error", () => done(false)));
+    const free = await new Promise<boolean>((done) =>
+      next.once("listening", () => done(true)).once("error", () => done(false)),
+    );
     await Promise.all([server, next].map((s) => new Promise((done) => s.close(done))));
     if (free && port < 65_534) return port;
   }

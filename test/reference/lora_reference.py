@@ -96,8 +96,10 @@ def main() -> None:
         model.to(torch.float32).save_pretrained(folder)
         weights = pathlib.Path(folder, "adapter_model.safetensors")
         saved = load_file(weights)
+        config = json.loads(pathlib.Path(folder, "adapter_config.json").read_text())
+        config["target_modules"].sort()  # PEFT writes a set: its order differs from run to run
         files = dict(
-            adapter_config=json.loads(pathlib.Path(folder, "adapter_config.json").read_text()),
+            adapter_config=config,
             adapter_model_base64=base64.b64encode(weights.read_bytes()).decode(),
             shapes={n: list(t.shape) for n, t in saved.items()},
         )

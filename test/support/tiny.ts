@@ -62,7 +62,13 @@ export interface BatchOptions {
 
 /** Groups with prompts of 1 to 4 tokens and completions of 1 to 6; one reward in three is 1. */
 export function tinyBatch(options: BatchOptions = {}): TrainingBatch {
-  const { groups = 4, groupSize = 3, seed = 1, reward = (g, r) => Number((g + r) % 3 === 0), edit = (c) => c } = options;
+  const {
+    groups = 4,
+    groupSize = 3,
+    seed = 1,
+    reward = (g, r) => Number((g + r) % 3 === 0),
+    edit = (c) => c,
+  } = options;
   const draw = new Draw(seed);
   const ids = (n: number): Int32Array => Int32Array.from({ length: n }, () => draw.int(0, tinyConfig.vocabSize - 1));
   const tasks: Task[] = [];

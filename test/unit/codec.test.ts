@@ -134,7 +134,9 @@ describe("codec", () => {
   it("refuses another protocol version by name, and unknown fields", () => {
     const hello = { type: "hello", pid: 1, index: 0, capacityRows: 8 };
     expect(decode(fromActor, encode(hello)).header).toEqual(hello);
-    expect(() => decode(fromActor, encode({ ...hello, protocol: 99 }))).toThrow("expected protocol version 1, found 99");
+    expect(() => decode(fromActor, encode({ ...hello, protocol: 99 }))).toThrow(
+      "expected protocol version 1, found 99",
+    );
     expect(() => decode(fromActor, encode({ ...hello, extra: 1 }))).toThrow(ProtocolError);
     expect(() => decode(fromLearner, encode(hello))).toThrow(ProtocolError);
   });

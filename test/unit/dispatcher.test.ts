@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.js";
 import { readBatchFile, batchFile } from "../../src/learner/journal.js";
 import { Ledger } from "../../src/learner/ledger.js";
+import { SerialSource } from "../../src/learner/serial-source.js";
 import { TaskBook } from "../../src/learner/task-book.js";
 import { decode, encode, groupToWire, taskFromWire } from "../../src/protocol/codec.js";
 import type { Task, TrajectoryGroup } from "../../src/protocol/messages.js";
@@ -60,7 +61,7 @@ describe("pacing", () => {
       for (let iteration = 0; iteration < 6; iteration++) {
         book.advance(iteration);
         const leased: Task[] = [];
-        for (let task; (task = book.lease("a", Infinity, 0, false)) !== null; ) leased.push(task);
+        for (let task; (task = book.lease("a", Infinity, 0, false)) !== null;) leased.push(task);
         for (const task of leased) expect(iteration - task.batch).toBeGreaterThanOrEqual(-maxStaleness);
         const newest = Math.min(5, iteration + maxStaleness);
         const opened = iteration === 0 ? newest + 1 : newest > Math.min(5, iteration - 1 + maxStaleness) ? 1 : 0;
@@ -93,7 +94,8 @@ describe("pacing", () => {
 
   it("evaluation goes first and is answered by exactly the evaluated weights", async () => {
     const { dispatcher, ledger, addresses } = await startDispatcher();
-    for (const k of [0, 1]) ledger.publish(weights(k).version), k === 0 && (await fill(ledger, 0));
+    ledger.publish(weights(0).version);
+    fill(ledger, 0);
     const { packed, version } = weights(1);
     dispatcher.publish(packed, version);
     const tasks = [0, 1, 2].map((i) => makeTask(`e${i}`, { kind: "eval", batch: 1, groupSize: 1, minIteration: 1 }));
@@ -113,9 +115,10 @@ describe("pacing", () => {
   });
 });
 
-async function fill(ledger: Ledger, iteration: number): Promise<void> {
+/** Answers every open task. */
+function fill(ledger: Ledger, iteration: number): void {
   const { version } = weights(iteration);
-  for (let task; (task = ledger.book.lease("a", Infinity, 0, false)) !== null; ) ledger.receive(answer(task, version));
+  for (let task; (task = ledger.book.lease("a", Infinity, 0, false)) !== null;) ledger.receive(answer(task, version));
 }
 
 describe("leases", () => {
@@ -306,6 +309,31 @@ describe("dynamic sampling", () => {
   });
 });
 
+describe("serial source", () => {
+  it("gives the groups a dispatcher with two actors gives, batch by batch, strictly on-policy", async () => {
+    const fields = { maxReplacements: 1, maxStaleness: 0 };
+    const { dispatcher, addresses } = await startDispatcher(fields);
+    const score = async (task: Task, generated: Parameters<typeof scored>[1], id: string) =>
+      scored(task.taskId, generated, id, task.taskId.endsWith("-1"));
+    startActor(addresses, new FakeEngine(), { score });
+    startActor(addresses, new FakeEngine(), { score });
+    const serial = new SerialSource({ ...ledgerOptions(fields), engine: new FakeEngine(), maxRows: 6, score });
+    later(() => serial.close());
+    for (let k = 0; k < 3; k++) {
+      const { packed, version } = weights(k);
+      dispatcher.publish(packed, version);
+      expect(await serial.publish(packed, k)).toEqual(version);
+      const [remote, alone] = [await dispatcher.batch(k), await serial.batch(k)];
+      expect(alone.tasks).toEqual(remote.tasks);
+      expect(alone.groups).toEqual(remote.groups.map((g) => ({ ...g, actorId: "serial" })));
+      expect(alone.filteredGroups).toBe(1);
+      for (const c of alone.groups.flatMap((g) => g.completions)) expect(c.versions[0]!.iteration).toBe(k);
+    }
+    const tasks = [0, 1].map((i) => makeTask(`e${i}`, { kind: "eval", batch: 2, groupSize: 1, minIteration: 2 }));
+    expect((await serial.evaluate(tasks)).map((g) => g.taskId)).toEqual(["e0", "e1"]);
+  });
+});
+
 describe("addresses", () => {
   it("a used port gives a message that names it and the way out", async () => {
     const { addresses, cleanup } = resolveAddresses("ipc");
@@ -322,7 +350,14 @@ describe("addresses", () => {
       work: "tcp://127.0.0.1:5000",
       weights: "tcp://127.0.0.1:5001",
     });
-    for (const bad of ["tcp://10.0.0.1:5000", "tcp://0.0.0.0:5000", "tcp://*:5000", "tcp://127.0.0.1", "tcp://127.0.0.1:65535", "udp://x"])
+    for (const bad of [
+      "tcp://10.0.0.1:5000",
+      "tcp://0.0.0.0:5000",
+      "tcp://*:5000",
+      "tcp://127.0.0.1",
+      "tcp://127.0.0.1:65535",
+      "udp://x",
+    ])
       expect(() => resolveAddresses(bad)).toThrow(UserError);
   });
 

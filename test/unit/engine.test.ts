@@ -85,7 +85,7 @@ describe.each(architectures)("%s against transformers", (type) => {
     let engine: OrtEngine;
     beforeAll(async () => {
       engine = await OrtEngine.create(config, options);
-      engine.load(packedWeights(config), 3);
+      await engine.load(packedWeights(config), 3);
     });
     afterAll(() => engine.dispose());
 
@@ -128,7 +128,7 @@ describe("the engine", () => {
   let engine: OrtEngine;
   beforeAll(async () => {
     engine = await OrtEngine.create(config, { threads: 1, maxRows: 6, segmentLength: 4 });
-    engine.load(packed, 0);
+    await engine.load(packed, 0);
   });
   afterAll(() => engine.dispose());
   const request = (over: Partial<GenerateRequest> = {}): GenerateRequest => ({
@@ -182,11 +182,11 @@ describe("the engine", () => {
   it("names the weights it holds: a copy, hashed; other weights give other logprobs", async () => {
     const forced = [Int32Array.of(1, 2, 3), Int32Array.of(3, 2, 1)];
     const source = packed.slice();
-    const before = engine.load(source, 4);
+    const before = await engine.load(source, 4);
     source.fill(0);
     expect(before).toEqual({ iteration: 4, sha256: hashPacked(packed, weightLayout(config)) });
     const first = (await runAll(engine, [request({ forced })])).get("r")!.completions[0]!;
-    const after = engine.load(
+    const after = await engine.load(
       packed.map((x) => x * 1.01),
       5,
     );
@@ -194,7 +194,7 @@ describe("the engine", () => {
     const second = (await runAll(engine, [request({ forced })])).get("r")!.completions[0]!;
     expect(second.versions).toEqual([{ fromToken: 0, ...after }]);
     expect(Math.abs(second.logprobs[1]! - first.logprobs[1]!)).toBeGreaterThan(1e-3);
-    engine.load(packed, 0);
+    await engine.load(packed, 0);
   });
 
   it("keeps groups whole and in order, counts what is pending, and refuses new weights in flight", async () => {
@@ -202,7 +202,7 @@ describe("the engine", () => {
     expect(engine.pending).toBe(4); // queued requests
     expect(await engine.step()).toEqual([]);
     expect(engine.pending).toBe(3 * 2 + 1); // three groups of two rows fill the batch, one waits
-    expect(() => engine.load(packed, 1)).toThrow(/in flight/);
+    await expect(engine.load(packed, 1)).rejects.toThrow(/in flight/);
     const order: string[] = [];
     while (engine.pending > 0) for (const group of await engine.step()) order.push(group.requestId);
     expect(order).toEqual(["a", "b", "c", "d"]);

@@ -47,7 +47,11 @@ describe("journal", () => {
   it("reads back what was written, batch by batch, in order", async () => {
     const directory = temporaryDirectory();
     const journal = openJournal(directory);
-    const records = [record("a"), record("b"), { type: "advantages" as const, taskId: "a", advantages: [Float32Array.of(1, -2), Float32Array.of(0.5)] }];
+    const records = [
+      record("a"),
+      record("b"),
+      { type: "advantages" as const, taskId: "a", advantages: [Float32Array.of(1, -2), Float32Array.of(0.5)] },
+    ];
     for (const r of records) journal.append(3, r);
     journal.append(12, record("c"));
     expect(readBatchFile(batchFile(directory, 3))).toEqual({ records, tornBytes: 0 });
@@ -111,7 +115,7 @@ describe("resume", () => {
     expect(batch1.groups.map((g) => g.taskId)).toEqual(["b1-0", "b1-1", "b1-2", "b1-3"]);
     // Of batch 2 exactly the discarded tasks are open again.
     const open: string[] = [];
-    for (let task; (task = after.book.lease("x", 100, 0, false)) !== null; ) open.push(task.taskId);
+    for (let task; (task = after.book.lease("x", 100, 0, false)) !== null;) open.push(task.taskId);
     expect(byOne).toEqual(["b2-0", "b2-1"]);
     expect(open).toEqual(["b2-2", "b2-3"]);
   });
@@ -176,7 +180,10 @@ describe("trajectories command", () => {
     const printed = text(out);
     await trajectories(runDir, out, (line) => warnings.push(line));
     out.end();
-    const lines = (await printed).trim().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+    const lines = (await printed)
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
     expect(lines).toHaveLength(4);
     const completion = first.group.completions[1]!;
     expect(lines[1]).toEqual({

@@ -2,7 +2,16 @@ import { readFileSync } from "node:fs";
 import * as tf from "@tensorflow/tfjs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { AdamW } from "../../src/learner/optimizer.js";
-import { completionLogprobs, completionValues, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat, type Microbatch, type NamedWeights } from "../../src/learner/policy.js";
+import {
+  completionLogprobs,
+  completionValues,
+  disposeBatch,
+  hiddenStates,
+  prepareMicrobatch,
+  splitFlat,
+  type Microbatch,
+  type NamedWeights,
+} from "../../src/learner/policy.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import { layoutSize, packShapes, weightLayout } from "../../src/model/layout.js";
 
@@ -19,7 +28,8 @@ layout.forEach((entry, k) => {
   const seed = entry.name === "value_head.weight" ? 50 : k;
   for (let i = 0; i < entry.size; i++) {
     const norm = entry.name.includes("norm") ? 1 : 0;
-    initial[entry.offset + i] = entry.name === "value_head.bias" ? 0.25 : 0.3 * Math.sin(0.7 * i * (1 + seed / 10) + seed) + norm;
+    initial[entry.offset + i] =
+      entry.name === "value_head.bias" ? 0.25 : 0.3 * Math.sin(0.7 * i * (1 + seed / 10) + seed) + norm;
   }
 });
 const groups = golden.groups.map((g: { prompt: number[]; completions: number[][] }) => ({
@@ -62,9 +72,21 @@ describe("policy against torch", () => {
     const weights: NamedWeights = { tensors: splitFlat(tf, tf.tensor1d(initial), layout), lora: null };
     const hidden = hiddenStates(tf, config, weights, batch);
     const both = await completionLogprobs(tf, config, weights, hidden, batch, golden.temperature).data();
-    expect(worst(both.filter((_, i) => i % 2 === 0), golden.logprobs)).toBeLessThan(1e-5);
-    expect(worst(both.filter((_, i) => i % 2 === 1), golden.entropies)).toBeLessThan(1e-5);
-    expect(worst(await completionValues(tf, weights, hidden, batch.predictors).data(), golden.values)).toBeLessThan(1e-5);
+    expect(
+      worst(
+        both.filter((_, i) => i % 2 === 0),
+        golden.logprobs,
+      ),
+    ).toBeLessThan(1e-5);
+    expect(
+      worst(
+        both.filter((_, i) => i % 2 === 1),
+        golden.entropies,
+      ),
+    ).toBeLessThan(1e-5);
+    expect(worst(await completionValues(tf, weights, hidden, batch.predictors).data(), golden.values)).toBeLessThan(
+      1e-5,
+    );
   });
 
   for (const checkpointing of [false, true]) {
@@ -90,12 +112,21 @@ describe("policy against torch", () => {
   test("gradients of two microbatches add up to the gradient of one", async () => {
     const flat = tf.variable(tf.tensor1d(initial));
     const gradientOf = async (select: number[]): Promise<Float32Array> => {
-      const batch = prepareMicrobatch(tf, config, select.map((g) => groups[g]));
+      const batch = prepareMicrobatch(
+        tf,
+        config,
+        select.map((g) => groups[g]),
+      );
       const { grads } = tf.variableGrads(() => lossOf(flat, batch, false, select), [flat]);
       return (await Object.values(grads)[0]!.data()) as Float32Array;
     };
     const [whole, first, second] = [await gradientOf([0, 1]), await gradientOf([0]), await gradientOf([1])];
-    expect(worst(first.map((x, i) => x + second[i]!), whole)).toBeLessThan(1e-5);
+    expect(
+      worst(
+        first.map((x, i) => x + second[i]!),
+        whole,
+      ),
+    ).toBeLessThan(1e-5);
     flat.dispose();
   });
 

@@ -4,4 +4,5 @@ import { nativeBindingPath } from "../../src/learner/native-binding.js";
 import { primitivesSuite } from "../support/primitives-suite.js";
 
 if (existsSync(nativeBindingPath())) primitivesSuite("tensorflow");
-else test.skip(`TensorFlow's native binding is not there (${nativeBindingPath()}); \`npm run setup\` prepares it`, () => {});
+else
+  test.skip(`TensorFlow's native binding is not there (${nativeBindingPath()}); \`npm run setup\` prepares it`, () => {});

@@ -58,15 +58,13 @@ export function generate(request: GenerateRequest, version: PolicyVersion): Gene
 
 /** Rewards 0, 1, 2, … by completion, unless `equal`. */
 export function scored(taskId: string, generated: GeneratedGroup, actorId: string, equal = false): TrajectoryGroup {
-  const completions = generated.completions.map(
-    ({ logprobs, ...rest }, c): Completion => ({
-      ...rest,
-      behaviourLogprobs: logprobs,
-      rewards: { correctness: equal ? 1 : c },
-      rewardErrors: [],
-      outcome: "wrong",
-    }),
-  );
+  const completions = generated.completions.map(({ logprobs, ...rest }, c): Completion => ({
+    ...rest,
+    behaviourLogprobs: logprobs,
+    rewards: { correctness: equal ? 1 : c },
+    rewardErrors: [],
+    outcome: "wrong",
+  }));
   return { taskId, actorId, completions, timing: generated.timing };
 }
 

@@ -4,7 +4,6 @@ import { WeightFetcher } from "../../src/actors/weight-fetcher.js";
 import { WeightServer } from "../../src/learner/weight-server.js";
 import { layoutSize } from "../../src/model/layout.js";
 import { decode } from "../../src/protocol/codec.js";
-import type { Addresses } from "../../src/protocol/sockets.js";
 import { Writer, bindRouter, resolveAddresses } from "../../src/protocol/sockets.js";
 import { weightsReply } from "../../src/protocol/wire-schemas.js";
 import { FakeEngine, later, layout, startActor, startDispatcher, until, weights } from "./rollout-fixtures.js";
@@ -39,7 +38,7 @@ async function startProxy(weightsAddress: string, tamper: (chunk: number, bytes:
   later(() => (front.close(), back.close()));
   const toFront = new Writer(front);
   const toBack = new Writer(back);
-  let client = Buffer.alloc(0);
+  let client: Buffer = Buffer.alloc(0);
   void (async () => {
     for await (const [identity, ...frames] of front) {
       client = identity!;
@@ -158,7 +157,7 @@ describe("life signs", () => {
   it("an actor whose learner falls silent ends with a clear message", async () => {
     const { addresses, cleanup } = resolveAddresses("ipc");
     later(cleanup);
-    const { actor } = startActor(addresses as Addresses, new FakeEngine(), { silenceMs: 200 });
+    const { actor } = startActor(addresses, new FakeEngine(), { silenceMs: 200 });
     await expect(actor.done).rejects.toThrow("The learner has been silent for 0.2 s");
   });
 
