@@ -2,10 +2,15 @@
  * An engine in this process, for commands that need no learner: load a model folder, answer requests.
  * The same engine, graph and noise as in training.
  */
+import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { UserError } from "../errors.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
+import { loadAdapter, loraLayout, readAdapterConfig } from "../model/lora.js";
 import { loadPacked } from "../model/safetensors.js";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.js";
+import { AdapterMerger } from "./adapter.js";
 import type { GenerateRequest, GeneratedGroup } from "./engine-types.js";
 import { OrtEngine } from "./engine.js";
 
@@ -15,17 +20,27 @@ export interface LocalModel {
   readonly engine: OrtEngine;
 }
 
-/** @param threads of ONNX Runtime; 0 = all cores */
+/**
+ * Opens a model folder, or a PEFT adapter folder (its base is where adapter_config.json says).
+ * @param threads of ONNX Runtime; 0 = all cores
+ * @throws UserError when a file is missing, damaged or does not fit
+ */
 export async function openModel(folder: string, threads: number): Promise<LocalModel> {
-  const config = readModelConfig(folder);
+  const adapter = existsSync(join(folder, "adapter_config.json")) ? readAdapterConfig(folder) : null;
+  if (adapter !== null && (adapter.base === null || !existsSync(adapter.base)))
+    throw new UserError(
+      `${join(folder, "adapter_config.json")}: expected the base model's folder in base_model_name_or_path, found ` +
+        `${adapter.base ?? "nothing"}. Correct the path.`,
+    );
+  const baseFolder = adapter?.base ?? folder;
+  const config = readModelConfig(baseFolder);
   const tokenizer = loadTokenizer(folder, config);
-  const packed = loadPacked(folder, config);
-  const engine = await OrtEngine.create(config, {
-    threads: threads || availableParallelism(),
-    maxRows: 64,
-    segmentLength: 8,
-  });
-  await engine.load(packed, 0);
+  const packed = loadPacked(baseFolder, config);
+  const numThreads = threads || availableParallelism();
+  const merger = adapter === null ? null : await AdapterMerger.create(config, adapter.lora, packed, numThreads);
+  const engine = await OrtEngine.create(config, { threads: numThreads, maxRows: 256, segmentLength: 8 }, merger);
+  const published = adapter === null ? packed : loadAdapter(folder, loraLayout(config, adapter.lora), adapter.lora);
+  await engine.load(published, 0);
   return { config, tokenizer, engine };
 }
 

@@ -5,8 +5,6 @@
  * Generator: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3").
  * Key = the 64-bit seed; counter = (position div 4, completion, 0, 0); position mod 4 picks the output word.
  */
-import { createHash } from "node:crypto";
-
 const ROUNDS = 10;
 /** 24 bits: every value is exact in float32, and the largest is 1 - 2^-24. */
 const TO_UNIT = 2 ** -24;
@@ -79,11 +77,6 @@ export function fillUniforms(
     if (step === 0 || (position & 3) === 0) philox4x32([position >>> 2, completion, 0, 0], key, words);
     out[step * columns + column] = ((words[position & 3] ?? 0) >>> 8) * TO_UNIT;
   }
-}
-
-/** The 64-bit noise key of a task: the first 8 bytes (big-endian) of sha256("<runSeed>:<taskId>"). */
-export function taskSeed(runSeed: number, taskId: string): bigint {
-  return createHash("sha256").update(`${runSeed}:${taskId}`).digest().readBigUInt64BE(0);
 }
 
 function keyOf(seed: bigint): [number, number] {

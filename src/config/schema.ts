@@ -30,7 +30,7 @@ export const runConfigSchema = z.strictObject({
     .int()
     .nonnegative()
     .default(42)
-    .describe("seed of prompt order, sampling noise and value head initialisation"),
+    .describe("seed of prompt order, sampling noise, new adapters and PPO's mini-batches"),
   run_dir: z.string().nullable().default(null).describe("run directory; null = runs/<algo>-<date>-<time>"),
 
   model: z
@@ -125,7 +125,7 @@ export const runConfigSchema = z.strictObject({
   mask_truncated_completions: z
     .boolean()
     .default(false)
-    .describe("GRPO: completions cut off by max_completion_length add nothing to the loss"),
+    .describe("completions cut off by max_completion_length add nothing to the losses"),
   entropy_coef: z.number().default(0).describe("entropy bonus in the loss"),
 
   // PPO

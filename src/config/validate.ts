@@ -9,7 +9,7 @@ import { runConfigSchema, type RunConfig } from "./schema.js";
 
 /** Keys that only GRPO reads. */
 const GRPO_KEYS = new Set(
-  "loss_type epsilon epsilon_high delta beta use_bias_correction_kl scale_rewards num_iterations steps_per_generation importance_sampling_level mask_truncated_completions".split(
+  "loss_type epsilon epsilon_high delta beta use_bias_correction_kl scale_rewards num_iterations steps_per_generation importance_sampling_level".split(
     " ",
   ),
 );

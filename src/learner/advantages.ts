@@ -7,20 +7,8 @@
  * (its completion) and never decreases; every row has at least one token. [R] is one entry per row.
  */
 import type { RunConfig } from "../config/schema.js";
-import { UserError } from "../errors.js";
 
 // ---------------------------------------------------------------------------------------------------------- GRPO
-
-/**
- * @throws UserError for groups of one: their advantage would always be 0 (some libraries silently use the raw reward)
- */
-export function checkGroupSize(numGenerations: number): void {
-  if (numGenerations >= 2) return;
-  throw new UserError(
-    `num_generations: expected at least 2 for GRPO, found ${numGenerations}. An advantage compares a completion with ` +
-      `the others of its prompt. Raise num_generations, or use algo: ppo.`,
-  );
-}
 
 export interface GroupAdvantages {
   /** One array per group, one advantage per completion. */

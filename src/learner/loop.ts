@@ -49,12 +49,15 @@ interface LoopState {
   readonly before: Validation;
 }
 
+/** Completions of the start-up self-test: fixed prompts, answered by the actors, compared before anything is trained. */
+const SELFTEST_COMPLETIONS = 32;
 /** Completions per iteration on which actor and learner log-probabilities are compared. */
 const GAP_COMPLETIONS = 4;
 /** Larger published vectors are not kept to recompute the gap under older versions. */
 const GAP_MAX_SIZE = 64 * 1024 * 1024;
 
-export async function runLearner(run: RunConfig, options: LearnerOptions): Promise<RunSummary> {
+/** Runs until `max_steps` or a stop; the last event sent is "done". */
+export async function runLearner(run: RunConfig, options: LearnerOptions): Promise<void> {
   const { runDir, send, stop } = options;
   const started = performance.now();
   send({ type: "phase", name: "loading the model" });
@@ -161,7 +164,6 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
         report(0);
         const groups = await unlessStopped(source.evaluate(asked, report), stop);
         if (groups === null) return null;
-        if (mode === "sampled") checkGap(await logprobGap(asked, groups, 32), run);
         const correct = groups.filter((group) => group.completions[0]!.outcome === "correct").length;
         result[mode] = {
           accuracy: correct / groups.length,
@@ -197,6 +199,9 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
       lastSaved = iteration;
     };
 
+    const selfTest = tasks.evalTasks(iteration, SELFTEST_COMPLETIONS, "sampled", "selftest");
+    const answers = await unlessStopped(source.evaluate(selfTest), stop);
+    if (answers !== null) checkGap(await logprobGap(selfTest, answers, SELFTEST_COMPLETIONS), run);
     if (iteration === 0) before = (await evaluate("before")) ?? {};
 
     while (iteration < run.max_steps && !stop.aborted) {
@@ -253,7 +258,8 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
     };
     writeFileSync(join(runDir, "summary.json.tmp"), `${JSON.stringify(summary, null, 2)}\n`);
     renameSync(join(runDir, "summary.json.tmp"), join(runDir, "summary.json"));
-    return summary;
+    // Said before the actors are told to go, so that the launcher does not take their going for a failure.
+    send({ type: "done", summary });
   } finally {
     await source.close();
   }

@@ -248,7 +248,7 @@ export function mergeMetrics(
  *   dr_grpo  1 / (rows · max_completion_length)
  *   dapo     1 / average tokens per optimizer step of the generation batch
  */
-export function tokenWeights(
+function tokenWeights(
   tokens: Pick<PolicyTokens, "mask" | "rowOf" | "numRows">,
   options: Pick<GrpoOptions, "loss_type" | "max_completion_length">,
   denominators: Denominators,

@@ -30,7 +30,7 @@ async function main(): Promise<void> {
   process.on("message", (message: LauncherMessage) => message.type === "stop" && stop.abort());
   process.once("disconnect", () => process.exit(1));
   const { runLearner } = await import("./loop.js");
-  const summary = await runLearner(config, {
+  await runLearner(config, {
     runDir: dirname(values.config),
     resume: values.resume,
     serial: values.serial,
@@ -38,7 +38,6 @@ async function main(): Promise<void> {
     send,
     stop: stop.signal,
   });
-  await sent({ type: "done", summary });
 }
 
 function send(event: ProgressEvent): void {

@@ -168,6 +168,6 @@ export class TrainableModel {
 }
 
 /** Whether a term of the run's objective looks at a frozen copy of the first policy. */
-export function needsReference(run: RunConfig): boolean {
+function needsReference(run: RunConfig): boolean {
   return run.algo === "grpo" ? run.beta > 0 : run.kl_coef > 0;
 }

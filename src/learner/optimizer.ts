@@ -23,7 +23,7 @@ export interface AdamWState {
 }
 
 /** Hugging Face decays every weight except biases and norms (`get_decay_parameter_names` in transformers' trainer). */
-export function decays(name: string): boolean {
+function decays(name: string): boolean {
   return !name.endsWith(".bias") && !name.includes("norm");
 }
 

@@ -58,7 +58,7 @@ export function initialWeights(config: ModelConfig, seed: number): Float32Array 
 }
 
 /** Example indices of one step: each epoch is a shuffle of its own, a function of (seed, epoch). */
-export function* exampleOrder(numExamples: number, seed: number): Generator<number> {
+function* exampleOrder(numExamples: number, seed: number): Generator<number> {
   for (let epoch = 0; ; epoch++) {
     const order = Int32Array.from({ length: numExamples }, (_, i) => i);
     const random = mulberry32(seed * 1_000_003 + epoch);

@@ -71,11 +71,14 @@ export class TaskSource {
     return this.complete(task, this.problems.train.problem(index), config.temperature);
   }
 
-  /** The first n held-out problems (all when there are fewer), one completion each, for the policy of `iteration`. */
-  evalTasks(iteration: number, n: number, mode: "sampled" | "greedy"): Task[] {
+  /**
+   * The first n held-out problems (all when there are fewer), one completion each, for the policy of `iteration`.
+   * @param purpose begins the task ids, so that two evaluations of one policy never share one
+   */
+  evalTasks(iteration: number, n: number, mode: "sampled" | "greedy", purpose: "eval" | "selftest" = "eval"): Task[] {
     const temperature = mode === "greedy" ? 0 : this.config.temperature;
     return Array.from({ length: Math.min(n, this.problems.validation.size) }, (_, i) => {
-      const taskId = `eval${pad(iteration)}-${mode}-${pad(i, 5)}`;
+      const taskId = `${purpose}${pad(iteration)}-${mode}-${pad(i, 5)}`;
       const task = { taskId, kind: "eval", batch: iteration, groupSize: 1, minIteration: iteration } as const;
       return this.complete(task, this.problems.validation.problem(i), temperature);
     });

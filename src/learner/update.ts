@@ -50,7 +50,7 @@ export interface UpdateResult {
 }
 
 /** Optimizer steps one iteration takes. */
-export function stepsPerIteration(run: RunConfig): number {
+function stepsPerIteration(run: RunConfig): number {
   return run.algo === "grpo"
     ? run.num_iterations * run.steps_per_generation
     : run.num_ppo_epochs * run.num_mini_batches;

@@ -90,6 +90,8 @@ const adapterConfigSchema = z.looseObject({
   peft_type: z.literal("LORA"),
   r: z.int().positive(),
   lora_alpha: z.number().positive(),
+  lora_dropout: z.number().min(0).default(0),
+  base_model_name_or_path: z.string().nullish(),
   target_modules: z.array(z.string()),
   bias: z.literal("none").default("none"),
   fan_in_fan_out: z.literal(false).default(false),
@@ -112,7 +114,7 @@ const adapterConfigSchema = z.looseObject({
  *   or target_modules differ from `lora`, or its tensors do not fit
  */
 export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora: LoraSpec): Float32Array {
-  checkAdapterConfig(join(folder, "adapter_config.json"), lora);
+  checkAdapterConfig(folder, lora);
   const file = join(folder, "adapter_model.safetensors");
   const stored = readSafetensors(file);
   const packed = new Float32Array(layoutSize(layout));
@@ -136,7 +138,13 @@ export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora
   return packed;
 }
 
-function checkAdapterConfig(file: string, lora: LoraSpec): void {
+/**
+ * What a PEFT adapter folder says of itself.
+ * @returns its LoRA settings, and the base model's folder (or hub name) as PEFT wrote it
+ * @throws UserError when adapter_config.json is missing, damaged or asks for more than plain LoRA
+ */
+export function readAdapterConfig(folder: string): { lora: LoraSpec; base: string | null } {
+  const file = join(folder, "adapter_config.json");
   let json: unknown;
   try {
     json = JSON.parse(readFileSync(file, "utf8"));
@@ -151,16 +159,24 @@ function checkAdapterConfig(file: string, lora: LoraSpec): void {
       `${file}: expected a plain LoRA adapter, found one with other settings:\n${z.prettifyError(parsed.error)}\n` +
         `Train it again without them.`,
     );
+  const { r, lora_alpha, lora_dropout, target_modules, base_model_name_or_path: base } = parsed.data;
+  return { lora: { r, lora_alpha, lora_dropout, target_modules }, base: base ?? null };
+}
+
+function checkAdapterConfig(folder: string, lora: LoraSpec): void {
+  const { lora: found } = readAdapterConfig(folder);
   const sorted = (modules: readonly string[]): string => [...modules].sort().join(", ");
   const differences = (
     [
-      ["r", parsed.data.r, lora.r],
-      ["lora_alpha", parsed.data.lora_alpha, lora.lora_alpha],
-      ["target_modules", sorted(parsed.data.target_modules), sorted(lora.target_modules)],
+      ["r", found.r, lora.r],
+      ["lora_alpha", found.lora_alpha, lora.lora_alpha],
+      ["target_modules", sorted(found.target_modules), sorted(lora.target_modules)],
     ] as const
   ).flatMap(([key, found, expected]) =>
     found === expected ? [] : [`lora.${key}: expected ${expected}, found ${found}`],
   );
   if (differences.length > 0)
-    throw new UserError(`${file}: ${differences.join("; ")}. Give the run the adapter's values.`);
+    throw new UserError(
+      `${join(folder, "adapter_config.json")}: ${differences.join("; ")}. Give the run the adapter's values.`,
+    );
 }

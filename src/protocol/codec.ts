@@ -156,7 +156,7 @@ export function splitFrames(bytes: Buffer): Buffer[] {
 
 // ---- typed views: received frames are rarely aligned, so each tensor is copied once
 
-export function int32(frame: Uint8Array, where: string): Int32Array {
+function int32(frame: Uint8Array, where: string): Int32Array {
   return new Int32Array(alignedCopy(frame, where));
 }
 

@@ -160,7 +160,7 @@ async function scoresOf(score: RewardFunction, completions: readonly ScoredText[
 }
 
 /** What reward functions read: the ids as text, the stop token that ended them left out. */
-export function completionText(tokenizer: Tokenizer, ids: Int32Array, finishReason: FinishReason): string {
+function completionText(tokenizer: Tokenizer, ids: Int32Array, finishReason: FinishReason): string {
   return tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);
 }
 

@@ -35,7 +35,7 @@ export interface CorpusMix {
  * Careless solutions are the most frequent kind but come with two openings, so that the single most likely opening is
  * the careful one: greedy decoding starts out well, sampling does not.
  */
-export const defaultCorpusMix: CorpusMix = { careful: 0.36, terse: 0.22 };
+const defaultCorpusMix: CorpusMix = { careful: 0.36, terse: 0.22 };
 
 const names = ["Anna", "Ben", "Dan", "Emma", "Jack", "Kate", "Leo", "Sam"];
 const things = ["apples", "balls", "cards", "coins", "cups", "eggs", "nuts", "pears", "stamps", "toys"];

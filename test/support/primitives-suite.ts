@@ -56,7 +56,9 @@ export function primitivesSuite(backend: BackendName): void {
     const found = evaluate(primitive, inputs);
     evaluate(twin, inputs).forEach((expected, i) => {
       const name = i === 0 ? "value" : `gradient of input ${i - 1}`;
-      expect(relativeGap(found[i]!, expected), name).toBeLessThan(TOLERANCE);
+      // Inputs and weights are of order 1: a result far below 1 is a difference of larger numbers (a softmax over one
+      // key has no gradient but rounding).
+      expect(relativeGap(found[i]!, expected, 1), name).toBeLessThan(TOLERANCE);
     });
     expect(tf.memory().numTensors).toBe(before);
   }

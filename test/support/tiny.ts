@@ -124,14 +124,15 @@ export function tinyLearner(tf: TF, run: RunConfig, startAt?: (layout: readonly 
   return { model, updater, dispose };
 }
 
-/** max |actual − reference| / max |reference|. */
-export function relativeGap(actual: ArrayLike<number>, reference: ArrayLike<number>): number {
+/** max |actual − reference| / max |reference|, the latter no less than `floor`. Infinity when an entry is not a number. */
+export function relativeGap(actual: ArrayLike<number>, reference: ArrayLike<number>, floor = 0): number {
   if (actual.length !== reference.length) return Infinity;
   let gap = 0;
-  let largest = 0;
+  let largest = floor;
   for (let i = 0; i < reference.length; i++) {
     const difference = Math.abs(actual[i]! - reference[i]!);
-    if (!(difference <= gap)) gap = difference;
+    if (Number.isNaN(difference)) return Infinity;
+    gap = Math.max(gap, difference);
     largest = Math.max(largest, Math.abs(reference[i]!));
   }
   return gap === 0 ? 0 : gap / largest;

@@ -1,9 +1,7 @@
 import { readFileSync } from "node:fs";
 import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { UserError } from "../../src/errors.js";
 import {
-  checkGroupSize,
   explainedVariance,
   gae,
   groupAdvantages,
@@ -85,12 +83,6 @@ describe("GRPO advantages", () => {
   it("leave unscored completions out of the baseline and give them 0", () => {
     const { advantages } = groupAdvantages([[1, null, 0]], "none");
     expect([...advantages[0]!]).toEqual([0.5, 0, -0.5]);
-  });
-
-  it("refuse a group of one, and say what to do", () => {
-    expect(() => checkGroupSize(1)).toThrow(UserError);
-    expect(() => checkGroupSize(1)).toThrow(/num_generations.*at least 2.*found 1/);
-    expect(() => checkGroupSize(2)).not.toThrow();
   });
 });
 

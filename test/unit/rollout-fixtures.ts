@@ -47,7 +47,7 @@ export function makeTask(taskId: string, fields: Partial<Task> = {}): Task {
 }
 
 /** Tokens are a function of the task's seed alone, as the real engine's are. */
-export function generate(request: GenerateRequest, version: PolicyVersion): GeneratedGroup {
+function generate(request: GenerateRequest, version: PolicyVersion): GeneratedGroup {
   const completions = Array.from({ length: request.groupSize }, (_, c) => {
     const ids = Int32Array.from({ length: 1 + ((Number(request.seed % 97n) + c) % 3) }, (_, t) => 1 + t + c);
     const logprobs = Float32Array.from(ids, (id) => -id / 8);
