@@ -91,7 +91,7 @@ export async function trainSft(
   const root = join(outDir, "checkpoints");
   const last = resume ? listCheckpoints(root).at(-1) : undefined;
   const state = last === undefined ? null : loadTrainingState(join(root, checkpointName(last)));
-  const flat = tf.variable(tf.tensor1d(state?.vectors.weights ?? packed));
+  const flat = tf.tidy(() => tf.variable(tf.tensor1d(state?.vectors.weights ?? packed)));
   const optimizer = new AdamW(tf, flat, layout, {
     beta1: 0.9,
     beta2: 0.98,
