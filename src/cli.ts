@@ -7,7 +7,13 @@
  */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
-import type { EvalOptions, InferOptions, LogprobsOptions, SftOptions } from "./commands/options.js";
+import type {
+  EvalOptions,
+  InferOptions,
+  LogprobsOptions,
+  PrepareStarterOptions,
+  SftOptions,
+} from "./commands/options.js";
 import { guarded, isEntry } from "./entry.js";
 import { UserError } from "./errors.js";
 
@@ -121,9 +127,15 @@ export function createProgram(): Command {
     .requiredOption("--out <file>", "JSONL file")
     .option("--count <n>", "problems", atLeast(1), 40_000)
     .option("--seed <n>", "same count and seed, same bytes", atLeast(0), 1)
-    .action(async ({ out, count, seed }: { out: string; count: number; seed: number }) => {
+    .option("--careful <share>", "share of careful solutions", share, 0.36)
+    .option("--terse <share>", "share of terse ones; the rest is careless", share, 0.22)
+    .action(async ({ out, count, seed, ...mix }: PrepareStarterOptions) => {
+      if (mix.careful + mix.terse > 1)
+        throw new UserError(
+          `--careful and --terse: expected at most 1 together, found ${mix.careful + mix.terse}. Lower one.`,
+        );
       const { writeStarterCorpus } = await import("./commands/prepare-starter.js");
-      const styles = writeStarterCorpus(out, count, seed);
+      const styles = writeStarterCorpus(out, count, seed, mix);
       const shares = Object.entries(styles).map(([style, n]) => `${n} ${style}`);
       process.stderr.write(`${out}: ${count} problems (${shares.join(", ")})\n`);
     });
@@ -154,6 +166,13 @@ function number(least: number): (text: string) => number {
       throw new InvalidArgumentError(`Expected a number >= ${least}.`);
     return value;
   };
+}
+
+/** Parses a share, 0 to 1. */
+function share(text: string): number {
+  const value = number(0)(text);
+  if (value > 1) throw new InvalidArgumentError("Expected a number from 0 to 1.");
+  return value;
 }
 
 /** Parses a number greater than `limit`. */

@@ -69,3 +69,13 @@ export interface LogprobsOptions {
   /** 0 = all cores. */
   readonly threads: number;
 }
+
+export interface PrepareStarterOptions {
+  /** JSONL file. */
+  readonly out: string;
+  readonly count: number;
+  readonly seed: number;
+  /** Shares of the styles; the rest is careless. */
+  readonly careful: number;
+  readonly terse: number;
+}

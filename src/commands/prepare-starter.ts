@@ -1,16 +1,17 @@
 /** Writes the starter's training corpus (GSM8K's JSONL) for `sft` to learn from. */
 import { closeSync, mkdirSync, openSync, renameSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
-import { starterCorpus } from "../tasks/starter.js";
+import { starterCorpus, type CorpusMix } from "../tasks/starter.js";
 
 /**
- * Writes `count` lines {"question", "answer"}; the same (count, seed) gives the same bytes.
+ * Writes `count` lines {"question", "answer"}; the same arguments give the same bytes.
  * The file appears whole or not at all. Returns how many solutions of each style were written.
  */
 export function writeStarterCorpus(
   file: string,
   count: number,
   seed: number,
+  mix?: CorpusMix,
 ): Record<"careful" | "terse" | "careless", number> {
   mkdirSync(dirname(file), { recursive: true });
   const temporary = `${file}.tmp-${process.pid}`;
@@ -19,7 +20,7 @@ export function writeStarterCorpus(
   try {
     let lines = "";
     for (let i = 0; i < count; i++) {
-      const { question, answer, style } = starterCorpus(i, seed);
+      const { question, answer, style } = starterCorpus(i, seed, mix);
       styles[style]++;
       lines += `${JSON.stringify({ question, answer })}\n`;
       if (lines.length > 1 << 20 || i === count - 1) {

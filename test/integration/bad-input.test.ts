@@ -39,9 +39,13 @@ const small = ["--generation_batch_size=16", "--max-steps", "1", "--eval.num_pro
 const launchWith = (...args: string[]) =>
   messageOf("launch", ["--algo", "grpo", "--run-dir", join(temporary(), "run"), ...small, ...args]);
 
-describe.skipIf(unrunnable)(`bad input${reason}`, { timeout: 60_000 }, () => {
+describe.skipIf(unrunnable)(`bad input${reason}`, { timeout: 120_000 }, () => {
   const models: [string, (folder: string) => void, RegExp[]][] = [
-    ["missing weights", (folder) => rmSync(join(folder, "model.safetensors")), [/model\.safetensors/, /expected/, /found/]],
+    [
+      "missing weights",
+      (folder) => rmSync(join(folder, "model.safetensors")),
+      [/model\.safetensors/, /expected/, /found/],
+    ],
     [
       "truncated weights",
       (folder) => truncateSync(join(folder, "model.safetensors"), 1_000_000),
@@ -90,7 +94,9 @@ describe.skipIf(unrunnable)(`bad input${reason}`, { timeout: 60_000 }, () => {
     const question = `How many apples? ${"Anna has 12 apples. ".repeat(100)}`;
     writeFileSync(file, `${JSON.stringify({ question, answer: "#### 12" })}\n`);
     const trained = await launchWith(`--data.train=${file}`, "--data.max_prompt_length=100000");
-    expect(trained).toMatch(/How many apples\? .* has \d+ tokens; with max_completion_length 64 .* context of 512\. Lower/);
+    expect(trained).toMatch(
+      /How many apples\? .* has \d+ tokens; with max_completion_length 64 .* context of 512\. Lower/,
+    );
     const tooLong = await launchWith(`--data.train=${file}`);
     expect(tooLong).toMatch(/data\.max_prompt_length: expected prompts of at most 192 tokens, found \d+ .* Raise/);
     const inferred = await messageOf("cli", ["infer", "--model", starter, "--prompt", question]);

@@ -42,7 +42,7 @@ const mean = (values: readonly number[]): number => values.reduce((a, b) => a + 
 
 afterAll(cleanUp);
 
-describe.skipIf(unrunnable)(`short runs on the starter model${reason}`, { timeout: 120_000 }, () => {
+describe.skipIf(unrunnable)(`short runs on the starter model${reason}`, { timeout: 240_000 }, () => {
   const runDirs: Record<string, string> = {};
   const folder = unrunnable ? "" : temporary();
   const data = join(folder, "problems.jsonl");
@@ -56,9 +56,11 @@ describe.skipIf(unrunnable)(`short runs on the starter model${reason}`, { timeou
     it(`${algo}: the reward of the last iterations is well above that of the first`, async () => {
       const runDir = (runDirs[algo] = join(folder, algo));
       const { code, stdout, stderr } = await run("launch", [
-        ...["--algo", algo, "--run-dir", runDir, "--max-steps", String(iterations), "--seed", "1"],
-        ...[`--data.train=${data}`, "--generation_batch_size=128", "--num_generations=8", "--save_steps=0"],
-        ...[`--learning_rate=${learningRate}`, "--warmup_steps=0", "--eval.num_problems=32", "--eval.greedy=false"],
+        ...`--algo ${algo} --run-dir ${runDir} --max-steps ${iterations} --seed 1 --learning_rate=${learningRate}`.split(
+          " ",
+        ),
+        ...`--data.train=${data} --generation_batch_size=128 --num_generations=8 --warmup_steps=0`.split(" "),
+        ..."--save_steps=0 --eval.num_problems=32 --eval.greedy=false".split(" "),
       ]);
       expect(code, stderr).toBe(0);
       expect(stdout).toMatch(/^sampled .*%.*points/m);
@@ -76,7 +78,10 @@ describe.skipIf(unrunnable)(`short runs on the starter model${reason}`, { timeou
   it("`cli trajectories` lists every completion with all that was decided about it", async () => {
     const { code, stdout, stderr } = await run("cli", ["trajectories", runDirs["grpo"]!]);
     expect(code, stderr).toBe(0);
-    const lines = stdout.trimEnd().split("\n").map((line) => JSON.parse(line) as Line);
+    const lines = stdout
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line) as Line);
     expect(lines).toHaveLength(runs[0]!.iterations * 128);
     const { stopIds } = loadTokenizer(starter);
     const groups = new Map<string, Line[]>();
@@ -89,7 +94,9 @@ describe.skipIf(unrunnable)(`short runs on the starter model${reason}`, { timeou
       expect(line.reward).toBe(line.rewards["correctness"]);
       expect(line.outcome === "correct").toBe(line.reward === 1);
       expect(line.actor).toMatch(/^actor-0-/);
-      expect(line.versions).toEqual([{ from_token: 0, iteration: expect.any(Number), sha256: expect.stringMatching(/^[0-9a-f]{64}$/) }]);
+      expect(line.versions).toEqual([
+        { from_token: 0, iteration: expect.any(Number), sha256: expect.stringMatching(/^[0-9a-f]{64}$/) },
+      ]);
       groups.set(line.task_id, [...(groups.get(line.task_id) ?? []), line]);
     }
     expect(groups.size).toBe(runs[0]!.iterations * PROBLEMS);
@@ -98,7 +105,10 @@ describe.skipIf(unrunnable)(`short runs on the starter model${reason}`, { timeou
       new Set(lines.filter((line) => line.batch === batch).map((line) => line.prompt_ids.join()));
     readMetrics(runDirs["grpo"]!).forEach((metrics, batch) => {
       expect(promptsOf(batch)).toEqual(promptsOf(0));
-      expect(mean(lines.filter((line) => line.batch === batch).map((l) => l.reward))).toBeCloseTo(metrics["reward"]!, 6);
+      expect(mean(lines.filter((line) => line.batch === batch).map((l) => l.reward))).toBeCloseTo(
+        metrics["reward"]!,
+        6,
+      );
     });
     // GRPO: (reward − mean of the group) / (unbiased deviation of the group + 1e-4), the same for every token
     for (const members of groups.values()) {
@@ -129,7 +139,10 @@ describe.skipIf(unrunnable)(`short runs on the starter model${reason}`, { timeou
       const evaluated = await run("cli", ["eval", "--model", model, "--data", data, "--out", out]);
       expect(evaluated.code, evaluated.stderr).toBe(0);
       const config = readModelConfig(model);
-      const result = JSON.parse(readFileSync(out, "utf8")) as { sampled: { accuracy: number }; greedy: { accuracy: number } };
+      const result = JSON.parse(readFileSync(out, "utf8")) as {
+        sampled: { accuracy: number };
+        greedy: { accuracy: number };
+      };
       expect(result).toMatchObject({
         n: PROBLEMS,
         weights_sha256: hashPacked(loadPacked(model, config), weightLayout(config)),

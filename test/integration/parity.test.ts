@@ -42,12 +42,14 @@ describe.skipIf(unrunnable)(`64 completions of one mixed batch of the starter mo
   const config = readModelConfig(starter);
 
   beforeAll(async () => {
-    const found = createHash("sha256").update(readFileSync(join(starter, "model.safetensors"))).digest("hex");
+    const found = createHash("sha256")
+      .update(readFileSync(join(starter, "model.safetensors")))
+      .digest("hex");
     if (found !== golden.model_sha256)
       throw new Error("test/golden/starter.json belongs to other weights: run test/reference/starter_reference.py");
     packed = loadPacked(starter, config);
     engine = await OrtEngine.create(config, { threads: 1, maxRows: MAX_ROWS, segmentLength: SEGMENT });
-    engine.load(packed, 0);
+    await engine.load(packed, 0);
   });
   afterAll(() => engine?.dispose());
 
@@ -137,7 +139,10 @@ describe.skipIf(unrunnable)(`64 completions of one mixed batch of the starter mo
       const args = ["logprobs", "--model", starter, "--input", input, "--engine", name, "--temperature", "0.7"];
       const { code, stdout, stderr } = await run("cli", [...args, "--threads", "1"]);
       expect(code, stderr).toBe(0);
-      const found = stdout.trimEnd().split("\n").map((line) => (JSON.parse(line) as { logprobs: number[] }).logprobs);
+      const found = stdout
+        .trimEnd()
+        .split("\n")
+        .map((line) => (JSON.parse(line) as { logprobs: number[] }).logprobs);
       expect(found.map((row) => row.length)).toEqual(expected.map((row) => row.length));
       const gaps = found.flatMap((row, i) => row.map((value, t) => Math.abs(value - expected[i]![t]!)));
       expect(Math.max(...gaps)).toBeLessThanOrEqual(TOLERANCE);

@@ -31,7 +31,7 @@ const GROUPS_PER_BATCH = 8;
 
 afterAll(cleanUp);
 
-describe.skipIf(unrunnable)(`one run in four sessions${reason}`, { timeout: 60_000 }, () => {
+describe.skipIf(unrunnable)(`one run in four sessions${reason}`, { timeout: 120_000 }, () => {
   const runDir = unrunnable ? "" : join(temporary(), "run");
   const resume = () => start("launch", ["--resume", runDir]);
   const reached = (iteration: number) => until(() => (iterationsOf(runDir).at(-1) ?? 0) >= iteration);
@@ -39,9 +39,9 @@ describe.skipIf(unrunnable)(`one run in four sessions${reason}`, { timeout: 60_0
 
   it("SIGINT to the whole terminal: a checkpoint of the iteration at hand, exit code 130, nobody left", async () => {
     const session = start("launch", [
-      ...["--algo", "grpo", "--run-dir", runDir, "--max-steps", String(MAX_STEPS), "--seed", "3", "--actors", "2"],
-      ...["--generation_batch_size=32", "--num_generations=4", "--max_completion_length=32", "--learning_rate=1e-4"],
-      ...["--warmup_steps=0", "--save_steps=2", "--save_total_limit=20", "--eval.num_problems=8", "--eval.greedy=false"],
+      ...`--algo grpo --run-dir ${runDir} --max-steps ${MAX_STEPS} --seed 3 --actors 2`.split(" "),
+      ..."--generation_batch_size=32 --num_generations=4 --max_completion_length=32 --learning_rate=1e-4".split(" "),
+      ..."--warmup_steps=0 --save_steps=2 --save_total_limit=20 --eval.num_problems=8 --eval.greedy=false".split(" "),
     ]);
     await reached(1);
     session.signalGroup("SIGINT");
@@ -86,7 +86,11 @@ describe.skipIf(unrunnable)(`one run in four sessions${reason}`, { timeout: 60_0
     const walls = readMetrics(runDir).map((line) => line["wall_seconds"]!);
     expect(walls).toEqual(walls.toSorted((a, b) => a - b));
     const summary = JSON.parse(readFileSync(join(runDir, "summary.json"), "utf8")) as Record<string, unknown>;
-    expect(summary).toMatchObject({ iterations: MAX_STEPS, stopped: false, checkpoint: `checkpoints/step-00000${MAX_STEPS}` });
+    expect(summary).toMatchObject({
+      iterations: MAX_STEPS,
+      stopped: false,
+      checkpoint: `checkpoints/step-00000${MAX_STEPS}`,
+    });
     // measured in the first session, kept through three resumes
     expect(summary["validation"]).toMatchObject({ before: { sampled: { n: 8 } }, after: { sampled: { n: 8 } } });
     expect(livingMembers(session.pid)).toEqual([]);
