@@ -17,10 +17,10 @@ const PROBLEMS = 16;
 /** Rates far above the shipped ones, for a climb within seconds; PPO takes four optimizer steps per iteration. */
 const runs = [
   { algo: "grpo", iterations: 12, learningRate: 4e-4 },
-  { algo: "ppo", iterations: 10, learningRate: 2e-4 },
+  { algo: "ppo", iterations: 12, learningRate: 2e-4 },
 ];
-/** Of the mean reward, last four iterations against first four. Both gain 0.3 to 0.4; chance alone makes 0.05. */
-const CLIMB = 0.15;
+/** Of the mean reward, last four iterations against first four. Measured: 0.26 to 0.33; chance alone makes 0.03. */
+const CLIMB = 0.12;
 
 interface Line {
   batch: number;
