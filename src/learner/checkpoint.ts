@@ -83,8 +83,10 @@ export function listCheckpoints(root: string): number[] {
     .sort((a, b) => a - b);
 }
 
-/** Deletes all but the newest `keep` checkpoints. */
+/** Deletes all but the newest `keep` checkpoints, and what a killed process left half written. */
 export function pruneCheckpoints(root: string, keep: number): void {
+  for (const name of readdirSync(root))
+    if (name.includes(".tmp-")) rmSync(join(root, name), { recursive: true, force: true });
   for (const step of listCheckpoints(root).slice(0, -keep))
     rmSync(join(root, checkpointName(step)), { recursive: true, force: true });
 }

@@ -6,8 +6,7 @@
  * While the update of batch k runs, actors sample batch k + 1 (bounded by max_staleness).
  * Knows the order of things; knows no formulas and no sockets.
  */
-import { execFileSync } from "node:child_process";
-import { appendFileSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { appendFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { performance } from "node:perf_hooks";
 import type { RunConfig } from "../config/schema.js";
@@ -17,12 +16,13 @@ import { readModelConfig } from "../model/config.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
 import { loadPacked } from "../model/safetensors.js";
 import { hashPacked } from "../model/weights.js";
-import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import type { Accuracy, ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
 import { startBackend } from "./backend.js";
 import { checkpointName, listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "./checkpoint.js";
+import { LogprobGap, checkGap } from "./logprob-gap.js";
 import { TrainableModel } from "./model.js";
 import type { RolloutSource, TrainingBatch } from "./rollout-source.js";
+import { currentCommit, keepLinesUpTo, writeWhole } from "./run-files.js";
 import { TaskSource } from "./task-source.js";
 import { Updater } from "./update.js";
 
@@ -53,8 +53,6 @@ interface LoopState {
 const SELFTEST_COMPLETIONS = 32;
 /** Completions per iteration on which actor and learner log-probabilities are compared. */
 const GAP_COMPLETIONS = 4;
-/** Larger published vectors are not kept to recompute the gap under older versions. */
-const GAP_MAX_SIZE = 64 * 1024 * 1024;
 
 /** Runs until `max_steps` or a stop; the last event sent is "done". */
 export async function runLearner(run: RunConfig, options: LearnerOptions): Promise<void> {
@@ -112,46 +110,14 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
   }
 
   try {
-    /** Published vectors of the versions that may still arrive, for the actor/learner gap. */
-    const recent = new Map<number, Float32Array>();
+    const gap = new LogprobGap(updater, run.max_staleness);
     const publish = async (): Promise<void> => {
       const published = await model.published();
       await source.publish(published, iteration);
-      if (published.length <= GAP_MAX_SIZE) recent.set(iteration, published);
-      recent.delete(iteration - run.max_staleness - 1);
+      gap.remember(iteration, published);
     };
     await publish();
     send({ type: "ready", backend: backend.library, parameters: layoutSize(model.publishedLayout), iteration });
-
-    /** Largest |actor − learner| over some completions, in nats, each under the version that sampled it. */
-    const logprobGap = async (
-      asked: readonly Task[],
-      groups: readonly TrajectoryGroup[],
-      limit: number,
-    ): Promise<number | null> => {
-      const chosen = groups.flatMap(({ completions }, i) => {
-        const completion = completions[0]!;
-        const weights = recent.get(completion.versions[0]?.iteration ?? -1);
-        return weights === undefined || completion.versions.length > 1
-          ? []
-          : [{ task: asked[i]!, completion, weights }];
-      });
-      let gap: number | null = null;
-      for (const weights of new Set(chosen.slice(0, limit).map((one) => one.weights))) {
-        const members = chosen.slice(0, limit).filter((one) => one.weights === weights);
-        const sequences = members.map(({ task, completion }) => ({
-          promptIds: task.promptIds,
-          completions: [completion.ids],
-        }));
-        const mine = await updater.logprobsUnder(weights, sequences);
-        members.forEach(({ completion }, i) => {
-          completion.behaviourLogprobs.forEach(
-            (theirs, t) => (gap = Math.max(gap ?? 0, Math.abs(theirs - mine[i]![t]!))),
-          );
-        });
-      }
-      return gap;
-    };
 
     /** Null when the run was asked to stop meanwhile. */
     const evaluate = async (when: "before" | "after" | number): Promise<Validation | null> => {
@@ -201,7 +167,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
 
     const selfTest = tasks.evalTasks(iteration, SELFTEST_COMPLETIONS, "sampled", "selftest");
     const answers = await unlessStopped(source.evaluate(selfTest), stop);
-    if (answers !== null) checkGap(await logprobGap(selfTest, answers, SELFTEST_COMPLETIONS), run);
+    if (answers !== null) checkGap(await gap.largest(selfTest, answers), run.selftest.max_logprob_gap);
     if (iteration === 0) before = (await evaluate("before")) ?? {};
 
     while (iteration < run.max_steps && !stop.aborted) {
@@ -212,7 +178,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
       checkRewardErrors(batch, run);
       const { metrics, advantages } = await updater.update(batch, iteration);
       const staleness = stalenessOf(batch, iteration);
-      const gap = await logprobGap(batch.tasks, batch.groups, GAP_COMPLETIONS);
+      const largestGap = await gap.largest(batch.tasks, batch.groups, GAP_COMPLETIONS);
       iteration++;
       await publish();
       await source.recordAdvantages(batch.batch, advantages);
@@ -223,7 +189,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
         iteration,
         ...metrics,
         ...staleness,
-        ...(gap === null ? {} : { "sampling/actor_learner_logprob_gap/max": gap }),
+        ...(largestGap === null ? {} : { "sampling/actor_learner_logprob_gap/max": largestGap }),
         filtered_groups: batch.filteredGroups,
         "idle/learner": waited / 1000 / seconds,
         "idle/actor": batch.actorIdleSeconds / Math.max(1e-9, batch.actorIdleSeconds + batch.actorBusySeconds),
@@ -256,8 +222,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
       checkpoint: lastSaved === undefined ? null : relative(runDir, join(checkpoints, checkpointName(lastSaved))),
       stopped: after === null,
     };
-    writeFileSync(join(runDir, "summary.json.tmp"), `${JSON.stringify(summary, null, 2)}\n`);
-    renameSync(join(runDir, "summary.json.tmp"), join(runDir, "summary.json"));
+    writeWhole(join(runDir, "summary.json"), `${JSON.stringify(summary, null, 2)}\n`);
     // Said before the actors are told to go, so that the launcher does not take their going for a failure.
     send({ type: "done", summary });
   } finally {
@@ -273,16 +238,6 @@ function unlessStopped<T>(promise: Promise<T>, stop: AbortSignal): Promise<T | n
     stop.addEventListener("abort", onStop, { once: true });
     promise.then(resolve, reject).finally(() => stop.removeEventListener("abort", onStop));
   });
-}
-
-/** Equal weights must give equal numbers (design §5.2); otherwise what is sampled is not what is trained. */
-function checkGap(gap: number | null, run: RunConfig): void {
-  if (gap === null || gap <= run.selftest.max_logprob_gap) return;
-  throw new UserError(
-    `self-test: actor and learner disagree on the log-probability of a token by ${gap.toExponential(2)} nats under the same weights, ` +
-      `expected at most selftest.max_logprob_gap=${run.selftest.max_logprob_gap}. Training on such numbers is off-policy in ` +
-      `a way nothing corrects; report it, or raise the limit knowingly.`,
-  );
 }
 
 /** @throws UserError when more reward calls of a batch failed than reward.max_error_rate allows */
@@ -311,33 +266,4 @@ function stalenessOf(batch: TrainingBatch, iteration: number): { "staleness/mean
     ),
   );
   return { "staleness/mean": values.reduce((a, b) => a + b, 0) / values.length, "staleness/max": Math.max(...values) };
-}
-
-/** Drops lines of iterations that a resumed run will do again. */
-function keepLinesUpTo(file: string, iteration: number): void {
-  if (!existsSync(file)) return;
-  const lines = readFileSync(file, "utf8").split("\n");
-  const kept = lines.filter((line) => {
-    if (line === "") return false;
-    try {
-      return (JSON.parse(line) as { iteration: number }).iteration <= iteration;
-    } catch {
-      return false; // the torn last line of a killed process
-    }
-  });
-  writeFileSync(`${file}.tmp`, kept.map((line) => `${line}\n`).join(""));
-  renameSync(`${file}.tmp`, file);
-}
-
-function currentCommit(): string | null {
-  try {
-    const cwd = new URL(".", import.meta.url);
-    return execFileSync("git", ["rev-parse", "HEAD"], {
-      cwd,
-      encoding: "utf8",
-      stdio: ["ignore", "pipe", "ignore"],
-    }).trim();
-  } catch {
-    return null;
-  }
 }

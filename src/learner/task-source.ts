@@ -44,13 +44,27 @@ export class TaskSource {
     this.groupsPerBatch = config.generation_batch_size / config.num_generations;
   }
 
-  /** Reads the data sets and the tokenizer a configuration names. @throws UserError when one is missing or malformed */
+  /**
+   * Reads the data sets and the tokenizer a configuration names.
+   * @throws UserError when one is missing or malformed, or a file's prompt is too long
+   */
   static open(config: RunConfig): TaskSource {
     const model = readModelConfig(config.model.path);
     const tokenizer = loadTokenizer(config.model.path, model);
     const train = loadDataset(config.data.train, "train");
     const validation = loadDataset(config.data.validation, "validation");
-    return new TaskSource(config, tokenizer, { train, validation }, model.maxPositions);
+    const source = new TaskSource(config, tokenizer, { train, validation }, model.maxPositions);
+    for (const [spec, dataset] of [
+      [config.data.train, train],
+      [config.data.validation, validation],
+    ] as const)
+      if (spec !== "starter") source.checkPrompts(dataset);
+    return source;
+  }
+
+  /** A file is read whole at the start, so that a prompt that is too long does not end a run that is half done. */
+  private checkPrompts(dataset: Dataset): void {
+    for (let i = 0; i < dataset.size; i++) this.promptIds(dataset.problem(i));
   }
 
   /**
