@@ -6,11 +6,14 @@
  * Exit code: 0, or 1 with one line on stderr.
  */
 import { readFileSync } from "node:fs";
-import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import type {
+  CompareOptions,
+  DownloadModelOptions,
   EvalOptions,
   InferOptions,
   LogprobsOptions,
+  PrepareGsm8kOptions,
   PrepareStarterOptions,
   SftOptions,
 } from "./commands/options.js";
@@ -40,9 +43,30 @@ export function createProgram(): Command {
     });
 
   program
+    .command("download-model")
+    .description("download a model into the Hugging Face cache and print its folder")
+    .argument("[repo]", "owner/name on the hub", "Qwen/Qwen2.5-3B-Instruct")
+    .option("--revision <name>", "branch, tag or commit", "main")
+    .action(async (repo: string, options: DownloadModelOptions) => {
+      const { runDownloadModel } = await import("./commands/download-model.js");
+      await runDownloadModel(repo, options);
+    });
+
+  program
+    .command("prepare-data")
+    .description("write a data set as train, dev and test files")
+    .addArgument(new Argument("<name>", "which one").choices(["gsm8k"]))
+    .option("--from <dir>", "folder with train.jsonl and test.jsonl (default: download them)")
+    .option("--out <dir>", "folder to write", "data/gsm8k")
+    .action(async (_name: string, options: PrepareGsm8kOptions) => {
+      const { runPrepareGsm8k } = await import("./commands/prepare-data.js");
+      await runPrepareGsm8k(options);
+    });
+
+  program
     .command("sft")
     .description("supervised fine-tuning on worked answers, before reinforcement learning")
-    .requiredOption("--model <dir>", "Hugging Face folder to start from")
+    .requiredOption("--model <dir>", "Hugging Face folder to start from, or the hub id of a downloaded model")
     .requiredOption("--data <source>", '"starter", or a JSONL file with question/answer (GSM8K\'s format)')
     .requiredOption("--out <dir>", "folder of the trained model; checkpoints go to its checkpoints/")
     .option("--from-scratch", "random weights; of --model only config.json and tokenizer are read", false)
@@ -65,7 +89,10 @@ export function createProgram(): Command {
   program
     .command("infer")
     .description("answer one prompt")
-    .requiredOption("--model <dir>", "Hugging Face folder, such as a checkpoint of a run")
+    .requiredOption(
+      "--model <dir>",
+      "Hugging Face folder, such as a checkpoint of a run, or the hub id of a downloaded model",
+    )
     .requiredOption("--prompt <text>", "the user's message")
     .option("--system <text>", "system message (default: the chat template's own)")
     .option("--raw", "take the prompt as it is, without the chat template", false)
@@ -83,7 +110,10 @@ export function createProgram(): Command {
   program
     .command("eval")
     .description("sampled and greedy accuracy on held-out problems, with 95 % intervals")
-    .requiredOption("--model <dir>", "Hugging Face folder, such as a checkpoint of a run")
+    .requiredOption(
+      "--model <dir>",
+      "Hugging Face folder, such as a checkpoint of a run, or the hub id of a downloaded model",
+    )
     .requiredOption("--data <source>", '"starter" (held-out generated problems), or a JSONL file with question/answer')
     .requiredOption("--out <file>", "JSON file for the result")
     .option("--limit <n>", "only the first N problems (default: all of a file, 512 of starter)", atLeast(1))
@@ -99,9 +129,21 @@ export function createProgram(): Command {
     });
 
   program
+    .command("compare")
+    .description("which of two or more evaluated models is better, if that can be said at all")
+    .argument("[files...]", "checkpoints: results of eval on the same questions")
+    .option("--a <files...>", "an algorithm: results of eval, one file for each training seed")
+    .option("--b <files...>", "the other algorithm, seeds in the same order")
+    .option("--json <file>", "write the figures as JSON too")
+    .action(async (files: string[], options: CompareOptions) => {
+      const { runCompare } = await import("./commands/compare.js");
+      runCompare(files, options);
+    });
+
+  program
     .command("logprobs")
     .description("log-probabilities of given completions, by the actor's engine or the learner's")
-    .requiredOption("--model <dir>", "Hugging Face folder")
+    .requiredOption("--model <dir>", "Hugging Face folder, or the hub id of a downloaded model")
     .requiredOption("--input <file>", 'JSONL: {"prompt_ids": [...], "completion_ids": [...]}')
     .addOption(new Option("--engine <name>", "whose numbers").choices(["actor", "learner"]).makeOptionMandatory())
     .option("--temperature <t>", "divides the logits", above(0), 1)

@@ -7,6 +7,7 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../errors.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
+import { resolveModelFolder } from "../model/hub.js";
 import { loadAdapter, loraLayout, readAdapterConfig } from "../model/lora.js";
 import { loadPacked } from "../model/safetensors.js";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.js";
@@ -22,17 +23,20 @@ export interface LocalModel {
 
 /**
  * Opens a model folder, or a PEFT adapter folder (its base is where adapter_config.json says).
+ * @param spec the folder, or the hub id of a downloaded model
  * @param threads of ONNX Runtime; 0 = all cores
  * @throws UserError when a file is missing, damaged or does not fit
  */
-export async function openModel(folder: string, threads: number): Promise<LocalModel> {
+export async function openModel(spec: string, threads: number): Promise<LocalModel> {
+  const folder = resolveModelFolder(spec);
   const adapter = existsSync(join(folder, "adapter_config.json")) ? readAdapterConfig(folder) : null;
-  if (adapter !== null && (adapter.base === null || !existsSync(adapter.base)))
+  const adapterBase = adapter?.base == null ? null : resolveModelFolder(adapter.base);
+  if (adapter !== null && (adapterBase === null || !existsSync(adapterBase)))
     throw new UserError(
-      `${join(folder, "adapter_config.json")}: expected the base model's folder in base_model_name_or_path, found ` +
-        `${adapter.base ?? "nothing"}. Correct the path.`,
+      `${join(folder, "adapter_config.json")}: expected the base model's folder, or a downloaded model of the hub, in base_model_name_or_path, found ` +
+        `${adapter.base ?? "nothing"}. Correct the path, or download the model.`,
     );
-  const baseFolder = adapter?.base ?? folder;
+  const baseFolder = adapterBase ?? folder;
   const config = readModelConfig(baseFolder);
   const tokenizer = loadTokenizer(folder, config);
   const packed = loadPacked(baseFolder, config);

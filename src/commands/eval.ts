@@ -4,6 +4,7 @@ import { dirname } from "node:path";
 import { SingleBar } from "cli-progress";
 import { generateAll, openModel } from "../actors/local.js";
 import { UserError } from "../errors.js";
+import { sha256OfList, trainSeedOf } from "../eval/result-file.js";
 import { wilsonInterval } from "../eval/statistics.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import { taskSeed } from "../protocol/seeds.js";
@@ -45,7 +46,12 @@ export async function runEval(options: EvalOptions): Promise<void> {
     model: options.model,
     data: options.data,
     n,
+    questions_sha256: sha256OfList(problems.map(({ question, answer }) => [question, answer])),
+    prompt_sha256: sha256OfList([options.system ?? null, options.promptSuffix]),
     temperature: options.temperature,
+    max_new_tokens: options.maxNewTokens,
+    seed: options.seed,
+    train_seed: trainSeedOf(options.model),
     weights_sha256: engine.version.sha256,
   };
   for (const mode of ["sampled", "greedy"] as const) {

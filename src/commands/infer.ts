@@ -3,11 +3,13 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { generateAll, openModel } from "../actors/local.js";
 import { UserError } from "../errors.js";
+import { resolveModelFolder } from "../model/hub.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import { taskSeed } from "../protocol/seeds.js";
 import type { InferOptions } from "./options.js";
 
-export async function runInfer(options: InferOptions): Promise<void> {
+export async function runInfer(given: InferOptions): Promise<void> {
+  const options = { ...given, model: resolveModelFolder(given.model) };
   const { config, tokenizer, engine } = await openModel(options.model, options.threads);
   const messages: ChatMessage[] = [{ role: "user", content: options.prompt }];
   if (options.system !== undefined) messages.unshift({ role: "system", content: options.system });

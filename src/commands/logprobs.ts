@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
+import { resolveModelFolder } from "../model/hub.js";
 import type { LogprobsOptions } from "./options.js";
 
 const lineSchema = z.object({
@@ -15,7 +16,8 @@ interface Sequence {
   readonly completion: Int32Array;
 }
 
-export async function runLogprobs(options: LogprobsOptions): Promise<void> {
+export async function runLogprobs(given: LogprobsOptions): Promise<void> {
+  const options = { ...given, model: resolveModelFolder(given.model) };
   const config = readModelConfig(options.model);
   const sequences = readSequences(options.input, config);
   const logprobs =

@@ -3,6 +3,17 @@
  * before it runs.
  */
 
+export interface DownloadModelOptions {
+  /** Branch, tag or commit. */
+  readonly revision: string;
+}
+
+export interface PrepareGsm8kOptions {
+  /** Folder with train.jsonl and test.jsonl; undefined = download them. */
+  readonly from?: string;
+  readonly out: string;
+}
+
 export interface SftOptions {
   /** Hugging Face folder; with `fromScratch` only its config.json and tokenizer are read. */
   readonly model: string;
@@ -57,6 +68,14 @@ export interface EvalOptions {
   readonly seed: number;
   /** 0 = all cores. */
   readonly threads: number;
+}
+
+export interface CompareOptions {
+  /** Result files of one algorithm, a seed each, in the order of `b`; both or neither. */
+  readonly a?: readonly string[];
+  readonly b?: readonly string[];
+  /** JSON file for the figures. */
+  readonly json?: string;
 }
 
 export interface LogprobsOptions {

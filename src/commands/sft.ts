@@ -7,6 +7,7 @@ import { startBackend } from "../learner/backend.js";
 import type { SequenceGroup } from "../learner/packing.js";
 import { initialWeights, trainSft, type SftProgress } from "../learner/sft.js";
 import { readModelConfig } from "../model/config.js";
+import { resolveModelFolder } from "../model/hub.js";
 import { loadPacked } from "../model/safetensors.js";
 import { loadTokenizer } from "../model/tokenizer.js";
 import { loadDataset } from "../tasks/dataset.js";
@@ -16,7 +17,8 @@ import type { SftOptions } from "./options.js";
 /** Examples of "starter": the mixed-quality corpus. */
 const STARTER_EXAMPLES = 200_000;
 
-export async function runSft(options: SftOptions): Promise<void> {
+export async function runSft(given: SftOptions): Promise<void> {
+  const options = { ...given, model: resolveModelFolder(given.model) };
   const config = readModelConfig(options.model);
   const tokenizer = loadTokenizer(options.model, config);
   if (!options.resume && existsSync(join(options.out, "checkpoints")))

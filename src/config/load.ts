@@ -4,7 +4,8 @@
  * Precedence: schema defaults < configs/<algo>_config.yaml < each --config FILE, left to right < --dotted.key=value.
  * Without --config, configs/starter.yaml is taken.
  * Relative paths (--config, model.path, data files, reward modules) are looked for in the current directory, then in
- * this package, which ships assets/ and configs/. The resolved configuration holds absolute paths.
+ * this package, which ships assets/ and configs/; model.path may also be the hub id of a model in the Hugging Face cache.
+ * The resolved configuration holds absolute paths.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { isAbsolute, join, relative, resolve } from "node:path";
@@ -14,6 +15,7 @@ import { UserError, messageOf } from "../errors.js";
 import { isLeaf, nearestKey, sectionNames } from "./keys.js";
 import { runConfigSchema, type RunConfig } from "./schema.js";
 import { checkLayer, crossCheck, unusedKeyNote } from "./validate.js";
+import { resolveModelFolder } from "../model/hub.js";
 
 /** The package's own folder, whether this file runs from src/ or dist/. */
 export const packageRoot = fileURLToPath(new URL("../../", import.meta.url));
@@ -203,7 +205,7 @@ function resolvePaths(config: RunConfig, cwd: string): RunConfig {
   return {
     ...config,
     run_dir: config.run_dir === null ? null : resolve(cwd, config.run_dir),
-    model: { ...config.model, path: resolveInput(config.model.path, cwd) },
+    model: { ...config.model, path: resolveModelFolder(config.model.path, resolveInput(config.model.path, cwd)) },
     data: { ...config.data, train: dataFile(config.data.train), validation: dataFile(config.data.validation) },
     reward: { ...config.reward, functions: [first!, ...rest] },
   };

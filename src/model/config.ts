@@ -2,10 +2,11 @@
  * The architecture of a decoder, read from a Hugging Face `config.json`.
  * Knows the file format; knows nothing about tensors or runtimes.
  */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError, messageOf } from "../errors.js";
 import { z } from "zod";
+import { hubCache, isHubId } from "./hub.js";
 
 export interface ModelConfig {
   readonly modelType: "qwen2" | "llama";
@@ -111,6 +112,11 @@ export function parseModelConfig(json: unknown, where: string): ModelConfig {
 
 /** Reads `<folder>/config.json`; throws a UserError when it is missing, unreadable or unsupported. */
 export function readModelConfig(folder: string): ModelConfig {
+  if (!existsSync(folder) && isHubId(folder))
+    throw new UserError(
+      `${folder}: expected a model folder or a model of the hub in the cache, found neither a folder of this name nor the model in ${hubCache()}. ` +
+        `Check the path, or download the model: node dist/cli.js download-model ${folder}`,
+    );
   const file = join(folder, "config.json");
   let json: unknown;
   try {

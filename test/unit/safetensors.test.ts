@@ -168,6 +168,26 @@ describe("a packed model", () => {
     expect(() => loadPacked(folder, config)).toThrow(/model-1.safetensors: expected .* found no such tensor/);
   });
 
+  it("loads exactly from bfloat16 shards, tensors longer than one read included", () => {
+    const rows = (4 << 20) / 8 + 3;
+    const long = { ...config, vocabSize: rows };
+    const parts = weightLayout(long);
+    const values = Float32Array.from({ length: layoutSize(parts) }, (_, i) => (i % 251) - 125);
+    const weight_map: Record<string, string> = {};
+    for (const shard of [0, 1]) {
+      const part = parts.filter((_, i) => i % 2 === shard);
+      for (const { name } of part) weight_map[name] = `model-${shard}.safetensors`;
+      writeSafetensors(
+        join(folder, `model-${shard}.safetensors`),
+        part.map(({ name, shape, offset, size }) => ({ name, shape, data: values.subarray(offset, offset + size) })),
+        { dtype: "BF16" },
+      );
+    }
+    writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify({ weight_map }));
+    const loaded = loadPacked(folder, long);
+    expect(Buffer.from(loaded.buffer).equals(Buffer.from(values.buffer))).toBe(true);
+  });
+
   it("reports every missing, surplus and mis-shaped tensor by name", () => {
     const changed = tensors().filter(({ name }) => name !== "model.norm.weight");
     const k = changed.findIndex(({ name }) => name.endsWith("0.self_attn.k_proj.weight"));

@@ -1,0 +1,94 @@
+/**
+ * Model folders by hub id: where the Hugging Face cache is, and what it holds. The layout is the one that Python's
+ * `huggingface_hub` writes (its guide "Understand caching"):
+ *
+ *   <cache>/models--<owner>--<name>/refs/<revision>            the commit a branch or tag stands for
+ *   <cache>/models--<owner>--<name>/snapshots/<commit>/<file>  links into blobs/
+ *   <cache>/models--<owner>--<name>/blobs/<etag>               contents, each once
+ *
+ * Knows files and names; opens no connection (download.ts does).
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+import { UserError } from "../errors.js";
+
+/** Environment variables, HOME among them. */
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+/** `owner/name`, as the hub names models. */
+export const isHubId = (text: string): boolean => /^[A-Za-z0-9][\w.-]*\/[\w.-]*\w$/.test(text);
+
+export const isCommit = (revision: string): boolean => /^[0-9a-f]{40}$/.test(revision);
+
+/** The cache's folder: HF_HUB_CACHE, else HUGGINGFACE_HUB_CACHE, else hub/ in HF_HOME, else in ~/.cache/huggingface (XDG_CACHE_HOME is honoured). */
+export function hubCache(env: Environment = process.env): string {
+  const home = env["HOME"] ?? homedir();
+  const hfHome = env["HF_HOME"] ?? join(env["XDG_CACHE_HOME"] ?? join(home, ".cache"), "huggingface");
+  const path = env["HF_HUB_CACHE"] ?? env["HUGGINGFACE_HUB_CACHE"] ?? join(hfHome, "hub");
+  return resolve(path.replace(/^~(?=\/|$)/, home));
+}
+
+/** A model's folder in the cache. */
+export const repoCache = (repo: string, env?: Environment): string =>
+  join(hubCache(env), `models--${repo.replace("/", "--")}`);
+
+/**
+ * The folder of a model's snapshot in the cache, complete or not; undefined when there is none.
+ * @param revision branch, tag or commit
+ */
+export function findSnapshot(repo: string, revision: string, env?: Environment): string | undefined {
+  const folder = repoCache(repo, env);
+  const ref = join(folder, "refs", revision);
+  const commit = isCommit(revision) ? revision : existsSync(ref) ? readFileSync(ref, "utf8").trim() : undefined;
+  if (commit === undefined || !isCommit(commit)) return undefined;
+  const snapshot = join(folder, "snapshots", commit);
+  return existsSync(snapshot) ? snapshot : undefined;
+}
+
+/** What a model folder (or a PEFT adapter's) lacks of the files it cannot be loaded without. */
+export function missingFiles(folder: string): string[] {
+  const has = (name: string): boolean => existsSync(join(folder, name));
+  if (has("adapter_config.json")) return ["adapter_model.safetensors"].filter((name) => !has(name));
+  const weights = has("model.safetensors")
+    ? []
+    : has(shardIndex)
+      ? shardNames(join(folder, shardIndex))
+      : ["model.safetensors"];
+  return ["config.json", "tokenizer.json", "tokenizer_config.json", ...weights].filter((name) => !has(name));
+}
+
+export const shardIndex = "model.safetensors.index.json";
+
+/** The files that a shard index names. */
+export function shardNames(indexFile: string): string[] {
+  let map: unknown;
+  try {
+    map = (JSON.parse(readFileSync(indexFile, "utf8")) as { weight_map?: unknown } | null)?.weight_map;
+  } catch {
+    map = undefined;
+  }
+  const names = typeof map === "object" && map !== null ? Object.values(map) : [];
+  if (names.length === 0 || !names.every((name): name is string => typeof name === "string"))
+    throw new UserError(`${indexFile}: expected JSON with a weight_map, found none. Download the file again.`);
+  return [...new Set(names)];
+}
+
+/**
+ * The folder a model is read from.
+ * @param spec a folder, or a hub id whose snapshot of `main` is in the cache
+ * @param local the folder meant when `spec` is a path; default `spec`
+ * @returns `local` when it exists; else the snapshot; else `spec` or `local` unchanged, for readModelConfig to refuse
+ * @throws UserError when the snapshot is incomplete
+ */
+export function resolveModelFolder(spec: string, local = spec, env?: Environment): string {
+  if (existsSync(local) || !isHubId(spec)) return local;
+  const snapshot = findSnapshot(spec, "main", env);
+  if (snapshot === undefined) return spec;
+  const missing = missingFiles(snapshot);
+  if (missing.length > 0)
+    throw new UserError(
+      `${spec}: expected the whole model in the cache, found ${snapshot} without ${missing.join(", ")}. Run: node dist/cli.js download-model ${spec}`,
+    );
+  return snapshot;
+}
