@@ -1,3 +1,4 @@
+import { distance } from "fastest-levenshtein";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -127,12 +128,13 @@ describe("refusals", () => {
     expect(refusal({ overrides: ["--lora.rnk=2"], flags: ["resume"] })).toContain('"lora.r"');
   });
 
-  test("any one-letter slip in a key is traced back to it", () => {
+  test("any one-letter slip in a key is traced back to it, or to another key one letter away", () => {
     const keys = configKeys.map(({ key }) => key).filter((key) => key.length > 6);
     fc.assert(
       fc.property(fc.constantFrom(...keys), fc.nat(), (key, at) => {
         const slip = `${key.slice(0, at % key.length)}#${key.slice((at % key.length) + 1)}`;
-        expect(nearestKey(slip)).toBe(key);
+        // adam_beta# is as near to adam_beta1 as to adam_beta2.
+        expect(distance(nearestKey(slip)!, slip)).toBe(1);
       }),
     );
   });
