@@ -17,7 +17,8 @@ const PROCESSORS = ["x64", "arm64", "arm", "ia32", "ppc64", "riscv64", "s390x", 
 function platform(name) {
   const words = name.replace("/", "-").split("-");
   const pick = (known) => known.filter((word) => words.includes(word));
-  const libc = words.includes("musl") || words.includes("musleabihf") ? ["musl"] : words.includes("gnu") ? ["glibc"] : [];
+  const libc =
+    words.includes("musl") || words.includes("musleabihf") ? ["musl"] : words.includes("gnu") ? ["glibc"] : [];
   const cpu = words.includes("wasi") ? ["wasm32"] : pick(PROCESSORS);
   return Object.fromEntries(Object.entries({ cpu, os: pick(SYSTEMS), libc }).filter(([, values]) => values.length > 0));
 }
