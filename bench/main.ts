@@ -1,0 +1,58 @@
+/**
+ * `npm run bench`: measures this project against its peers on this machine, prints tables, writes bench/results/.
+ * bench/README.md says how to read them.
+ */
+import { Command } from "commander";
+import { guarded } from "../src/entry.js";
+import { UserError } from "../src/errors.js";
+import type { Bench } from "./bench.js";
+import { benchEndToEnd } from "./end-to-end.js";
+import { benchLearner } from "./learner.js";
+import { findPeers } from "./python.js";
+import { busyShare, machine, save, table } from "./report.js";
+import { benchRollout } from "./rollout.js";
+import { benchRefresh, benchTransport } from "./transport.js";
+
+const benches: Readonly<Record<string, Bench>> = {
+  rollout: benchRollout,
+  learner: benchLearner,
+  "end-to-end": benchEndToEnd,
+  transport: benchTransport,
+  refresh: benchRefresh,
+};
+
+async function main(): Promise<number> {
+  const names = Object.keys(benches);
+  const program = new Command("bench")
+    .description("Measures this project against its peers on this machine.")
+    .option("--only <names>", `comma-separated, of ${names.join(", ")} (default: all)`)
+    .option("--quick", "few and small cases, once each: shows that everything runs, says nothing about speed")
+    .option(
+      "--python <path>",
+      "interpreter that has bench/peers/requirements.txt (default: a venv in the cache, made once)",
+    )
+    .parse();
+  const { only, quick = false, python } = program.opts<{ only?: string; quick?: true; python?: string }>();
+  const chosen = only?.split(",") ?? names;
+  for (const name of chosen)
+    if (!names.includes(name)) throw new UserError(`--only ${name}: expected one of ${names.join(", ")}.`);
+
+  const begin = performance.now();
+  const progress = (line: string): void => {
+    process.stderr.write(`[${((performance.now() - begin) / 1_000).toFixed(0).padStart(5)} s] ${line}\n`);
+  };
+  const peers = await findPeers(python, progress);
+  if (peers.python === null) progress(`peers are skipped: ${peers.why}`);
+  const surroundings = { ...machine(), peers: peers.versions, quick };
+  for (const name of chosen) {
+    progress(`${name} …`);
+    const othersBusyShare = await busyShare();
+    const result = await benches[name]!({ python: peers.python, quick, progress });
+    const folder = save(quick ? `quick-${name}` : name, result, { ...surroundings, othersBusyShare });
+    process.stdout.write(`\n${table(result, peers.why, othersBusyShare)}\n\n`);
+    progress(`${name}: written to ${folder}`);
+  }
+  return 0;
+}
+
+process.exitCode = await guarded(main, false);
