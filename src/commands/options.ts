@@ -2,6 +2,7 @@
  * What the command line hands to each command, already parsed and checked. Types only: cli.ts must not load a command
  * before it runs.
  */
+import type { SftOptions as SftTraining } from "../learner/sft.js";
 
 export interface DownloadModelOptions {
   /** Branch, tag or commit. */
@@ -14,7 +15,7 @@ export interface PrepareGsm8kOptions {
   readonly out: string;
 }
 
-export interface SftOptions {
+export interface SftOptions extends SftTraining {
   /** Hugging Face folder; with `fromScratch` only its config.json and tokenizer are read. */
   readonly model: string;
   /** "starter", or a JSONL file with question/answer. */
@@ -23,16 +24,6 @@ export interface SftOptions {
   readonly out: string;
   readonly fromScratch: boolean;
   readonly resume: boolean;
-  readonly maxSteps: number;
-  /** Examples per step. */
-  readonly batchSize: number;
-  readonly learningRate: number;
-  readonly warmupSteps: number;
-  readonly weightDecay: number;
-  readonly maxGradNorm: number;
-  readonly tokensPerMicrobatch: number;
-  readonly saveSteps: number;
-  readonly seed: number;
   readonly backend: "auto" | "tensorflow" | "wasm" | "cpu";
 }
 
