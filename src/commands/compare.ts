@@ -6,7 +6,14 @@ import type { CheckpointComparison, SeedComparison } from "../eval/compare.js";
 import { compareCheckpoints, compareSeeds, verdict } from "../eval/compare.js";
 import { type EvalResult, readEvalResult, refuseDifferent, refuseUnpaired } from "../eval/result-file.js";
 import type { Interval } from "../eval/statistics.js";
-import type { CompareOptions } from "./options.js";
+
+export interface CompareOptions {
+  /** Result files of one algorithm, a seed each, in the order of `b`; both or neither. */
+  readonly a?: readonly string[];
+  readonly b?: readonly string[];
+  /** JSON file for the figures. */
+  readonly json?: string;
+}
 
 /**
  * @param files two or more checkpoints' results; none with `--a` and `--b`

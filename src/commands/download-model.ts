@@ -1,7 +1,11 @@
 /** `download-model`: shows a download's progress on stderr and prints the model's folder on stdout. */
 import { downloadModel } from "../model/download.js";
 import { byteBar } from "./byte-bar.js";
-import type { DownloadModelOptions } from "./options.js";
+
+export interface DownloadModelOptions {
+  /** Branch, tag or commit. */
+  readonly revision: string;
+}
 
 export async function runDownloadModel(repo: string, { revision }: DownloadModelOptions): Promise<void> {
   const progress = byteBar();

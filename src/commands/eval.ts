@@ -11,7 +11,23 @@ import { taskSeed } from "../protocol/seeds.js";
 import { loadDataset } from "../tasks/dataset.js";
 import { loadRewards } from "../tasks/rewards.js";
 import { makeScorer } from "../tasks/scorer.js";
-import type { EvalOptions } from "./options.js";
+
+export interface EvalOptions {
+  readonly model: string;
+  /** "starter", or a JSONL file with question/answer. */
+  readonly data: string;
+  /** Problems taken from the beginning; undefined = all of a file, 512 of "starter". */
+  readonly limit?: number;
+  /** JSON file for the result. */
+  readonly out: string;
+  readonly temperature: number;
+  readonly maxNewTokens: number;
+  readonly system?: string;
+  readonly promptSuffix: string;
+  readonly seed: number;
+  /** 0 = all cores. */
+  readonly threads: number;
+}
 
 const STARTER_PROBLEMS = 512;
 

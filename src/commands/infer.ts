@@ -6,7 +6,23 @@ import { UserError } from "../errors.js";
 import { resolveModelFolder } from "../model/hub.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import { taskSeed } from "../protocol/seeds.js";
-import type { InferOptions } from "./options.js";
+
+export interface InferOptions {
+  readonly model: string;
+  readonly prompt: string;
+  /** System message; undefined = the template's own default. */
+  readonly system?: string;
+  /** The prompt is taken as it is, without the chat template. */
+  readonly raw: boolean;
+  readonly greedy: boolean;
+  /** Undefined = what the model's generation_config.json says. */
+  readonly temperature?: number;
+  readonly maxNewTokens: number;
+  readonly seed: number;
+  readonly json: boolean;
+  /** 0 = all cores. */
+  readonly threads: number;
+}
 
 export async function runInfer(given: InferOptions): Promise<void> {
   const options = { ...given, model: resolveModelFolder(given.model) };

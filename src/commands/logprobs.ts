@@ -4,7 +4,17 @@ import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
-import type { LogprobsOptions } from "./options.js";
+
+export interface LogprobsOptions {
+  readonly model: string;
+  /** JSONL file, each line {"prompt_ids": [...], "completion_ids": [...]}. */
+  readonly input: string;
+  readonly engine: "actor" | "learner";
+  readonly temperature: number;
+  readonly backend: "auto" | "tensorflow" | "wasm" | "cpu";
+  /** 0 = all cores. */
+  readonly threads: number;
+}
 
 const lineSchema = z.object({
   prompt_ids: z.array(z.int().nonnegative()).nonempty(),

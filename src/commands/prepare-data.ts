@@ -10,7 +10,12 @@ import type { DownloadProgress } from "../model/download.js";
 import { networkReason } from "../model/hub-client.js";
 import { DEV_PROBLEMS, DEV_SEED, gsm8kAddress, gsm8kFiles, gsm8kLines, parseGsm8k, splitDev } from "../tasks/gsm8k.js";
 import { byteBar } from "./byte-bar.js";
-import type { PrepareGsm8kOptions } from "./options.js";
+
+export interface PrepareGsm8kOptions {
+  /** Folder with train.jsonl and test.jsonl; undefined = download them. */
+  readonly from?: string;
+  readonly out: string;
+}
 
 export async function runPrepareGsm8k(options: PrepareGsm8kOptions): Promise<void> {
   const progress = byteBar();

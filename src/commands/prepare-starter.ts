@@ -3,6 +3,16 @@ import { closeSync, mkdirSync, openSync, renameSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { starterCorpus, type CorpusMix } from "../tasks/starter.js";
 
+export interface PrepareStarterOptions {
+  /** JSONL file. */
+  readonly out: string;
+  readonly count: number;
+  readonly seed: number;
+  /** Shares of the styles; the rest is careless. */
+  readonly careful: number;
+  readonly terse: number;
+}
+
 /**
  * Writes `count` lines {"question", "answer"}; the same arguments give the same bytes.
  * The file appears whole or not at all. Returns how many solutions of each style were written.

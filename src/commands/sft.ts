@@ -5,14 +5,25 @@ import { SingleBar } from "cli-progress";
 import { UserError } from "../errors.js";
 import { startBackend } from "../learner/backend.js";
 import type { SequenceGroup } from "../learner/packing.js";
-import { initialWeights, trainSft, type SftProgress } from "../learner/sft.js";
+import { initialWeights, trainSft, type SftProgress, type SftOptions as SftTraining } from "../learner/sft.js";
 import { readModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
 import { loadPacked } from "../model/safetensors.js";
 import { loadTokenizer } from "../model/tokenizer.js";
 import { loadDataset } from "../tasks/dataset.js";
 import { starterCorpus } from "../tasks/starter.js";
-import type { SftOptions } from "./options.js";
+
+export interface SftOptions extends SftTraining {
+  /** Hugging Face folder; with `fromScratch` only its config.json and tokenizer are read. */
+  readonly model: string;
+  /** "starter", or a JSONL file with question/answer. */
+  readonly data: string;
+  /** Folder that becomes the trained model; checkpoints go to its checkpoints/. */
+  readonly out: string;
+  readonly fromScratch: boolean;
+  readonly resume: boolean;
+  readonly backend: "auto" | "tensorflow" | "wasm" | "cpu";
+}
 
 /** Examples of "starter": the mixed-quality corpus. */
 const STARTER_EXAMPLES = 200_000;

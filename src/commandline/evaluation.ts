@@ -1,0 +1,40 @@
+/** Evaluation and what is concluded from it. Options are parsed here; a command's module is loaded only when it runs. */
+import type { Command } from "commander";
+import type { CompareOptions } from "../commands/compare.js";
+import type { EvalOptions } from "../commands/eval.js";
+import { above, atLeast, threadsOption } from "./arguments.js";
+
+export function addEvaluationCommands(program: Command): void {
+  program
+    .command("eval")
+    .description("sampled and greedy accuracy on held-out problems, with 95 % intervals")
+    .requiredOption(
+      "--model <dir>",
+      "Hugging Face folder, such as a checkpoint of a run, or the hub id of a downloaded model",
+    )
+    .requiredOption("--data <source>", '"starter" (held-out generated problems), or a JSONL file with question/answer')
+    .requiredOption("--out <file>", "JSON file for the result")
+    .option("--limit <n>", "only the first N problems (default: all of a file, 512 of starter)", atLeast(1))
+    .option("--temperature <t>", "of the sampled answers", above(0), 1)
+    .option("--max-new-tokens <n>", "tokens", atLeast(1), 256)
+    .option("--system <text>", "system message (default: the chat template's own)")
+    .option("--prompt-suffix <text>", "appended to each question", "")
+    .option("--seed <n>", "seed of sampling", atLeast(0), 42)
+    .addOption(threadsOption())
+    .action(async (options: EvalOptions) => {
+      const { runEval } = await import("../commands/eval.js");
+      await runEval(options);
+    });
+
+  program
+    .command("compare")
+    .description("which of two or more evaluated models is better, if that can be said at all")
+    .argument("[files...]", "checkpoints: results of eval on the same questions")
+    .option("--a <files...>", "an algorithm: results of eval, one file for each training seed")
+    .option("--b <files...>", "the other algorithm, seeds in the same order")
+    .option("--json <file>", "write the figures as JSON too")
+    .action(async (files: string[], options: CompareOptions) => {
+      const { runCompare } = await import("../commands/compare.js");
+      runCompare(files, options);
+    });
+}

@@ -1,0 +1,86 @@
+/** What the hub, folders and models are asked for: setup, download, inference. Options are parsed here; a command's module is loaded only when it runs. */
+import { Option } from "commander";
+import type { Command } from "commander";
+import type { DownloadModelOptions } from "../commands/download-model.js";
+import type { InferOptions } from "../commands/infer.js";
+import type { LogprobsOptions } from "../commands/logprobs.js";
+import type { SftOptions } from "../commands/sft.js";
+import { above, atLeast, backendOption, number, threadsOption } from "./arguments.js";
+
+export function addModelCommands(program: Command): void {
+  program
+    .command("setup")
+    .description("prepare the native TensorFlow binding (quick when there is nothing to do)")
+    .action(async () => {
+      const { setup } = await import("../commands/setup.js");
+      await setup();
+    });
+
+  program
+    .command("download-model")
+    .description("download a model into the Hugging Face cache and print its folder")
+    .argument("[repo]", "owner/name on the hub", "Qwen/Qwen2.5-3B-Instruct")
+    .option("--revision <name>", "branch, tag or commit", "main")
+    .action(async (repo: string, options: DownloadModelOptions) => {
+      const { runDownloadModel } = await import("../commands/download-model.js");
+      await runDownloadModel(repo, options);
+    });
+
+  program
+    .command("infer")
+    .description("answer one prompt")
+    .requiredOption(
+      "--model <dir>",
+      "Hugging Face folder, such as a checkpoint of a run, or the hub id of a downloaded model",
+    )
+    .requiredOption("--prompt <text>", "the user's message")
+    .option("--system <text>", "system message (default: the chat template's own)")
+    .option("--raw", "take the prompt as it is, without the chat template", false)
+    .option("--greedy", "the most probable token each time, no sampling", false)
+    .option("--temperature <t>", "of sampling (default: the model's generation_config.json)", above(0))
+    .option("--max-new-tokens <n>", "tokens", atLeast(1), 256)
+    .option("--seed <n>", "seed of sampling", atLeast(0), 42)
+    .option("--json", "print prompt_ids, completion_ids and text as JSON", false)
+    .addOption(threadsOption())
+    .action(async (options: InferOptions) => {
+      const { runInfer } = await import("../commands/infer.js");
+      await runInfer(options);
+    });
+
+  program
+    .command("logprobs")
+    .description("log-probabilities of given completions, by the actor's engine or the learner's")
+    .requiredOption("--model <dir>", "Hugging Face folder, or the hub id of a downloaded model")
+    .requiredOption("--input <file>", 'JSONL: {"prompt_ids": [...], "completion_ids": [...]}')
+    .addOption(new Option("--engine <name>", "whose numbers").choices(["actor", "learner"]).makeOptionMandatory())
+    .option("--temperature <t>", "divides the logits", above(0), 1)
+    .addOption(backendOption())
+    .addOption(threadsOption())
+    .action(async (options: LogprobsOptions) => {
+      const { runLogprobs } = await import("../commands/logprobs.js");
+      await runLogprobs(options);
+    });
+
+  program
+    .command("sft")
+    .description("supervised fine-tuning on worked answers, before reinforcement learning")
+    .requiredOption("--model <dir>", "Hugging Face folder to start from, or the hub id of a downloaded model")
+    .requiredOption("--data <source>", '"starter", or a JSONL file with question/answer (GSM8K\'s format)')
+    .requiredOption("--out <dir>", "folder of the trained model; checkpoints go to its checkpoints/")
+    .option("--from-scratch", "random weights; of --model only config.json and tokenizer are read", false)
+    .option("--resume", "continue from the last checkpoint in --out", false)
+    .option("--max-steps <n>", "optimizer steps", atLeast(1), 1000)
+    .option("--batch-size <n>", "examples per step", atLeast(1), 64)
+    .option("--learning-rate <rate>", "peak rate of the cosine schedule", above(0), 1e-3)
+    .option("--warmup-steps <n>", "steps of linear warm-up", atLeast(0), 50)
+    .option("--weight-decay <x>", "decoupled; none on norms and biases", number(0), 0.01)
+    .option("--max-grad-norm <x>", "clipping by global norm", above(0), 1)
+    .option("--tokens-per-microbatch <n>", "gradient accumulation by token budget", atLeast(1), 16384)
+    .option("--save-steps <n>", "checkpoint every N steps; 0 = only at the end", atLeast(0), 500)
+    .option("--seed <n>", "seed of the order of examples and of initial weights", atLeast(0), 42)
+    .addOption(backendOption())
+    .action(async (options: SftOptions) => {
+      const { runSft } = await import("../commands/sft.js");
+      await runSft(options);
+    });
+}
