@@ -212,8 +212,12 @@ async function runAndShow(
   };
   const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
   for (const signal of signals) process.on(signal, onSignal);
+  // a program that forked the launcher, such as `study`, and has died meanwhile
+  const onOrphaned = () => onSignal("SIGTERM");
+  process.on("disconnect", onOrphaned);
   const { summary, failure } = await run.ended;
   for (const signal of signals) process.off(signal, onSignal);
+  process.off("disconnect", onOrphaned);
 
   view.close();
   if (summary !== undefined) process.stdout.write(`${report(summary, shortPath(runDir))}\n`);

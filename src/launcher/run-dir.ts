@@ -6,11 +6,11 @@
  *   launcher.json  who is running it now; left behind only by a launcher that was killed
  *   logs/          a log per process
  */
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { hostname } from "node:os";
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
+import { claimOwnership } from "./owner.js";
 
 const CONFIG = "config.json";
 const OWNER = "launcher.json";
@@ -80,56 +80,13 @@ export function claimRunDir(runDir: string, config: RunConfig): () => void {
       { cause: error },
     );
   }
-  const owner = join(runDir, OWNER);
-  refuseLiveOwner(runDir, owner);
-  writeFileSync(owner, JSON.stringify(identity(process.pid)));
+  const disown = claimOwnership(runDir, join(runDir, OWNER), "choose another --run-dir");
   const partial = `${configFile(runDir)}.tmp`;
   writeFileSync(partial, `${JSON.stringify(config, null, 2)}\n`);
   renameSync(partial, configFile(runDir));
   return () => {
-    rmSync(owner, { force: true });
+    disown();
     const produced = ["metrics.jsonl", "checkpoints", "summary.json"].some((name) => existsSync(join(runDir, name)));
     if (fresh && !produced) rmSync(configFile(runDir), { force: true });
   };
-}
-
-interface Identity {
-  host: string;
-  pid: number;
-  /** Start time of the process in the kernel's ticks; tells a reused pid apart. Null where /proc is not there. */
-  started: string | null;
-}
-
-function identity(pid: number): Identity {
-  let started: string | null = null;
-  try {
-    // fields after the parenthesised command name, which may itself hold spaces; starttime is the 22nd of all (proc(5))
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    started = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
-  } catch {
-    // no /proc here
-  }
-  return { host: hostname(), pid, started };
-}
-
-function refuseLiveOwner(runDir: string, file: string): void {
-  let owner: Identity;
-  try {
-    owner = JSON.parse(readFileSync(file, "utf8")) as Identity;
-  } catch {
-    return; // nobody, or a file cut short by a crash
-  }
-  if (owner.host !== hostname() || !isAlive(owner.pid) || identity(owner.pid).started !== owner.started) return;
-  throw new UserError(
-    `${runDir} is being run by process ${owner.pid}. Stop that one first (kill -INT ${owner.pid}), or choose another --run-dir.`,
-  );
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
 }

@@ -1,0 +1,65 @@
+/**
+ * The mark of the one process that works in a directory: a small file with its host, pid and start time. A process that
+ * was killed leaves it behind; it is then taken for what it is, because the pid is gone or belongs to a later process.
+ */
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { hostname } from "node:os";
+import { UserError } from "../errors.js";
+
+interface Identity {
+  host: string;
+  pid: number;
+  /** Start time of the process in the kernel's ticks; tells a reused pid apart. Null where /proc is not there. */
+  started: string | null;
+}
+
+/**
+ * Claims a directory for this process.
+ * @param dir for the message
+ * @param file the mark, in a directory that exists
+ * @param cure what else the user can do, a sentence's end
+ * @returns a function that gives it back
+ * @throws UserError when a living process of this machine holds it
+ */
+export function claimOwnership(dir: string, file: string, cure: string): () => void {
+  const owner = livingOwner(file);
+  if (owner !== null)
+    throw new UserError(
+      `${dir} is being run by process ${owner}. Stop that one first (kill -INT ${owner}), or ${cure}.`,
+    );
+  writeFileSync(file, JSON.stringify(identity(process.pid)));
+  return () => rmSync(file, { force: true });
+}
+
+/** The process that holds a mark, if it lives on this machine; null when nobody does. */
+function livingOwner(file: string): number | null {
+  let owner: Identity;
+  try {
+    owner = JSON.parse(readFileSync(file, "utf8")) as Identity;
+  } catch {
+    return null; // nobody, or a file cut short by a crash
+  }
+  if (owner.host !== hostname() || !isAlive(owner.pid) || identity(owner.pid).started !== owner.started) return null;
+  return owner.pid;
+}
+
+function identity(pid: number): Identity {
+  let started: string | null = null;
+  try {
+    // fields after the parenthesised command name, which may itself hold spaces; starttime is the 22nd of all (proc(5))
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    started = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
+  } catch {
+    // no /proc here
+  }
+  return { host: hostname(), pid, started };
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
