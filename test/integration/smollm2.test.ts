@@ -1,0 +1,78 @@
+/**
+ * A real language model on real questions: SmolLM2-135M-Instruct gives transformers' tokens and log-probabilities on GSM8K.
+ * test/golden/smollm2.json holds transformers' values; test/reference/smollm2_model.py makes the model's folder, which is too
+ * large to be part of the repository.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { generateAll, type LocalModel, openModel } from "../../src/actors/local.js";
+import { root } from "../support/run.js";
+
+const folder = process.env["FINELLAMA_SMOLLM2"] ?? join(homedir(), ".cache/finellama-rl/smollm2-135m-instruct");
+const data = join(root, "../shared/gsm8k/test.jsonl");
+const missing = !existsSync(join(folder, "model.safetensors"))
+  ? `no model in ${folder}; test/reference/smollm2_model.py makes it`
+  : !existsSync(data)
+    ? `no ${data}`
+    : undefined;
+
+interface Golden {
+  model_sha256: string;
+  data_sha256: string;
+  answers: { prompt_sha256: string; completion_ids: number[]; logprobs: number[] }[];
+}
+const golden = JSON.parse(readFileSync(join(root, "test/golden/smollm2.json"), "utf8")) as Golden;
+const sha256 = (bytes: Uint8Array | string): string => createHash("sha256").update(bytes).digest("hex");
+
+describe.skipIf(missing !== undefined)(`SmolLM2-135M-Instruct${missing ? ` (skipped: ${missing})` : ""}`, () => {
+  let model: LocalModel;
+  let prompts: Int32Array[];
+
+  beforeAll(async () => {
+    expect(sha256(readFileSync(join(folder, "model.safetensors")))).toBe(golden.model_sha256);
+    expect(sha256(readFileSync(data))).toBe(golden.data_sha256);
+    model = await openModel(folder, 0);
+    const lines = readFileSync(data, "utf8").split("\n").slice(0, golden.answers.length);
+    prompts = lines.map((line) => {
+      const { question } = JSON.parse(line) as { question: string };
+      return model.tokenizer.chatPrompt([{ role: "user", content: question }]);
+    });
+  }, 120_000);
+  afterAll(() => model?.engine.dispose());
+
+  const ask = (forced: boolean) =>
+    generateAll(
+      model.engine,
+      golden.answers.map(({ completion_ids: ids }, i) => ({
+        requestId: String(i),
+        promptIds: prompts[i]!,
+        groupSize: 1,
+        seed: 0n,
+        sampling: { temperature: forced ? 1 : 0, maxNewTokens: ids.length, stopIds: [] },
+        ...(forced && { forced: [Int32Array.from(ids)] }),
+      })),
+    );
+
+  it("the chat prompts of 16 questions are transformers'", () => {
+    expect(golden.answers).toHaveLength(16);
+    expect(prompts.map((ids) => sha256(JSON.stringify([...ids])))).toEqual(golden.answers.map((a) => a.prompt_sha256));
+  });
+
+  it("so are 64 greedy tokens of each", async () => {
+    const groups = await ask(false);
+    expect(golden.answers.every((answer) => answer.completion_ids.length === 64)).toBe(true);
+    expect(groups.map((group) => [...group.completions[0]!.ids])).toEqual(golden.answers.map((a) => a.completion_ids));
+  }, 120_000);
+
+  it("and their log-probabilities, to 1e-4 nats", async () => {
+    const groups = await ask(true);
+    const gaps = groups.flatMap((group, i) =>
+      Array.from(group.completions[0]!.logprobs, (value, t) => Math.abs(value - golden.answers[i]!.logprobs[t]!)),
+    );
+    expect(gaps).toHaveLength(16 * 64);
+    expect(Math.max(...gaps)).toBeLessThanOrEqual(1e-4);
+  }, 120_000);
+});
