@@ -15,6 +15,7 @@ import { loadConfig, resumeConfig, shortPath, type LoadedConfig } from "./config
 import type { RunConfig } from "./config/schema.js";
 import { guarded, isEntry } from "./entry.js";
 import { UserError } from "./errors.js";
+import { assignDevices, visibleGpus } from "./launcher/devices.js";
 import { report } from "./launcher/render.js";
 import {
   checkNewRunDir,
@@ -27,6 +28,8 @@ import {
 import { supervise, type SuperviseOptions } from "./launcher/supervise.js";
 import { planThreads } from "./launcher/threads.js";
 import { createView } from "./launcher/view.js";
+import { cudaLibraryPath } from "./machine/cuda-libraries.js";
+import { smiList } from "./machine/gpus.js";
 import { readModelConfig } from "./model/config.js";
 
 interface LaunchFlags {
@@ -182,6 +185,7 @@ async function runAndShow(
 ): Promise<number> {
   const serial = flags.serial === true;
   const threads = planThreads(availableParallelism(), config, serial);
+  const devices = assignDevices(visibleGpus(process.env, smiList()), config, serial);
   const header = {
     runDir: shortPath(runDir),
     algo: config.algo,
@@ -195,6 +199,8 @@ async function runAndShow(
     runDir,
     actors: config.actors,
     threads,
+    devices,
+    libraryPath: { learner: cudaLibraryPath(), actor: cudaLibraryPath() },
     scripts,
     serial,
     resume: flags.resume !== undefined,

@@ -194,6 +194,10 @@ export const runConfigSchema = z.strictObject({
   actors: z
     .strictObject({
       num: count.default(1).describe("rollout actors on this machine"),
+      device: z
+        .enum(["cpu", "cuda"])
+        .default("cpu")
+        .describe("where actors compute; cuda fails at start where it cannot be used"),
       threads: z
         .int()
         .nonnegative()
@@ -217,6 +221,10 @@ export const runConfigSchema = z.strictObject({
         .enum(["auto", "tensorflow", "wasm", "cpu"])
         .default("auto")
         .describe("of TensorFlow.js; auto = the fastest that passes its self-test"),
+      device: z
+        .enum(["auto", "cpu", "cuda"])
+        .default("auto")
+        .describe("auto = a GPU where TensorFlow can use one; cuda fails at start where it cannot"),
       threads: z.int().nonnegative().default(0).describe("TensorFlow threads; 0 = shared out by the launcher"),
     })
     .prefault({}),

@@ -10,6 +10,7 @@ import { fork, type ChildProcess } from "node:child_process";
 import { closeSync, openSync, readFileSync, statSync } from "node:fs";
 import type { RunConfig } from "../config/schema.js";
 import type { LauncherMessage, ProgressEvent, RunSummary } from "../protocol/progress.js";
+import { deviceEnv, type DevicePlan } from "./devices.js";
 import { configFile, logFile } from "./run-dir.js";
 import { threadEnv, type ThreadPlan } from "./threads.js";
 
@@ -23,6 +24,9 @@ export interface SuperviseOptions {
   readonly runDir: string;
   readonly actors: RunConfig["actors"];
   readonly threads: ThreadPlan;
+  readonly devices: DevicePlan;
+  /** Folders in which a process on a GPU finds CUDA's libraries. */
+  readonly libraryPath: { readonly learner: readonly string[]; readonly actor: readonly string[] };
   /** JavaScript files to fork. */
   readonly scripts: { readonly learner: string; readonly actor: string };
   readonly serial: boolean;
@@ -50,7 +54,7 @@ export interface SupervisedRun {
 }
 
 export function supervise(options: SuperviseOptions): SupervisedRun {
-  const { runDir, scripts, threads } = options;
+  const { runDir, scripts, threads, devices, libraryPath } = options;
   const children = new Set<ChildProcess>();
   const actors = new Set<ChildProcess>();
   let ending = false;
@@ -60,7 +64,8 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
   let resolveEnded: (outcome: Outcome) => void;
   const ended = new Promise<Outcome>((resolve) => (resolveEnded = resolve));
 
-  const learner = start("learner", scripts.learner, threads.learner, [
+  const learnerEnv = childEnv(threads.learner, devices.learner, libraryPath.learner);
+  const learner = start("learner", scripts.learner, threads.learner, learnerEnv, [
     ...(options.serial ? ["--serial"] : []),
     ...(options.resume ? ["--resume"] : []),
   ]);
@@ -81,7 +86,8 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
 
   function startActor(index: number, addresses: { work: string; weights: string }): void {
     if (ending) return;
-    const actor = start(`actor-${index}`, scripts.actor, threads.actor, [
+    const env = childEnv(threads.actor, devices.actors[index] ?? null, libraryPath.actor);
+    const actor = start(`actor-${index}`, scripts.actor, threads.actor, env, [
       "--index",
       String(index),
       "--work",
@@ -116,13 +122,13 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
   }
 
   /** Forks a child whose output goes to its log. `explain` words its death. */
-  function start(role: string, script: string, numThreads: number, args: readonly string[]) {
+  function start(role: string, script: string, numThreads: number, env: NodeJS.ProcessEnv, args: readonly string[]) {
     const file = logFile(runDir, role);
     const log = openSync(file, "a");
     const logStart = statSync(file).size;
     const child = fork(script, ["--config", configFile(runDir), "--threads", String(numThreads), ...args], {
       stdio: ["ignore", log, log, "ipc"],
-      env: { ...process.env, ...threadEnv(numThreads) },
+      env,
       serialization: "advanced",
     });
     closeSync(log);
@@ -177,6 +183,11 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
       for (const child of children) child.kill("SIGKILL");
     },
   };
+}
+
+/** Environment of a child: its threads, its GPU and where that one's libraries are. */
+function childEnv(numThreads: number, device: string | null, libraryPath: readonly string[]): NodeJS.ProcessEnv {
+  return { ...process.env, ...threadEnv(numThreads), ...deviceEnv(device, libraryPath, process.env) };
 }
 
 function tell(child: ChildProcess, message: LauncherMessage): void {

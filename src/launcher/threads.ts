@@ -30,8 +30,6 @@ export function threadEnv(threads: number): NodeJS.ProcessEnv {
     OMP_NUM_THREADS: String(threads),
     TF_NUM_INTRAOP_THREADS: String(threads),
     TF_NUM_INTEROP_THREADS: "1",
-    // actor and learner share a GPU: TensorFlow must not take all of its memory
-    TF_FORCE_GPU_ALLOW_GROWTH: "true",
     TF_CPP_MIN_LOG_LEVEL: "1",
   };
 }

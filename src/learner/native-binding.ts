@@ -13,11 +13,11 @@ import { createHash } from "node:crypto";
 import { createReadStream, existsSync, lstatSync, realpathSync } from "node:fs";
 import { mkdir, readdir, rename, rm, stat, symlink } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
+import { cacheRoot } from "../machine/cache.js";
 
 const run = promisify(execFile);
 
@@ -79,8 +79,7 @@ function packageFolder(): string {
 }
 
 function cacheFolder(): string {
-  const base = process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache");
-  return join(base, "finellama-rl", `libtensorflow-${TENSORFLOW_VERSION}`);
+  return join(cacheRoot(), `libtensorflow-${TENSORFLOW_VERSION}`);
 }
 
 /**

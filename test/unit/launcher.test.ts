@@ -40,6 +40,8 @@ function start(
     runDir,
     actors: config.actors,
     threads: { learner: 1, actor: 1 },
+    devices: { learner: null, actors: [] },
+    libraryPath: { learner: [], actor: [] },
     scripts: { learner: fixture("fake-learner.mjs"), actor: fixture("fake-actor.mjs") },
     serial: false,
     resume: false,
@@ -69,6 +71,29 @@ describe("supervision", () => {
     // NaN survives the channel
     expect(iterations[0]!.metrics["kl"]).toBeNaN();
     expect(survivors()).toEqual([]);
+  });
+
+  test("each process sees its own GPU and its own library path; one on the CPU sees no GPU", async () => {
+    process.env["LD_LIBRARY_PATH"] = "/mine";
+    try {
+      const { run } = start(
+        { FAKE_STEP_MS: "15" },
+        {
+          num: 3,
+          devices: { learner: "GPU-aa", actors: ["GPU-bb", "1", null] },
+          libraryPath: { learner: ["/cuda/learner"], actor: ["/cuda/actor", "/cuda/more"] },
+        },
+      );
+      expect((await run.ended).failure).toBeUndefined();
+    } finally {
+      delete process.env["LD_LIBRARY_PATH"];
+    }
+    expect(lines("devices").toSorted()).toEqual([
+      "actor-0 GPU-bb /cuda/actor:/cuda/more:/mine true",
+      "actor-1 1 /cuda/actor:/cuda/more:/mine true",
+      "actor-2  /mine undefined",
+      "learner GPU-aa /cuda/learner:/mine true",
+    ]);
   });
 
   test("a dead actor is started again and counted", async () => {

@@ -1,0 +1,23 @@
+/** What NVIDIA's driver says of this machine, as text and as names. Knows nothing of CUDA's libraries. */
+import { execFileSync } from "node:child_process";
+
+/** A driver in trouble can hang. */
+const SMI_TIMEOUT_MS = 10_000;
+
+/** Output of `nvidia-smi -L`; null where there is no such program, or it fails. */
+export function smiList(): string | null {
+  return smi(["-L"]);
+}
+
+/** Output of nvidia-smi with `args`; null where there is no such program, or it fails. */
+function smi(args: readonly string[]): string | null {
+  try {
+    return execFileSync("nvidia-smi", args, {
+      encoding: "utf8",
+      timeout: SMI_TIMEOUT_MS,
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+  } catch {
+    return null;
+  }
+}
