@@ -10,19 +10,26 @@ import type { ModelConfig } from "../model/config.js";
 import type { LoraSpec } from "../model/lora.js";
 import { loadPacked } from "../model/safetensors.js";
 import type { PolicyVersion } from "../model/weights.js";
-import type { Engine, EngineOptions, GenerateRequest, GeneratedGroup } from "./engine-types.js";
+import type { Engine, EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } from "./engine-types.js";
 
 export type ToEngine =
   /** Only while nothing is in flight. */
   | { readonly type: "load"; readonly packed: Float32Array; readonly iteration: number }
   | { readonly type: "submit"; readonly request: GenerateRequest }
+  /** See Engine.cancel. */
+  | { readonly type: "cancel"; readonly requestId: string; readonly completion?: number }
   /** After the segment at hand, drop what is in flight and end the thread. */
   | { readonly type: "stop" };
 
 export type FromEngine =
   | { readonly type: "loaded"; readonly version: PolicyVersion }
-  /** After each segment: how many so far, and the groups that finished in it. */
-  | { readonly type: "stepped"; readonly steps: number; readonly groups: readonly GeneratedGroup[] }
+  /** After each segment: how many so far, the groups that finished in it, and new tokens of requests that stream. */
+  | {
+      readonly type: "stepped";
+      readonly steps: number;
+      readonly groups: readonly GeneratedGroup[];
+      readonly streamed: readonly StreamedTokens[];
+    }
   | { readonly type: "failed"; readonly message: string; readonly user: boolean };
 
 export interface EngineThreadData {
@@ -43,7 +50,7 @@ export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "clos
     state.running = true;
     while (engine.pending > 0 && !state.stopping) {
       const groups = await engine.step();
-      post({ type: "stepped", steps: ++steps, groups });
+      post({ type: "stepped", steps: ++steps, groups, streamed: engine.streamed() });
       // Lets submitted requests in, so that they join the next segment.
       await nextTurn();
     }
@@ -67,6 +74,7 @@ export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "clos
         void load(message.packed, message.iteration).catch(fail);
         return;
       }
+      if (message.type === "cancel") return engine.cancel(message.requestId, message.completion);
       engine.submit(message.request);
       if (!state.running) run().catch(fail);
     } catch (error) {

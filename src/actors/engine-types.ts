@@ -14,6 +14,27 @@ export interface GenerateRequest {
   readonly sampling: Sampling;
   /** Teacher forcing: completion c is `forced[c]`, and its logprobs are measured instead of sampled. */
   readonly forced?: readonly Int32Array[];
+  /** Also report the most probable token at each position, in `GeneratedCompletion.top`. */
+  readonly top?: boolean;
+  /** Report new tokens after every segment, in `Engine.streamed`. */
+  readonly stream?: boolean;
+}
+
+/** The most probable token at each position. */
+export interface TopTokens {
+  /** [T] */
+  readonly ids: Int32Array;
+  /** [T] nats, of the distribution that is sampled from */
+  readonly logprobs: Float32Array;
+}
+
+/** What one completion gained in the last segment. */
+export interface StreamedTokens {
+  readonly requestId: string;
+  readonly completion: number;
+  readonly ids: Int32Array;
+  readonly logprobs: Float32Array;
+  readonly top?: TopTokens;
 }
 
 export interface GeneratedCompletion {
@@ -22,6 +43,8 @@ export interface GeneratedCompletion {
   readonly logprobs: Float32Array;
   readonly finishReason: FinishReason;
   readonly versions: readonly VersionSpan[];
+  /** Where the request asked for it. */
+  readonly top?: TopTokens;
 }
 
 export interface GeneratedGroup {
@@ -49,6 +72,13 @@ export interface Engine {
   load(packed: Float32Array, iteration: number): PolicyVersion | Promise<PolicyVersion>;
   /** Queues a request; it joins the batch at the next segment boundary with room. */
   submit(request: GenerateRequest): void;
+  /**
+   * Drops a request, queued or in flight: it is not answered. With `completion`, ends that completion alone, where it
+   * is. An unknown or finished request is let be.
+   */
+  cancel(requestId: string, completion?: number): void;
+  /** Tokens since the last call, of requests with `stream` that are in flight; finished groups come whole from `step`. */
+  streamed(): StreamedTokens[];
   /** Rows and queued requests not yet finished. */
   readonly pending: number;
   /** Runs one segment and returns the groups that finished in it (in order of completion). */

@@ -16,7 +16,14 @@ import type { PolicyVersion } from "../model/weights.js";
 import type { AdapterMerger } from "./adapter.js";
 import { chooseBlockSize } from "./blocks.js";
 import { checkRequest } from "./check-request.js";
-import type { Engine, EngineOptions, GenerateRequest, GeneratedCompletion, GeneratedGroup } from "./engine-types.js";
+import type {
+  Engine,
+  EngineOptions,
+  GenerateRequest,
+  GeneratedCompletion,
+  GeneratedGroup,
+  StreamedTokens,
+} from "./engine-types.js";
 import { MASKED, buildPrefillGraph, cacheNames } from "./graph/qwen2.js";
 import { buildSegmentGraph, ropeRows } from "./graph/segment.js";
 import { weightViews } from "./graph/weights.js";
@@ -39,6 +46,10 @@ interface Row {
   readonly limit: number;
   readonly ids: number[];
   readonly logprobs: number[];
+  /** Most probable token at each position; stays empty unless the request asks. */
+  readonly top: { readonly ids: number[]; readonly logprobs: number[] };
+  /** Tokens already reported by `streamed`. */
+  reported: number;
   finished: "stop" | "length" | undefined;
   /** Where its generated keys and values are. */
   readonly place: Place;
@@ -159,9 +170,34 @@ export class OrtEngine implements Engine {
     for (let completion = 0; completion < request.groupSize; completion++) {
       const limit = request.forced?.[completion]?.length ?? request.sampling.maxNewTokens;
       const finished = limit === 0 ? "length" : undefined;
-      group.rows.push({ group, completion, limit, ids: [], logprobs: [], finished, place: newPlace() });
+      const empty = { ids: [], logprobs: [], top: { ids: [], logprobs: [] }, reported: 0 };
+      group.rows.push({ group, completion, limit, ...empty, finished, place: newPlace() });
     }
     this.queue.push(group);
+  }
+
+  /** Safe in the middle of a run too: what a segment holds of a row that left is never read again. */
+  cancel(requestId: string, completion?: number): void {
+    const is = (group: Group): boolean => group.request.requestId === requestId;
+    if (completion !== undefined) {
+      const row = [...this.active, ...this.queue].find(is)?.rows[completion];
+      if (row !== undefined) row.finished ??= "length";
+      return;
+    }
+    this.active = this.active.filter((group) => !is(group));
+    const queued = this.queue.findIndex(is);
+    if (queued >= 0) this.queue.splice(queued, 1);
+  }
+
+  streamed(): StreamedTokens[] {
+    return this.active
+      .flatMap((group) => (group.request.stream === true ? group.rows : []))
+      .filter((row) => row.reported < row.ids.length)
+      .map((row) => {
+        const from = row.reported;
+        row.reported = row.ids.length;
+        return { requestId: row.group.request.requestId, completion: row.completion, ...tokensOf(row, from) };
+      });
   }
 
   async step(): Promise<GeneratedGroup[]> {
@@ -260,6 +296,7 @@ export class OrtEngine implements Engine {
     const stopIds = new BigInt64Array(R * stopWidth).fill(-1n);
     const inverseTemperature = new Float32Array(R).fill(1);
     const greedy = new Uint8Array(R);
+    const anyArgmax = live.some(({ group: { request } }) => request.top === true || request.sampling.temperature === 0);
     const uniforms = new Float32Array(S * R);
     const forced = new BigInt64Array(S * R).fill(-1n);
     rows.forEach((row, r) => {
@@ -292,13 +329,15 @@ export class OrtEngine implements Engine {
       stop_ids: new Tensor("int64", stopIds, [R, stopWidth]),
       inverse_temperature: new Tensor("float32", inverseTemperature, [R, 1]),
       greedy: new Tensor("bool", greedy, [R, 1]),
-      any_greedy: new Tensor("bool", Uint8Array.of(Number(greedy.includes(1))), [1]),
+      any_argmax: new Tensor("bool", Uint8Array.of(Number(anyArgmax)), [1]),
       uniforms: new Tensor("float32", uniforms, [S, R, 1]),
       forced: new Tensor("int64", forced, [S, R, 1]),
     });
 
     const tokens = outputs["tokens"]!.data as BigInt64Array;
     const logprobs = outputs["logprobs"]!.data as Float32Array;
+    const topTokens = outputs["top_tokens"]!.data as BigInt64Array;
+    const topLogprobs = outputs["top_logprobs"]!.data as Float32Array;
     const stepsRun = tokens.length / R;
     rows.forEach((row, r) => {
       if (row === undefined) return;
@@ -307,6 +346,10 @@ export class OrtEngine implements Engine {
         const id = Number(tokens[s * R + r]);
         row.ids.push(id);
         row.logprobs.push(logprobs[s * R + r]!);
+        if (row.group.request.top === true) {
+          row.top.ids.push(Number(topTokens[s * R + r]));
+          row.top.logprobs.push(topLogprobs[s * R + r]!);
+        }
         if (stops.includes(id)) row.finished = "stop";
         else if (row.ids.length === row.limit) row.finished = "length";
       }
@@ -353,13 +396,26 @@ function stopIdsOf(row: Row): readonly number[] {
   return row.group.request.forced === undefined ? row.group.request.sampling.stopIds : [];
 }
 
+/** What a row has generated, from token `from` on. */
+function tokensOf(row: Row, from = 0): Pick<GeneratedCompletion, "ids" | "logprobs" | "top"> {
+  return {
+    ids: Int32Array.from(row.ids.slice(from)),
+    logprobs: Float32Array.from(row.logprobs.slice(from)),
+    ...(row.group.request.top === true && {
+      top: {
+        ids: Int32Array.from(row.top.ids.slice(from)),
+        logprobs: Float32Array.from(row.top.logprobs.slice(from)),
+      },
+    }),
+  };
+}
+
 function generatedGroup(group: Group, version: PolicyVersion): GeneratedGroup {
   const { request, queuedMs, prefillMs, decodeMs } = group;
   const completions = group.rows.map((row): GeneratedCompletion => {
     const endsWithStop = request.sampling.stopIds.includes(row.ids.at(-1) ?? -1);
     return {
-      ids: Int32Array.from(row.ids),
-      logprobs: Float32Array.from(row.logprobs),
+      ...tokensOf(row),
       finishReason: endsWithStop ? "stop" : "length",
       versions: [{ fromToken: 0, ...version }],
     };

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { OrtEngine } from "../../src/actors/engine.js";
-import type { EngineOptions, GeneratedGroup, GenerateRequest } from "../../src/actors/engine-types.js";
+import type { EngineOptions, GeneratedGroup, GenerateRequest, StreamedTokens } from "../../src/actors/engine-types.js";
 import { UserError } from "../../src/errors.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import type { ModelConfig } from "../../src/model/config.js";
@@ -206,6 +206,54 @@ describe("the engine", () => {
     const order: string[] = [];
     while (engine.pending > 0) for (const group of await engine.step()) order.push(group.requestId);
     expect(order).toEqual(["a", "b", "c", "d"]);
+  });
+
+  it("streams what the group then has whole, and tells the most probable tokens", async () => {
+    const greedy = { temperature: 0, maxNewTokens: 9, stopIds: [] };
+    const expected = (await runAll(engine, [request({ requestId: "g", sampling: greedy })])).get("g")!.completions[0]!;
+    engine.submit(request({ requestId: "s", stream: true, top: true }));
+    engine.submit(request({ requestId: "quiet", groupSize: 1 }));
+    // the greedy completion, forced: each of its tokens is the most probable one
+    engine.submit(request({ requestId: "f", groupSize: 1, forced: [expected.ids], top: true }));
+    const pieces: StreamedTokens[] = [];
+    const groups = new Map<string, GeneratedGroup>();
+    while (engine.pending > 0) {
+      for (const group of await engine.step()) groups.set(group.requestId, group);
+      pieces.push(...engine.streamed());
+    }
+    expect(new Set(pieces.map(({ requestId }) => requestId))).toEqual(new Set(["s"]));
+    expect(groups.get("quiet")!.completions[0]!.top).toBeUndefined();
+    for (const [c, { ids, logprobs, top }] of groups.get("s")!.completions.entries()) {
+      const own = pieces.filter((piece) => piece.completion === c);
+      expect(own.length).toBe(2); // 9 tokens in segments of 4: the last one comes with the group
+      expect(own.flatMap((piece) => [...piece.ids])).toEqual([...ids.subarray(0, 8)]);
+      expect(own.flatMap((piece) => [...piece.logprobs])).toEqual([...logprobs.subarray(0, 8)]);
+      expect(own.flatMap((piece) => [...piece.top!.ids])).toEqual([...top!.ids.subarray(0, 8)]);
+      top!.logprobs.forEach((value, t) => expect(value).toBeGreaterThanOrEqual(logprobs[t]!));
+    }
+    const forced = groups.get("f")!.completions[0]!;
+    expect([...forced.top!.ids]).toEqual([...expected.ids]);
+    expect([...forced.top!.logprobs]).toEqual([...forced.logprobs]);
+  });
+
+  it("drops what is cancelled, queued or in flight, whole or one completion, and lets the rest be", async () => {
+    const alone = (await runAll(engine, [request()])).get("r")!;
+    for (const requestId of ["a", "b", "r", "queued"]) engine.submit(request({ requestId }));
+    const groups = await engine.step();
+    engine.cancel("a");
+    engine.cancel("queued");
+    engine.cancel("b", 1);
+    engine.cancel("unknown");
+    const running = engine.step();
+    engine.cancel("b", 0); // while the graph runs
+    groups.push(...(await running));
+    while (engine.pending > 0) groups.push(...(await engine.step()));
+    expect(groups.map(({ requestId }) => requestId)).toEqual(["b", "r"]);
+    expect(groups[0]!.completions.map(({ ids, finishReason }) => [ids.length, finishReason])).toEqual([
+      [4, "length"],
+      [4, "length"],
+    ]);
+    expect(groups[1]!.completions.map(({ ids }) => [...ids])).toEqual(alone.completions.map(({ ids }) => [...ids]));
   });
 
   it.each([

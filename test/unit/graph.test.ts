@@ -114,7 +114,7 @@ describe("sampling in graph", () => {
     const chosen = sample(g, g.input("logits", "float32", ["R", vocabSize]), vocabSize, {
       inverseTemperature: g.input("inverse", "float32", ["R", 1]),
       greedy: g.input("greedy", "bool", ["R", 1]),
-      anyGreedy: g.input("any", "bool", [1]),
+      anyArgmax: g.input("any", "bool", [1]),
       uniform: g.input("u", "float32", ["R", 1]),
       forced: g.input("forced", "int64", ["R", 1]),
       blockOffset: g.input("offset", "int64", ["R", 1]),

@@ -95,6 +95,14 @@ export class FakeEngine implements Engine {
     this.queue.push(request);
   }
 
+  cancel(requestId: string): void {
+    this.queue = this.queue.filter((request) => request.requestId !== requestId);
+  }
+
+  streamed(): [] {
+    return [];
+  }
+
   async step(): Promise<GeneratedGroup[]> {
     await new Promise((resolve) => setTimeout(resolve, 1));
     return this.queue.splice(0, this.speed).map((request) => generate(request, this.version));

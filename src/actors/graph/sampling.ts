@@ -30,8 +30,8 @@ export interface SamplingRows {
   readonly inverseTemperature: string;
   /** bool [R, 1] */
   readonly greedy: string;
-  /** bool [1]: whether any row is greedy; the argmax over the vocabulary is skipped otherwise. */
-  readonly anyGreedy: string;
+  /** bool [1]: whether any row needs its most probable token (greedy, or asked for); the argmax is skipped otherwise. */
+  readonly anyArgmax: string;
   /** float32 [R, 1] in [0, 1), multiples of 2^-24 */
   readonly uniform: string;
   /** int64 [R, 1]: the token to take instead of sampling, -1 = sample */
@@ -42,7 +42,8 @@ export interface SamplingRows {
 
 /**
  * Chooses one token per row of `logits` [R, V].
- * Returns `token` int64 [R, 1] and `logprob` float32 [R, 1] = log softmax(logits / temperature)[token], nats.
+ * Returns `token` int64 [R, 1] and `logprob` float32 [R, 1] = log softmax(logits / temperature)[token], nats; and of the
+ * most probable token `topToken` int64 [R, 1] (meaningless without `anyArgmax`) and `topLogprob` float32 [R, 1].
  */
 export function sample(g: Graph, logits: string, vocabSize: number, rows: SamplingRows) {
   const { count, width } = vocabularyBlocks(vocabSize);
@@ -65,11 +66,11 @@ export function sample(g: Graph, logits: string, vocabSize: number, rows: Sampli
     g.node("GatherElements", [ends, block], last),
     g.node("GatherElements", [sums, block], last),
   ]);
-  const chosen = g.node("Gather", [
+  const inBlock = g.node("Gather", [
     g.node("Reshape", [e, g.int64([-1, width])]),
     g.node("Reshape", [g.node("Add", [block, rows.blockOffset]), g.int64([-1])]),
   ]); // [R, width]
-  const inner = g.node("CumSum", [chosen, g.int64(1)]);
+  const inner = g.node("CumSum", [inBlock, g.int64(1)]);
   // The running sum inside the block and the block's sum differ by rounding: keep the target in [0, its end).
   const innerEnd = g.node("Slice", [inner, g.int64([width - 1]), g.int64([width]), g.int64([1])]);
   const belowEnd = g.node("Mul", [innerEnd, g.float(1 - 2 ** -22)]);
@@ -78,18 +79,21 @@ export function sample(g: Graph, logits: string, vocabSize: number, rows: Sampli
 
   const thenGraph = g.subgraph();
   const argmax = thenGraph.node("ArgMax", [z], { axis: { int: 1 } });
-  thenGraph.output(thenGraph.node("Where", [rows.greedy, argmax, sampled]), "int64");
+  thenGraph.output(argmax, "int64");
   const elseGraph = g.subgraph();
   elseGraph.output(elseGraph.node("Identity", [sampled]), "int64");
-  const chosenToken = g.node("If", [rows.anyGreedy], {
+  const topToken = g.node("If", [rows.anyArgmax], {
     then_branch: { graph: thenGraph },
     else_branch: { graph: elseGraph },
   });
 
   const free = g.node("Less", [rows.forced, g.int64(0)]);
-  const token = g.node("Where", [free, chosenToken, rows.forced]);
+  const chosen = g.node("Where", [rows.greedy, topToken, sampled]);
+  const token = g.node("Where", [free, chosen, rows.forced]);
   const centred = g.node("Sub", [g.node("GatherElements", [z, token], last), max]);
-  return { token, logprob: g.node("Sub", [centred, g.node("Log", [total])]) };
+  const logTotal = g.node("Log", [total]);
+  // The largest centred logit is 0.
+  return { token, logprob: g.node("Sub", [centred, logTotal]), topToken, topLogprob: g.node("Neg", [logTotal]) };
 }
 
 /** [R, 1]: the first column of `sums` [R, C] above `target` [R, 1] (ArgMax takes the first of equals). */

@@ -43,9 +43,10 @@ export function ropeRows(config: ModelConfig, maxRows: number, segmentLength: nu
  *   position int64 [1, R]       its position
  *   budget int64 [R, 1]         tokens the row may still generate
  *   stop_ids int64 [R, K]       padded with -1
- *   inverse_temperature float32 [R, 1], greedy bool [R, 1], any_greedy bool [1]
+ *   inverse_temperature float32 [R, 1], greedy bool [R, 1], any_argmax bool [1]
  *   uniforms float32 [S, R, 1], forced int64 [S, R, 1]   see sampling.ts
- * Outputs: `tokens` int64 [S', R, 1], `logprobs` float32 [S', R, 1] with S' ≤ S (all rows done);
+ * Outputs: `tokens` int64 [S', R, 1], `logprobs` float32 [S', R, 1] with S' ≤ S (all rows done), and of the most
+ *   probable tokens `top_tokens` (meaningless unless any_argmax), `top_logprobs`;
  *   next_k/v.<layer> float32 [Hkv, 1, R, S', D], to be appended to `past`. What a row yields after its stop id or
  *   budget is noise.
  */
@@ -63,7 +64,7 @@ export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentL
   const stopIds = g.input("stop_ids", "int64", ["R", "K"]);
   const inverseTemperature = g.input("inverse_temperature", "float32", ["R", 1]);
   const greedy = g.input("greedy", "bool", ["R", 1]);
-  const anyGreedy = g.input("any_greedy", "bool", [1]);
+  const anyArgmax = g.input("any_argmax", "bool", [1]);
   const uniforms = g.input("uniforms", "float32", ["S", "R", 1]);
   const forced = g.input("forced", "int64", ["S", "R", 1]);
   const layers = Array.from({ length: L }, (_, layer) => layer);
@@ -132,7 +133,7 @@ export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentL
   const chosen = sample(b, logits, config.vocabSize, {
     inverseTemperature,
     greedy,
-    anyGreedy,
+    anyArgmax,
     uniform: b.node("Gather", [uniforms, i]),
     forced: b.node("Gather", [forced, i]),
     blockOffset,
@@ -152,13 +153,15 @@ export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentL
   }
   b.output(b.node("Identity", [chosen.token]), "int64");
   b.output(chosen.logprob, "float32");
+  b.output(b.node("Identity", [chosen.topToken]), "int64");
+  b.output(chosen.topLogprob, "float32");
 
   const grownNames = layers.flatMap((layer) => Object.values(cacheNames("next", layer)));
   const unused = [g.fresh("token"), g.fresh("done")];
   const initial = [token, notDone, ...grownNames.map(() => empty)];
-  g.nodeTo([...unused, ...grownNames, "tokens", "logprobs"], "Loop", [steps, "", ...initial], { body: { graph: b } });
-  g.output("tokens", "int64", ["steps", "R", 1]);
-  g.output("logprobs", "float32", ["steps", "R", 1]);
+  const chosenNames = ["tokens", "logprobs", "top_tokens", "top_logprobs"];
+  g.nodeTo([...unused, ...grownNames, ...chosenNames], "Loop", [steps, "", ...initial], { body: { graph: b } });
+  for (const name of chosenNames) g.output(name, name.endsWith("tokens") ? "int64" : "float32", ["steps", "R", 1]);
   for (const name of grownNames) g.output(name, "float32", [Hkv, 1, "R", "steps", D]);
   return g.encodeModel();
 }
