@@ -1,8 +1,17 @@
 /** Evaluation and what is concluded from it. Options are parsed here; a command's module is loaded only when it runs. */
-import type { Command } from "commander";
+import { type Command, InvalidArgumentError } from "commander";
 import type { CompareOptions } from "../commands/compare.js";
 import type { EvalOptions } from "../commands/eval.js";
 import { above, atLeast, threadsOption } from "./arguments.js";
+
+const modes = ["sampled", "greedy"] as const;
+
+function modeList(text: string): (typeof modes)[number][] {
+  const named = text.split(",").map((name) => name.trim());
+  const unknown = named.find((name) => !modes.some((mode) => mode === name));
+  if (unknown !== undefined) throw new InvalidArgumentError(`Expected ${modes.join(", ")} or both.`);
+  return modes.filter((mode) => named.includes(mode));
+}
 
 export function addEvaluationCommands(program: Command): void {
   program
@@ -12,9 +21,14 @@ export function addEvaluationCommands(program: Command): void {
       "--model <dir>",
       "Hugging Face folder, such as a checkpoint of a run, or the hub id of a downloaded model",
     )
-    .requiredOption("--data <source>", '"starter" (held-out generated problems), or a JSONL file with question/answer')
-    .requiredOption("--out <file>", "JSON file for the result")
-    .option("--limit <n>", "only the first N problems (default: all of a file, 512 of starter)", atLeast(1))
+    .requiredOption(
+      "--data <source>",
+      '"starter" (generated problems, those a training run is validated on), "starter-test" (others), or a JSONL file with question/answer',
+    )
+    .requiredOption("--out <dir>", "folder for predictions.jsonl and metrics.json")
+    .option("--limit <n>", "only the first N problems (default: all of a file, 512 of the starter's)", atLeast(1))
+    .option("--modes <list>", "sampled, greedy, or both, with a comma", modeList, ["sampled", "greedy"])
+    .option("--samples <n>", "sampled completions of each question; more than 1 gives pass@k and maj@k", atLeast(1), 1)
     .option("--temperature <t>", "of the sampled answers", above(0), 1)
     .option("--max-new-tokens <n>", "tokens", atLeast(1), 256)
     .option("--system <text>", "system message (default: the chat template's own)")

@@ -6,7 +6,7 @@
  * one recipe differ by more than their questions tell.
  */
 import type { EvalResult, Mode } from "./result-file.js";
-import { modes } from "./result-file.js";
+import { modesOf } from "./result-file.js";
 import {
   type Interval,
   detectableOverSeeds,
@@ -45,9 +45,10 @@ export interface CheckpointComparison {
   readonly detectable: number | null;
 }
 
-/** Every pair of files in both modes; Holm's correction is over all of them. */
+/** Every pair of files in each of their modes; Holm's correction is over all of them. */
 export function compareCheckpoints(results: readonly EvalResult[]): CheckpointComparison[] {
   const pairs = results.flatMap((_, a) => results.slice(a + 1).map((_, i) => [a, a + 1 + i] as const));
+  const modes = modesOf(results[0]!);
   const level = LEVEL / (pairs.length * modes.length);
   return withHolm(pairs.flatMap(([a, b]) => modes.map((mode) => comparePair(results, a, b, mode, level))));
 }
@@ -59,7 +60,7 @@ function comparePair(
   mode: Mode,
   level: number,
 ): Omit<CheckpointComparison, "p_holm"> {
-  const [answersA, answersB] = [results[a]![mode].correct, results[b]![mode].correct];
+  const [answersA, answersB] = [results[a]![mode]!.correct, results[b]![mode]!.correct];
   const n = answersA.length;
   const [rightA, rightB] = [count(answersA), count(answersB)];
   const differences = answersB.map((right, i) => right - answersA[i]!);
@@ -99,11 +100,12 @@ export interface SeedComparison {
   readonly detectable: number;
 }
 
-/** Seed i of one algorithm against seed i of the other, at least two seeds, in both modes. */
+/** Seed i of one algorithm against seed i of the other, at least two seeds, in each of their modes. */
 export function compareSeeds(a: readonly EvalResult[], b: readonly EvalResult[]): SeedComparison[] {
+  const modes = modesOf(a[0]!);
   return withHolm(
     modes.map((mode) => {
-      const accuracies = [a, b].map((side) => side.map((result) => count(result[mode].correct) / result.n));
+      const accuracies = [a, b].map((side) => side.map((result) => count(result[mode]!.correct) / result.n));
       const [ofA, ofB] = accuracies as [number[], number[]];
       const differences = ofB.map((accuracy, i) => accuracy - ofA[i]!);
       const { mean, sd, interval, p } = tTest(differences);

@@ -1,6 +1,6 @@
 /**
- * The JSON file that `eval` writes, as `compare` reads it: what was asked and how, and which questions were answered rightly.
- * Knows the file; knows no statistics.
+ * `metrics.json` of an evaluation folder, as `compare` reads it: what was asked and how, and which questions were answered
+ * rightly. Knows the file; knows no statistics. Its other figures are written by summary.ts and pass through unread.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync } from "node:fs";
@@ -11,33 +11,45 @@ import { UserError, messageOf } from "../errors.js";
 export const modes = ["sampled", "greedy"] as const;
 export type Mode = (typeof modes)[number];
 
-const modeSchema = z.object({
-  /** [n] 1 for each question answered rightly, else 0, in the order of the questions. */
+/** Of the form of metrics.json and predictions.jsonl. */
+export const EVAL_VERSION = 1;
+
+const modeSchema = z.looseObject({
+  /** [n] 1 for each question answered rightly (of several samples: by the first), else 0, in the order of the questions. */
   correct: z.array(z.literal([0, 1])),
 });
 
-const resultSchema = z.object({
-  model: z.string(),
-  data: z.string(),
-  n: z.int().positive(),
-  /** Of questions and right answers, in order. */
-  questions_sha256: z.string(),
-  /** Of system message and suffix: the settings, not the token ids, so that models with different tokenizers compare. */
-  prompt_sha256: z.string(),
-  temperature: z.number(),
-  max_new_tokens: z.int(),
-  /** Of the sampling noise. */
-  seed: z.int(),
-  /** Of the training run the model is a checkpoint of; null for any other model. */
-  train_seed: z.int().nullable(),
-  weights_sha256: z.string(),
-  sampled: modeSchema,
-  greedy: modeSchema,
-});
+const resultSchema = z
+  .object({
+    version: z.literal(EVAL_VERSION),
+    model: z.string(),
+    data: z.string(),
+    n: z.int().positive(),
+    /** Name of the prompt, as in prompts.ts. */
+    prompt: z.string(),
+    /** Of questions and right answers, in order. */
+    questions_sha256: z.string(),
+    /** Of the prompt's texts: the settings, not the token ids, so that models with different tokenizers compare. */
+    prompt_sha256: z.string(),
+    temperature: z.number(),
+    max_new_tokens: z.int(),
+    /** Of the sampling noise. */
+    seed: z.int(),
+    /** Of the training run the model is a checkpoint of; null for any other model. */
+    train_seed: z.int().nullable(),
+    weights_sha256: z.string(),
+    sampled: modeSchema.optional(),
+    greedy: modeSchema.optional(),
+  })
+  .refine((result) => modes.some((mode) => result[mode] !== undefined), "expected sampled, greedy, or both");
 
 export interface EvalResult extends z.infer<typeof resultSchema> {
+  /** The evaluation folder, or the file when it was named. */
   readonly file: string;
 }
+
+/** The modes that were evaluated. */
+export const modesOf = (result: EvalResult): Mode[] => modes.filter((mode) => result[mode] !== undefined);
 
 /** sha256 of values in their order, in hex. */
 export function sha256OfList(list: readonly unknown[]): string {
@@ -52,37 +64,47 @@ export function trainSeedOf(modelFolder: string): number | null {
   return typeof seed === "number" ? seed : null;
 }
 
-/** @throws UserError when the file is missing, empty, or not what `eval` writes */
-export function readEvalResult(file: string): EvalResult {
-  if (!existsSync(file) || statSync(file).isDirectory())
-    throw new UserError(`${file}: expected a result file of eval, found no such file. Check the path.`);
+/**
+ * @param path the folder that `eval` wrote, or its metrics.json
+ * @throws UserError when it is missing, empty, unfinished, or not what `eval` writes
+ */
+export function readEvalResult(path: string): EvalResult {
+  const refuse = (found: string): never => {
+    throw new UserError(`${path}: expected a result folder of eval (or its metrics.json), found ${found}`);
+  };
+  if (!existsSync(path)) return refuse("nothing there. Check the path.");
+  const file = statSync(path).isDirectory() ? join(path, "metrics.json") : path;
+  if (!existsSync(file))
+    return existsSync(join(path, "predictions.jsonl"))
+      ? refuse("an unfinished evaluation. Run the same eval again: it goes on where it stopped.")
+      : refuse("no metrics.json in it. Check the path.");
   const text = readFileSync(file, "utf8");
-  if (text.trim() === "")
-    throw new UserError(`${file}: expected a result file of eval, found an empty file. Run eval again.`);
+  if (text.trim() === "") return refuse("an empty file. Run eval again.");
   let json: unknown;
   try {
     json = JSON.parse(text);
   } catch (error) {
-    throw new UserError(`${file}: expected a result file of eval, found no JSON (${messageOf(error)}).`);
+    return refuse(`no JSON (${messageOf(error)}).`);
   }
   const parsed = resultSchema.safeParse(json);
   if (!parsed.success)
-    throw new UserError(
-      `${file}: expected a result file of eval; run eval again if it is from an older version.\n${z.prettifyError(parsed.error)}`,
-    );
-  for (const mode of modes)
-    if (parsed.data[mode].correct.length !== parsed.data.n)
+    return refuse(`something else; run eval again if it is from an older version.\n${z.prettifyError(parsed.error)}`);
+  for (const mode of modes) {
+    const found = parsed.data[mode]?.correct.length ?? parsed.data.n;
+    if (found !== parsed.data.n)
       throw new UserError(
-        `${file}: expected ${parsed.data.n} answers (n) in ${mode}.correct, found ${parsed.data[mode].correct.length}. Run eval again.`,
+        `${path}: expected ${parsed.data.n} answers (n) in ${mode}.correct, found ${found}. Run eval again.`,
       );
-  return { file, ...parsed.data };
+  }
+  return { file: basename(path) === "metrics.json" ? dirname(path) : path, ...parsed.data };
 }
 
 /** What must be equal for question i of one file to be question i of another, and asked in the same way. */
 const sameness = [
   ["n", "the number of questions"],
   ["questions_sha256", "the questions"],
-  ["prompt_sha256", "the prompts (--system or --prompt-suffix)"],
+  ["prompt", "the prompt's name (--prompt)"],
+  ["prompt_sha256", "the prompts' texts (--prompt, --system, --prompt-suffix or --fewshot)"],
   ["max_new_tokens", "--max-new-tokens"],
   ["temperature", "--temperature"],
 ] as const;
@@ -94,6 +116,8 @@ export function refuseDifferent(results: readonly EvalResult[]): void {
     const differences = sameness
       .filter(([key]) => first[key] !== other[key])
       .map(([key, what]) => `${what} (${brief(first[key])} and ${brief(other[key])})`);
+    const asked = [first, other].map((result) => modesOf(result).join(" and "));
+    if (asked[0] !== asked[1]) differences.push(`--modes (${asked[0]}; ${asked[1]})`);
     if (differences.length > 0)
       throw new UserError(
         `${first.file} and ${other.file}: expected results of the same questions, asked alike; found different: ${differences.join(", ")}. Evaluate both in the same way.`,
@@ -101,9 +125,9 @@ export function refuseDifferent(results: readonly EvalResult[]): void {
   }
 }
 
-/** Numbers whole, hashes by their first digits. */
+/** Hashes by their first digits, all else whole. */
 function brief(value: string | number): string {
-  return String(value).slice(0, 12);
+  return String(value).replace(/^([0-9a-f]{12})[0-9a-f]{52}$/, "$1");
 }
 
 /**

@@ -8,12 +8,12 @@ import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
 import { goldAnswer } from "./extract.js";
 import { hash32 } from "./random.js";
-import { type Problem, type Split, starterProblem } from "./starter.js";
+import { type Problem, type Split, VALIDATION_PROBLEMS, starterProblem } from "./starter.js";
 
 export type { Problem } from "./starter.js";
 
 export interface Dataset {
-  /** "starter", or the file's name. */
+  /** "starter", "starter-test", or the file's name. */
   readonly name: string;
   /** Number of problems. */
   readonly size: number;
@@ -21,16 +21,17 @@ export interface Dataset {
   problem(i: number): Problem;
 }
 
-const starterSize: Readonly<Record<Split, number>> = { train: 2 ** 31, validation: 2048 };
+const starterSize: Readonly<Record<Split, number>> = { train: 2 ** 31, validation: VALIDATION_PROBLEMS, test: 2048 };
 
 /**
- * @param spec "starter", or the path of a JSONL file with `question` and `answer`, the answer ending in `#### n` (GSM8K's format)
+ * @param spec "starter", "starter-test" (problems that no training run sees, neither in its batches nor in its validation), or the path of a JSONL file with `question` and `answer`, the answer ending in `#### n` (GSM8K's format)
  * @param split which starter problems; a file is taken whole
  * @throws UserError for a missing or empty file, and naming the line for anything malformed
  */
-export function loadDataset(spec: string, split: Split): Dataset {
-  if (spec === "starter")
-    return { name: "starter", size: starterSize[split], problem: (i) => starterProblem(split, i) };
+export function loadDataset(spec: string, split: "train" | "validation"): Dataset {
+  const part: Split = spec === "starter-test" ? "test" : split;
+  if (spec === "starter" || spec === "starter-test")
+    return { name: spec, size: starterSize[part], problem: (i) => starterProblem(part, i) };
   if (!existsSync(spec) || statSync(spec).isDirectory())
     throw new UserError(
       `${spec}: expected "starter" or a JSONL file with question and answer, found no such file. Check the path.`,

@@ -1,12 +1,13 @@
 /**
  * The embedded task: generated word problems in GSM8K's format, and a corpus of solutions of mixed quality.
  *
- * Stateless: problem i is a function of (split, i). Training and validation share no problem, not even one that differs
- * only in its names and things: the split is decided by a hash of the question with those masked.
+ * Stateless: problem i is a function of (split, i). Training, validation and test share no problem, not even one that
+ * differs only in its names and things: train is told from the others by a hash of the question with those masked, and test
+ * has what validation does not ask.
  * Knows no tokenizer and no model.
  */
 import { Draw, hash32, hashText } from "./random.js";
-import { type Drawn, type Operand, type Operation, type Step, templates } from "./templates.js";
+import { type Operand, type Operation, type Step, templates } from "./templates.js";
 
 export interface Problem {
   readonly id: string;
@@ -15,7 +16,7 @@ export interface Problem {
   readonly answer: string;
 }
 
-export type Split = "train" | "validation";
+export type Split = "train" | "validation" | "test";
 
 /**
  * How a corpus solution was written; its first token tells:
@@ -40,9 +41,11 @@ const defaultCorpusMix: CorpusMix = { careful: 0.36, terse: 0.22 };
 const names = ["Anna", "Ben", "Dan", "Emma", "Jack", "Kate", "Leo", "Sam"];
 const things = ["apples", "balls", "cards", "coins", "cups", "eggs", "nuts", "pears", "stamps", "toys"];
 
-/** One question in this many belongs to validation. */
-const validationShare = 16;
-const streams = { train: 1, validation: 2, corpus: 3, style: 4 };
+/** One question in this many is held out, for validation or test. */
+const heldOutShare = 16;
+/** Number of validation problems: test avoids exactly these. */
+export const VALIDATION_PROBLEMS = 2048;
+const streams = { train: 1, validation: 2, corpus: 3, style: 4, test: 5 };
 
 /** Problem number `index` (an integer from 0 to 2^53) of a split. The same index always gives the same problem. */
 export function starterProblem(split: Split, index: number): Problem {
@@ -79,17 +82,28 @@ function drawProblem(
   stream: number,
   index: number,
   seed = 0,
-): { question: string; steps: readonly Step[] } {
+): { question: string; steps: readonly Step[]; text: string } {
   for (let attempt = 0; ; attempt++) {
     const d = new Draw(stream, index, seed, attempt);
     const drawn = d.pick(templates)(d);
-    if (splitOf(drawn) === split) return { question: dress(drawn.text, d), steps: drawn.steps };
+    if (belongsTo(drawn.text, split)) return { question: dress(drawn.text, d), steps: drawn.steps, text: drawn.text };
   }
 }
 
 /** By the question as the template wrote it: numbers filled in, names and things still masked. */
-function splitOf(drawn: Drawn): Split {
-  return hash32(hashText(drawn.text)) % validationShare === 0 ? "validation" : "train";
+function belongsTo(text: string, split: Split): boolean {
+  const heldOut = hash32(hashText(text)) % heldOutShare === 0;
+  if (split === "train") return !heldOut;
+  return heldOut && (split === "validation" || !validationTexts().has(text));
+}
+
+let asked: Set<string> | undefined;
+/** The masked questions of validation. */
+function validationTexts(): Set<string> {
+  asked ??= new Set(
+    Array.from({ length: VALIDATION_PROBLEMS }, (_, i) => drawProblem("validation", streams.validation, i).text),
+  );
+  return asked;
 }
 
 function dress(text: string, d: Draw): string {

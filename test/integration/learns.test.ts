@@ -135,11 +135,11 @@ describe.skipIf(unrunnable)(`short runs on the starter model${reason}`, { timeou
       expect(answer.text).toBe(tokenizer.decode(answer.completion_ids.slice(0, -1)));
       expect(answer.text).toMatch(/#### \d+$/);
 
-      const out = join(folder, `${algo}-eval.json`);
+      const out = join(folder, `${algo}-eval`);
       const evaluated = await run("cli", ["eval", "--model", model, "--data", data, "--out", out]);
       expect(evaluated.code, evaluated.stderr).toBe(0);
       const config = readModelConfig(model);
-      const result = JSON.parse(readFileSync(out, "utf8")) as {
+      const result = JSON.parse(readFileSync(join(out, "metrics.json"), "utf8")) as {
         sampled: { accuracy: number };
         greedy: { accuracy: number };
       };

@@ -32,9 +32,11 @@ const rightFrom = (from: number, to: number, n = 100): (0 | 1)[] =>
 
 let weights = 0;
 const result = (changes: Partial<EvalResult> = {}): Omit<EvalResult, "file"> => ({
+  version: 1,
   model: "runs/x/checkpoints/step-000100",
   data: "starter",
   n: 100,
+  prompt: "default",
   questions_sha256: sha256OfList(["q"]),
   prompt_sha256: sha256OfList([null, ""]),
   temperature: 1,
@@ -180,7 +182,7 @@ describe("cli compare", () => {
     ["no files", () => [], /expected at least two result files/],
     ["one file", () => [write("a")], /expected at least two/],
     ["files and sides", () => [write("a"), "--a", write("b")], /found both/],
-    ["a missing file", () => [write("a"), join(folder, "none")], /none: .*found no such file/],
+    ["a missing file", () => [write("a"), join(folder, "none")], /none: .*found nothing there/],
     ["an empty file", () => [write("a"), write("b", " \n")], /b: .*found an empty file/],
     ["no JSON", () => [write("a"), write("b", "{")], /b: .*found no JSON/],
     ["an older file", () => [write("a"), write("b", { n: 3 })], /b: [^]*older version[^]*questions_sha256/],
@@ -203,6 +205,17 @@ describe("cli compare", () => {
       },
       /the number of questions \(100 and 50\)/,
     ],
+    [
+      "another prompt",
+      () => [write("a"), write("b", result({ prompt: "verl" }))],
+      /the prompt's name \(--prompt\) \(default and verl\)/,
+    ],
+    [
+      "other modes",
+      () => [write("a"), write("b", { ...result(), sampled: undefined })],
+      /--modes \(sampled and greedy; greedy\)/,
+    ],
+    ["no mode", () => [write("a"), write("b", { ...result(), sampled: undefined, greedy: undefined })], /or both/],
     [
       "other prompts and settings, all named at once",
       () => [write("a"), write("b", result({ prompt_sha256: "p", temperature: 0.7 }))],

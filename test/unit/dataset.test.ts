@@ -21,6 +21,7 @@ describe("a data set", () => {
     expect(train.size).toBe(2 ** 31);
     expect(train.problem(train.size - 1)).toEqual(starterProblem("train", 2 ** 31 - 1));
     expect(validation.problem(5)).toEqual(starterProblem("validation", 5));
+    expect(loadDataset("starter-test", "validation").problem(5)).toEqual(starterProblem("test", 5));
   });
 
   it("of a file has its lines in order, blank ones left out, ids by line", () => {

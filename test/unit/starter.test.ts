@@ -145,6 +145,14 @@ describe("training and validation", () => {
     expect(shared).toEqual([]);
   }, 30_000);
 
+  it("test shares none with training or validation", () => {
+    const test = new Set(range(2048).map((i) => skeleton(starterProblem("test", i).question)));
+    const twin = (split: "train" | "validation", n: number): number[] =>
+      range(n).filter((i) => test.has(skeleton(starterProblem(split, i).question)));
+    expect(twin("validation", 2048)).toEqual([]);
+    expect(twin("train", 20_000)).toEqual([]);
+  });
+
   it("ask the same kinds of question", () => {
     const kinds = (split: "train" | "validation"): string[] => [
       ...new Set(range(5000).map((i) => skeleton(starterProblem(split, i).question).replace(/\d+/g, "#"))),

@@ -1,0 +1,74 @@
+/**
+ * `predictions.jsonl` of an evaluation folder: a line for each completion, as text, with what every extractor reads in it.
+ * Knows texts and right answers; knows no tokens, models or statistics.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { z } from "zod";
+import { UserError } from "../errors.js";
+import { outcomeOf } from "../tasks/extract.js";
+import { extractors } from "./extractors.js";
+import { modes } from "./result-file.js";
+
+const readingSchema = z.object({
+  /** Absent when the extractor sees no answer. */
+  answer: z.string().optional(),
+  correct: z.boolean(),
+});
+
+export const extractorNames = Object.keys(extractors) as (keyof typeof extractors)[];
+
+const predictionSchema = z.object({
+  mode: z.enum(modes),
+  /** Of the question, from 0. */
+  index: z.int().min(0),
+  id: z.string(),
+  /** Of the question's samples, from 0. */
+  sample: z.int().min(0),
+  question: z.string(),
+  /** The data set's worked answer. */
+  answer: z.string(),
+  /** Without the stop token, cut before the first stop string. */
+  text: z.string(),
+  finish_reason: z.enum(["stop", "length"]),
+  /** Generated, the stop token (or the token that completed a stop string) included. */
+  tokens: z.int().min(0),
+  /** By the rule that rewards in training (`ours`). */
+  outcome: z.enum(["correct", "wrong", "unparsed", "truncated", "error"]),
+  extracted: z.record(z.enum(extractorNames), readingSchema),
+});
+
+export type Prediction = z.infer<typeof predictionSchema>;
+
+/** Judges one completion: the outcome, and every extractor's reading. */
+export function judge(completion: Omit<Prediction, "outcome" | "extracted">): Prediction {
+  const { text, finish_reason, answer } = completion;
+  const extracted = Object.fromEntries(
+    extractorNames.map((name) => [name, extractors[name](text, answer)]),
+  ) as Prediction["extracted"];
+  return { ...completion, outcome: outcomeOf(text, finish_reason, answer), extracted };
+}
+
+/**
+ * Reads predictions; a torn last line, left by a kill, is left out.
+ * @throws UserError for a missing or empty file, and naming the line for anything malformed
+ */
+export function readPredictions(file: string): Prediction[] {
+  const lines = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
+  lines.pop(); // what follows the last line break
+  if (lines.length === 0)
+    throw new UserError(
+      `${file}: expected predictions of eval, found ${existsSync(file) ? "an empty file" : "nothing"}. Run eval again.`,
+    );
+  return lines.map((line, i) => {
+    let json: unknown;
+    try {
+      json = JSON.parse(line);
+    } catch {
+      json = undefined;
+    }
+    const parsed = predictionSchema.safeParse(json);
+    if (!parsed.success)
+      throw new UserError(`${file}:${i + 1}: expected a prediction of eval.\n${z.prettifyError(parsed.error)}`);
+    return parsed.data;
+  });
+}
