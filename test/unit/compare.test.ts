@@ -219,7 +219,7 @@ describe("cli compare", () => {
     [
       "other prompts and settings, all named at once",
       () => [write("a"), write("b", result({ prompt_sha256: "p", temperature: 0.7 }))],
-      /the prompts .*--temperature \(1 and 0\.7\)/,
+      /the prompts' texts .*--temperature \(1 and 0\.7\)/,
     ],
     [
       "a missing seed",
