@@ -198,6 +198,10 @@ export const runConfigSchema = z.strictObject({
         .enum(["cpu", "cuda"])
         .default("cpu")
         .describe("where actors compute; cuda fails at start where it cannot be used"),
+      dtype: z
+        .enum(["float32", "float16"])
+        .default("float32")
+        .describe("of the actors' linear layers, keys and values; float16 is meant for cuda"),
       threads: z
         .int()
         .nonnegative()
@@ -236,7 +240,24 @@ export const runConfigSchema = z.strictObject({
     .prefault({}),
   selftest: z
     .strictObject({
-      max_logprob_gap: z.number().positive().default(1e-4).describe("nats; actor against learner, at start-up"),
+      max_logprob_gap: z
+        .number()
+        .positive()
+        .nullable()
+        .default(1e-4)
+        .describe("nats; actor against learner at start-up, the largest of all tokens; null = no limit"),
+      mean_logprob_gap: z
+        .number()
+        .positive()
+        .nullable()
+        .default(null)
+        .describe("nats; the mean over the tokens; null = no limit"),
+      p99_logprob_gap: z
+        .number()
+        .positive()
+        .nullable()
+        .default(null)
+        .describe("nats; the 99th percentile of the tokens; null = no limit"),
     })
     .prefault({}),
 });

@@ -23,6 +23,9 @@ const PPO_KEYS = new Set(
 /** Sampling knobs of other systems. Any of them would make the sampled distribution differ from the trained one. */
 const SAMPLING_KEYS = new Set(["top_p", "top_k", "min_p", "repetition_penalty"]);
 
+/** Nats; a smaller limit on the largest gap is not meant for float16. */
+const FLOAT16_GAP = 1e-3;
+
 /**
  * Checks one layer (a file, or one flag) by itself, so that a message can name its origin.
  * @param where the origin as the user wrote it
@@ -115,6 +118,7 @@ export function crossCheck(config: RunConfig): string[] {
       `actors.max_rows (${config.actors.max_rows}) must be at least num_generations (${groupSize}): a group is sampled together.`,
     );
   checkAddress(config.transport.address);
+  checkSelftest(config);
 
   const passes = algo === "grpo" ? config.num_iterations : config.num_ppo_epochs;
   const optimizerSteps = config.max_steps * passes * parts;
@@ -135,6 +139,19 @@ export function crossCheck(config: RunConfig): string[] {
 export function unusedKeyNote(key: string, algo: RunConfig["algo"]): string | undefined {
   const other = algo === "grpo" ? PPO_KEYS : GRPO_KEYS;
   return other.has(key) ? `--${key} has no effect: ${algo.toUpperCase()} does not read it.` : undefined;
+}
+
+/** Some gate must hold, and one that float16 can pass: its log-probabilities are off by about 1e-2 nats. */
+function checkSelftest({ actors, selftest }: RunConfig): void {
+  const { max_logprob_gap: max, mean_logprob_gap: mean, p99_logprob_gap: p99 } = selftest;
+  if (max === null && mean === null && p99 === null)
+    throw new UserError(
+      "selftest: max_logprob_gap, mean_logprob_gap and p99_logprob_gap are all null, so that actor and learner would never be compared. Give one of them a limit.",
+    );
+  if (actors.dtype === "float16" && max !== null && max < FLOAT16_GAP)
+    throw new UserError(
+      `actors.dtype is float16, whose log-probabilities differ from the learner's by more than selftest.max_logprob_gap (${max}). Set selftest.max_logprob_gap=null, selftest.mean_logprob_gap=0.02 and selftest.p99_logprob_gap=0.1, or actors.dtype=float32.`,
+    );
 }
 
 /** "ipc", or tcp on loopback: traffic is neither encrypted nor authenticated. */

@@ -2,12 +2,21 @@
  * Same numbers on both sides (design: "same numbers"): the actor's log-probabilities against the learner's, for the same
  * tokens under the very weights that sampled them. Checked before training, logged at every iteration.
  */
+import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import type { Updater } from "./update.js";
 
 /** Larger published vectors are not kept for later comparison: they would cost memory and uploads. */
 const MAX_SIZE = 64 * 1024 * 1024;
+
+/** Of |actor − learner| over tokens, in nats. */
+export interface Gap {
+  readonly max: number;
+  readonly mean: number;
+  /** 99th percentile */
+  readonly p99: number;
+}
 
 export class LogprobGap {
   readonly #updater: Updater;
@@ -26,14 +35,14 @@ export class LogprobGap {
   }
 
   /**
-   * Largest |actor − learner| in nats over the first completions of up to `limit` groups; null when none of them was
+   * |actor − learner| over the tokens of the first completions of up to `limit` groups; null when none of them was
    * sampled by a single version that is still remembered.
    */
-  async largest(
+  async measure(
     tasks: readonly Task[],
     groups: readonly TrajectoryGroup[],
     limit = groups.length,
-  ): Promise<number | null> {
+  ): Promise<Gap | null> {
     const chosen = groups
       .flatMap(({ completions: [completion] }, i) => {
         const weights = this.#recent.get(completion?.versions[0]?.iteration ?? -1);
@@ -41,27 +50,40 @@ export class LogprobGap {
         return [{ promptIds: tasks[i]!.promptIds, completion, weights }];
       })
       .slice(0, limit);
-    let gap: number | null = null;
+    const gaps: number[] = [];
     for (const weights of new Set(chosen.map((one) => one.weights))) {
       const members = chosen.filter((one) => one.weights === weights);
       const sequences = members.map(({ promptIds, completion }) => ({ promptIds, completions: [completion.ids] }));
       const mine = await this.#updater.logprobsUnder(weights, sequences);
       members.forEach(({ completion }, i) =>
-        completion.behaviourLogprobs.forEach(
-          (theirs, t) => (gap = Math.max(gap ?? 0, Math.abs(theirs - mine[i]![t]!))),
-        ),
+        completion.behaviourLogprobs.forEach((theirs, t) => gaps.push(Math.abs(theirs - mine[i]![t]!))),
       );
     }
-    return gap;
+    return gapOf(gaps);
   }
 }
 
+/** Of differences per token, in nats; null when there is none. A difference that is no number counts as infinite. */
+export function gapOf(differences: readonly number[]): Gap | null {
+  if (differences.length === 0) return null;
+  const sorted = Float64Array.from(differences, (x) => (Number.isNaN(x) ? Infinity : x)).sort();
+  return {
+    max: sorted.at(-1)!,
+    mean: sorted.reduce((sum, x) => sum + x, 0) / sorted.length,
+    p99: sorted[Math.ceil(0.99 * sorted.length) - 1]!, // nearest rank
+  };
+}
+
 /** @throws UserError when actor and learner disagree: what is sampled would not be what is trained */
-export function checkGap(gap: number | null, limit: number): void {
-  if (gap === null || gap <= limit) return;
-  throw new UserError(
-    `self-test: actor and learner disagree on the log-probability of a token by ${gap.toExponential(2)} nats under the ` +
-      `same weights, expected at most selftest.max_logprob_gap=${limit}. Training on such numbers is off-policy in a way ` +
-      `nothing corrects; report it, or raise the limit knowingly.`,
-  );
+export function checkGap(gap: Gap | null, limits: RunConfig["selftest"]): void {
+  if (gap === null) return;
+  for (const name of ["max", "mean", "p99"] as const) {
+    const limit = limits[`${name}_logprob_gap`];
+    if (limit === null || gap[name] <= limit) continue;
+    throw new UserError(
+      `self-test: actor and learner disagree on the log-probability of a token by ${gap[name].toExponential(2)} nats ` +
+        `(${name}) under the same weights, expected at most selftest.${name}_logprob_gap=${limit}. Training on such ` +
+        `numbers is off-policy in a way nothing corrects; report it, or raise the limit knowingly.`,
+    );
+  }
 }

@@ -167,7 +167,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
 
     const selfTest = tasks.evalTasks(iteration, SELFTEST_COMPLETIONS, "sampled", "selftest");
     const answers = await unlessStopped(source.evaluate(selfTest), stop);
-    if (answers !== null) checkGap(await gap.largest(selfTest, answers), run.selftest.max_logprob_gap);
+    if (answers !== null) checkGap(await gap.measure(selfTest, answers), run.selftest);
     if (iteration === 0) before = (await evaluate("before")) ?? {};
 
     while (iteration < run.max_steps && !stop.aborted) {
@@ -178,7 +178,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
       checkRewardErrors(batch, run);
       const { metrics, advantages } = await updater.update(batch, iteration);
       const staleness = stalenessOf(batch, iteration);
-      const largestGap = await gap.largest(batch.tasks, batch.groups, GAP_COMPLETIONS);
+      const logprobGap = await gap.measure(batch.tasks, batch.groups, GAP_COMPLETIONS);
       iteration++;
       await publish();
       await source.recordAdvantages(batch.batch, advantages);
@@ -189,7 +189,12 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
         iteration,
         ...metrics,
         ...staleness,
-        ...(largestGap === null ? {} : { "sampling/actor_learner_logprob_gap/max": largestGap }),
+        ...(logprobGap === null
+          ? {}
+          : {
+              "sampling/actor_learner_logprob_gap/max": logprobGap.max,
+              "sampling/actor_learner_logprob_gap/mean": logprobGap.mean,
+            }),
         filtered_groups: batch.filteredGroups,
         "idle/learner": waited / 1000 / seconds,
         "idle/actor": batch.actorIdleSeconds / Math.max(1e-9, batch.actorIdleSeconds + batch.actorBusySeconds),

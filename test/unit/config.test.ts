@@ -187,6 +187,8 @@ describe("refusals", () => {
     [["--kl_target=0.1", "--kl_coef=0"], /kl_target is set, but kl_coef is 0/],
     [["--reward.overlong_buffer=64", "--max_completion_length=64"], /reward.overlong_buffer \(64\) must be smaller/],
     [["--actors.max_rows=4"], /actors.max_rows \(4\) must be at least num_generations \(8\)/],
+    [["--actors.dtype=float16"], /selftest.max_logprob_gap \(0.0001\).*Set selftest.max_logprob_gap=null/],
+    [["--selftest.max_logprob_gap=null"], /all null, so that actor and learner would never be compared/],
     [["--transport.address=tcp://10.0.0.1:5555"], /Other hosts are refused/],
     [["--transport.address=tcp://127.0.0.1:65535"], /PORT from 1 to 65534/],
   ])("%j is refused", (overrides, message) => {
