@@ -8,11 +8,12 @@ import { starterProblem } from "../src/tasks/starter.js";
 import type { BenchContext, BenchResult, CaseResult } from "./bench.js";
 import { interleave, mean } from "./measure.js";
 import { benchFile, repositoryFile } from "./side.js";
-import { starterModel } from "./starter-prompts.js";
+import { starterModel } from "./models.js";
 
 /** The first iterations fill the pipeline and warm libraries up. */
 const SKIPPED = 3;
 const PROBLEMS = 4_096;
+const TRL = "TRL GRPOTrainer";
 
 const run = promisify(execFile);
 
@@ -36,7 +37,7 @@ export async function benchEndToEnd({ python, quick, progress }: BenchContext): 
         into.push(await measure({ ...size, data, folder, repeat }));
         return into.at(-1)!.rate;
       };
-      const trl = python === null ? null : timed((options) => trlRun(python, options), seen.peer);
+      const trl = python === null ? {} : { [TRL]: timed((options) => trlRun(python, options), seen.peer) };
       const measured = await interleave(timed(launchRun, seen.ours), trl, quick ? 1 : 3);
       const name = `${size.completions} completions a step, threads: 2`;
       // The same model on the same problems: both sides must see about the same lengths and rewards.
@@ -51,7 +52,7 @@ export async function benchEndToEnd({ python, quick, progress }: BenchContext): 
     title: "Training end to end, starter model",
     unit: "completions/s",
     better: "higher",
-    peerName: "TRL GRPOTrainer",
+    peerNames: [TRL],
     cases,
     notes: [
       `Completions of the iterations after the first ${SKIPPED}, over the seconds from the end of one to the end of the next. Groups of 8, at most 64 new tokens, temperature 1, AdamW, no KL, no evaluation, no checkpoint before the end.`,

@@ -3,10 +3,11 @@ import type { BenchContext, BenchResult, CaseResult } from "./bench.js";
 import { interleave } from "./measure.js";
 import type { LearnerGroup, LearnerReply, LearnerRequest, RolloutReply } from "./requests.js";
 import { Side } from "./side.js";
-import { starterModel, starterPrompts } from "./starter-prompts.js";
+import { starterModel, starterPrompts } from "./models.js";
 
 /** Both sides must compute the same gradient, or the comparison is of nothing. */
 const MAX_GRADIENT_GAP = 0.001;
+const PEER = "torch, padded batch";
 
 const batches = [
   { kind: "shared", groups: 8, groupSize: 8 },
@@ -28,7 +29,11 @@ export async function benchLearner({ python, quick, progress }: BenchContext): P
           if (repeat < 0) norms.push(reply.gradNorm);
           return reply.seconds;
         };
-        const measured = await interleave(seconds(ours), torch === null ? null : seconds(torch), quick ? 1 : 9);
+        const measured = await interleave(
+          seconds(ours),
+          torch === null ? {} : { [PEER]: seconds(torch) },
+          quick ? 1 : 9,
+        );
         const [a, b = a!] = norms;
         if (Math.abs(a! - b) > MAX_GRADIENT_GAP * Math.abs(b))
           throw new Error(`gradient norms ${a} (ours) and ${b} (torch) differ: the sides do not compute the same step`);
@@ -49,7 +54,7 @@ export async function benchLearner({ python, quick, progress }: BenchContext): P
     title: "Learner step, starter model",
     unit: "s",
     better: "lower",
-    peerName: "torch, padded batch",
+    peerNames: [PEER],
     cases,
     notes: [
       "One GRPO iteration on the starter's own completions (real lengths): advantages, forward, backward, clipping, AdamW. torch: microbatches of 64 rows, logits of all completion places. The rate is near 0, so that every repeat is the same step.",
@@ -70,13 +75,14 @@ async function batchOf(ours: Side, count: number, groupSize: number): Promise<Le
     groupSize,
     rows: 64,
     maxNewTokens: 64,
+    temperature: 1,
     stopIds,
     padId,
     seed: 1,
   });
   const groups = asked.map((promptIds, g): LearnerGroup => {
     const own = [g * groupSize, (g + 1) * groupSize] as const;
-    const members = completions!.slice(...own);
+    const members = completions.slice(...own);
     return {
       promptIds,
       completions: members,

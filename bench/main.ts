@@ -5,16 +5,19 @@
 import { Command } from "commander";
 import { guarded } from "../src/entry.js";
 import { UserError } from "../src/errors.js";
-import type { Bench } from "./bench.js";
+import type { Bench, BenchContext } from "./bench.js";
 import { benchEndToEnd } from "./end-to-end.js";
 import { benchLearner } from "./learner.js";
+import { findGsm8k, findSmollm2 } from "./models.js";
 import { findPeers } from "./python.js";
 import { busyShare, machine, save, table } from "./report.js";
+import { benchRollout135m } from "./rollout-135m.js";
 import { benchRollout } from "./rollout.js";
 import { benchRefresh, benchTransport } from "./transport.js";
 
 const benches: Readonly<Record<string, Bench>> = {
   rollout: benchRollout,
+  "rollout-135m": benchRollout135m,
   learner: benchLearner,
   "end-to-end": benchEndToEnd,
   transport: benchTransport,
@@ -29,10 +32,13 @@ async function main(): Promise<number> {
     .option("--quick", "few and small cases, once each: shows that everything runs, says nothing about speed")
     .option(
       "--python <path>",
-      "interpreter that has bench/peers/requirements.txt (default: a venv in the cache, made once)",
+      "interpreter that has bench/peers/requirements*.txt (default: a venv in the cache, made once)",
     )
+    .option("--smollm2 <dir>", "SmolLM2-135M's folder (default: FINELLAMA_SMOLLM2, then the cache)")
+    .option("--gsm8k <dir>", "folder with GSM8K's train.jsonl (default: ../shared/gsm8k, then the starter's problems)")
     .parse();
-  const { only, quick = false, python } = program.opts<{ only?: string; quick?: true; python?: string }>();
+  const options = program.opts<{ only?: string; quick?: true; python?: string; smollm2?: string; gsm8k?: string }>();
+  const { only, quick = false, python } = options;
   const chosen = only?.split(",") ?? names;
   for (const name of chosen)
     if (!names.includes(name)) throw new UserError(`--only ${name}: expected one of ${names.join(", ")}.`);
@@ -42,14 +48,27 @@ async function main(): Promise<number> {
     process.stderr.write(`[${((performance.now() - begin) / 1_000).toFixed(0).padStart(5)} s] ${line}\n`);
   };
   const peers = await findPeers(python, progress);
-  if (peers.python === null) progress(`peers are skipped: ${peers.why}`);
+  if (peers.why !== "") progress(`peers skipped: ${peers.why}`);
   const surroundings = { ...machine(), peers: peers.versions, quick };
+  const context: BenchContext = {
+    python: peers.python,
+    llama: peers.llama,
+    smollm2: findSmollm2(options.smollm2),
+    gsm8k: findGsm8k(options.gsm8k),
+    quick,
+    progress,
+  };
   for (const name of chosen) {
     progress(`${name} …`);
     const othersBusyShare = await busyShare();
-    const result = await benches[name]!({ python: peers.python, quick, progress });
+    const result = await benches[name]!(context);
+    if ("skipped" in result) {
+      progress(`${name} skipped: ${result.skipped}`);
+      continue;
+    }
     const folder = save(quick ? `quick-${name}` : name, result, { ...surroundings, othersBusyShare });
-    process.stdout.write(`\n${table(result, peers.why, othersBusyShare)}\n\n`);
+    process.stdout.write(`\n${table(result, othersBusyShare)}\n\n`);
+    if (result.peerNames.length > 0 && peers.why !== "") process.stdout.write(`Peers skipped: ${peers.why}\n\n`);
     progress(`${name}: written to ${folder}`);
   }
   return 0;

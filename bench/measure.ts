@@ -34,27 +34,36 @@ export function mean(values: readonly number[]): number {
 
 export type Measure = (repeat: number) => Promise<number>;
 
+export interface Compared extends Measured {
+  /** ours over this peer's, of the medians */
+  readonly ratio: number;
+}
+
+export interface Comparison {
+  readonly ours: Measured;
+  /** By name; empty when there was none to compare with. */
+  readonly peers: Readonly<Record<string, Compared>>;
+}
+
 /**
- * Takes turns: ours, peer, ours, peer, … so that a change of the machine's mood meets both. Both sides run once untimed
- * first (repeat −1).
- * @param peer null when there is none to compare with
- * @returns ratio: ours over the peer's, of the medians
+ * Takes turns: ours, one peer, the next, ours, … so that a change of the machine's mood meets all. Every side runs once
+ * untimed first (repeat −1).
  */
 export async function interleave(
   ours: Measure,
-  peer: Measure | null,
+  peers: Readonly<Record<string, Measure>>,
   repeats: number,
-): Promise<{ ours: Measured; peer: Measured | null; ratio: number | null }> {
-  await ours(-1);
-  await peer?.(-1);
-  const mine: number[] = [];
-  const theirs: number[] = [];
-  for (let repeat = 0; repeat < repeats; repeat++) {
-    mine.push(await ours(repeat));
-    if (peer !== null) theirs.push(await peer(repeat));
-  }
-  const measured = summarise(mine);
-  if (peer === null) return { ours: measured, peer: null, ratio: null };
-  const compared = summarise(theirs);
-  return { ours: measured, peer: compared, ratio: measured.median / compared.median };
+): Promise<Comparison> {
+  const sides = [ours, ...Object.values(peers)];
+  for (const side of sides) await side(-1);
+  const values: number[][] = sides.map(() => []);
+  for (let repeat = 0; repeat < repeats; repeat++)
+    for (const [s, side] of sides.entries()) values[s]!.push(await side(repeat));
+  const [mine, ...theirs] = values.map(summarise);
+  return {
+    ours: mine!,
+    peers: Object.fromEntries(
+      Object.keys(peers).map((name, p) => [name, { ...theirs[p]!, ratio: mine!.median / theirs[p]!.median }]),
+    ),
+  };
 }

@@ -34,14 +34,14 @@ async function engineOf({ model, rows }: RolloutRequest): Promise<OrtEngine> {
 
 /** Groups of completions for every prompt, at most `rows` completions in flight. */
 async function rollout(request: RolloutRequest): Promise<RolloutReply> {
-  const { prompts, groupSize, maxNewTokens, stopIds, seed } = request;
+  const { prompts, groupSize, maxNewTokens, temperature, stopIds, seed } = request;
   const engine = await engineOf(request);
   const asked = prompts.map((ids, p) => ({
     requestId: String(p),
     promptIds: Int32Array.from(ids),
     groupSize,
     seed: taskSeed(seed, `bench-${p}`),
-    sampling: { temperature: 1, maxNewTokens, stopIds },
+    sampling: { temperature, maxNewTokens, stopIds },
   }));
   const begin = performance.now();
   const groups = await generateAll(engine, asked);

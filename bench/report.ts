@@ -1,30 +1,36 @@
-/** A benchmark's result as a plain table, a JSON file and an SVG chart. */
+/** A benchmark's result as a plain table and as a JSON file, with the circumstances it was measured in. */
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import * as echarts from "echarts";
-import type { BenchResult, CaseResult } from "./bench.js";
+import type { BenchResult } from "./bench.js";
+import { barChart, lineChart } from "./charts.js";
+import { figure, percent } from "./figure.js";
 import { repositoryFile } from "./side.js";
+
+const resultsFolder = repositoryFile("bench/results");
 
 /** Others using more than this share of the cores spoil a measurement. */
 const MAX_BUSY_SHARE = 0.05;
 
 /** Plain text; one line for each case. @param busy share of the cores that others used just before */
-export function table(result: BenchResult, whyNoPeer: string, busy: number): string {
-  const { title, unit, better, peerName, cases, notes } = result;
-  const hasPeer = peerName !== "";
-  const head = ["", `ours ${unit}`, "spread", ...(hasPeer ? [`${peerName} ${unit}`, "spread", "ours/peer"] : [])];
-  const rows = cases.map(({ name, ours, peer, ratio }) => [
+export function table(result: BenchResult, busy: number): string {
+  const { title, unit, better, peerNames, cases, notes } = result;
+  const head = [
+    "",
+    `ours ${unit}`,
+    "spread",
+    ...peerNames.flatMap((name) => [`${name} ${unit}`, "spread", "ours/peer"]),
+  ];
+  const rows = cases.map(({ name, ours, peers }) => [
     name,
     figure(ours.median),
     percent(ours.spread),
-    ...(hasPeer
-      ? peer === null || ratio === null
-        ? ["skipped", "", ""]
-        : [figure(peer.median), percent(peer.spread), ratio.toFixed(2)]
-      : []),
+    ...peerNames.flatMap((peerName) => {
+      const peer = peers[peerName];
+      return peer === undefined ? ["-", "", ""] : [figure(peer.median), percent(peer.spread), peer.ratio.toFixed(2)];
+    }),
   ]);
   const widths = head.map((_, c) => Math.max(...[head, ...rows].map((row) => row[c]!.length)));
   const lines = [head, ...rows].map((row) =>
@@ -33,20 +39,12 @@ export function table(result: BenchResult, whyNoPeer: string, busy: number): str
       .join("  ")
       .trimEnd(),
   );
-  const skipped = hasPeer && cases.some(({ peer }) => peer === null) ? [`Peer skipped: ${whyNoPeer}`] : [];
   const unfit =
     busy > MAX_BUSY_SHARE
       ? [`DO NOT BELIEVE THESE: other programs used ${percent(busy)} of the cores; two-threaded torch suffers most.`]
       : [];
-  return [`${title} (${better} is better; medians)`, ...lines, ...notes, ...skipped, ...unfit].join("\n");
+  return [`${title} (${better} is better; medians)`, ...lines, ...notes, ...unfit].join("\n");
 }
-
-/** Numbers of four digits or so. */
-function figure(value: number): string {
-  return value >= 1_000 ? Math.round(value).toLocaleString("en-US") : value.toPrecision(3);
-}
-
-const percent = (share: number): string => `${(100 * share).toFixed(0)} %`;
 
 /** Where and with what a result was measured. */
 export function machine(): Record<string, unknown> {
@@ -98,62 +96,15 @@ export async function busyShare(): Promise<number> {
 
 /** Writes bench/results/<name>.json and .svg; returns the folder. */
 export function save(name: string, result: BenchResult, surroundings: Record<string, unknown>): string {
-  const folder = repositoryFile("bench/results");
-  mkdirSync(folder, { recursive: true });
+  mkdirSync(resultsFolder, { recursive: true });
   const date = new Date().toISOString();
   writeFileSync(
-    join(folder, `${name}.json`),
+    join(resultsFolder, `${name}.json`),
     `${JSON.stringify({ name, date, ...surroundings, ...result }, null, 2)}\n`,
   );
-  writeFileSync(join(folder, `${name}.svg`), chart(result));
-  return folder;
-}
-
-/** Horizontal bars of the medians, labelled with them and with the lowest and highest measurement. */
-function chart({ title, unit, better, peerName, cases }: BenchResult): string {
-  const sides = [
-    { name: "ours", color: "#0b6e99", of: (c: CaseResult) => c.ours },
-    ...(cases.some(({ peer }) => peer !== null)
-      ? [{ name: peerName, color: "#c9ced6", of: (c: CaseResult) => c.peer }]
-      : []),
-  ];
-  const view = echarts.init(null, null, {
-    renderer: "svg",
-    ssr: true,
-    width: 1_000,
-    height: 130 + cases.length * sides.length * 22,
-  });
-  view.setOption({
-    animation: false,
-    backgroundColor: "#ffffff",
-    title: {
-      text: title,
-      subtext: `${unit}, ${better} is better; medians, figures in brackets: lowest to highest`,
-      left: 10,
-      top: 8,
-    },
-    legend: { right: 60, top: 10, data: sides.map(({ name }) => name) },
-    grid: { left: 380, right: 190, top: 75, bottom: 30 },
-    xAxis: { type: "value" },
-    yAxis: { type: "category", inverse: true, data: cases.map(({ name }) => name) },
-    series: sides.map(({ name, color, of }) => ({
-      name,
-      type: "bar",
-      itemStyle: { color },
-      data: cases.map((c) => of(c)?.median ?? null),
-      label: {
-        show: true,
-        position: "right",
-        formatter: ({ dataIndex }: { dataIndex: number }) => {
-          const measured = of(cases[dataIndex]!);
-          return measured === null
-            ? ""
-            : `${figure(measured.median)}  [${figure(measured.min)}, ${figure(measured.max)}]`;
-        },
-      },
-    })),
-  });
-  const svg = view.renderToSVGString();
-  view.dispose();
-  return `${svg}\n`;
+  writeFileSync(
+    join(resultsFolder, `${name}.svg`),
+    result.curves === undefined ? barChart(result) : lineChart(result, result.curves),
+  );
+  return resultsFolder;
 }

@@ -1,14 +1,17 @@
-/** What both sides of a comparison understand (ours.ts, peers/torch_side.py). Paths are of Hugging Face folders. */
+/** What all sides of a comparison understand (ours.ts, peers/torch_side.py; peers/llama_side.py the rollout alone). */
 
 export interface RolloutRequest {
   readonly op: "rollout";
+  /** Hugging Face folder; llama.cpp: GGUF file. */
   readonly model: string;
-  /** Token ids of each prompt, answered `groupSize` times at temperature 1. */
+  /** Token ids of each prompt, answered `groupSize` times. */
   readonly prompts: readonly (readonly number[])[];
   readonly groupSize: number;
   /** Completions in flight. */
   readonly rows: number;
   readonly maxNewTokens: number;
+  /** 1, or 0 for greedy. */
+  readonly temperature: 0 | 1;
   /** Empty: every completion has exactly `maxNewTokens` tokens. */
   readonly stopIds: readonly number[];
   readonly padId: number;
@@ -19,8 +22,9 @@ export interface RolloutReply {
   readonly seconds: number;
   /** Tokens of all completions, each counted up to and including its stop token. */
   readonly tokens: number;
-  /** Prompt by prompt, with the logprobs of their tokens; from our side only. */
-  readonly completions?: readonly (readonly number[])[];
+  /** Prompt by prompt. */
+  readonly completions: readonly (readonly number[])[];
+  /** Of their tokens; from our side only. */
   readonly logprobs?: readonly (readonly number[])[];
 }
 

@@ -31,6 +31,11 @@ export class Side {
     return new Side("torch", python, [benchFile("peers/torch_side.py"), String(threads)], threads);
   }
 
+  /** llama.cpp, with `threads` threads. */
+  static llama(python: string, threads: number): Side {
+    return new Side("llama.cpp", python, [benchFile("peers/llama_side.py"), String(threads)], threads);
+  }
+
   /** @throws Error with the end of the process's stderr when it died or refused */
   async ask<Reply>(request: object): Promise<Reply> {
     this.#child.stdin.write(`${JSON.stringify(request)}\n`);
@@ -42,6 +47,15 @@ export class Side {
   close(): void {
     this.#child.stdin.end();
     this.#child.kill();
+  }
+}
+
+/** Runs `use`; the processes are ended after it, whatever happens. */
+export async function closing(sides: readonly (Side | null)[], use: () => Promise<void>): Promise<void> {
+  try {
+    await use();
+  } finally {
+    for (const side of sides) side?.close();
   }
 }
 

@@ -18,7 +18,7 @@ import { resolveAddresses, type Addresses } from "../src/protocol/sockets.js";
 import type { BenchContext, BenchResult } from "./bench.js";
 import { interleave } from "./measure.js";
 import { repositoryFile } from "./side.js";
-import { starterModel, starterPrompts } from "./starter-prompts.js";
+import { starterModel, starterPrompts } from "./models.js";
 
 const GROUP_SIZE = 8;
 const TOKENS = 128;
@@ -48,7 +48,7 @@ export async function benchTransport({ quick, progress }: BenchContext): Promise
             await ledger.flush();
             return (1_000 * BATCHES_PER_REPEAT * rows) / (performance.now() - begin);
           },
-          null,
+          {},
           repeats,
         );
       } finally {
@@ -62,7 +62,7 @@ export async function benchTransport({ quick, progress }: BenchContext): Promise
     title: "Trajectories through the learner's door",
     unit: "completions/s",
     better: "higher",
-    peerName: "",
+    peerNames: [],
     cases: [
       { name, settings: { groupSize: GROUP_SIZE, tokens: TOKENS, groupsPerBatch: GROUPS_PER_BATCH }, ...measured },
     ],
@@ -101,7 +101,7 @@ export async function benchRefresh({ quick, progress }: BenchContext): Promise<B
           await dispatcher.evaluate([{ taskId, promptIds, seed, sampling, problem, ...common }], () => {});
           return performance.now() - begin;
         },
-        null,
+        {},
         quick ? 2 : 21,
       );
     } finally {
@@ -115,7 +115,7 @@ export async function benchRefresh({ quick, progress }: BenchContext): Promise<B
     title: "Weight refresh of an idle actor",
     unit: "ms",
     better: "lower",
-    peerName: "",
+    peerNames: [],
     cases: [
       { name, settings: { bytes: 4 * loadPacked(starterModel, model).length, chunkBytes: CHUNK_BYTES }, ...measured },
     ],

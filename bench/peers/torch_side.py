@@ -29,14 +29,12 @@ def left_padded(prompts, pad):
 
 
 def rollout(r):
-    """generate() over batches of `rows`, sampling at temperature 1 with a KV cache."""
+    """generate() over batches of `rows`, with a KV cache."""
     model = model_of(r["model"])
     stops, pad, new = r["stopIds"], r["padId"], r["maxNewTokens"]
+    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if r["temperature"] else {"do_sample": False}
     model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
+        **sampling,
         max_new_tokens=new,
         eos_token_id=stops or None,
         pad_token_id=pad,
@@ -53,8 +51,8 @@ def rollout(r):
             outputs.append(out[:, ids.shape[1] :])
     seconds = time.perf_counter() - begin
     rows = [row for out in outputs for row in out.tolist()]
-    tokens = sum(next((t + 1 for t, i in enumerate(row) if i in stops), len(row)) for row in rows)
-    return {"seconds": seconds, "tokens": tokens}
+    completions = [row[: next((t + 1 for t, i in enumerate(row) if i in stops), len(row))] for row in rows]
+    return {"seconds": seconds, "tokens": sum(map(len, completions)), "completions": completions}
 
 
 def learner_of(r):
