@@ -16,6 +16,8 @@ export class AdapterMerger {
   readonly #baseLayout: ReadonlyMap<string, LayoutEntry>;
   readonly #baseSha256: string;
   readonly #gemm: InferenceSession;
+  /** The arena that holds the base where no adapter goes: that part never changes. */
+  #filled: Float32Array | null = null;
 
   private constructor(config: ModelConfig, lora: LoraSpec, base: Float32Array, gemm: InferenceSession) {
     this.layout = loraLayout(config, lora);
@@ -54,7 +56,8 @@ export class AdapterMerger {
   async mergeInto(arena: Float32Array, published: Float32Array): Promise<string> {
     // What arrives lies in shared memory, which ONNX Runtime refuses; the hash is of the copy that is merged.
     const adapters = published.slice();
-    arena.set(this.#base);
+    if (this.#filled !== arena) arena.set(this.#base);
+    this.#filled = arena;
     const view = (from: Float32Array, { offset, size, shape }: LayoutEntry): Tensor =>
       new Tensor("float32", from.subarray(offset, offset + size), shape);
     for (let i = 0; i < this.layout.length; i += 2) {

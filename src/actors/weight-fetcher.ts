@@ -1,7 +1,9 @@
 /**
- * Fetches a policy's weights chunk by chunk, a few requests ahead; a chunk whose checksum is wrong is asked for again.
+ * Fetches a policy's weights: from the learner's file in shared memory when it is there, else
+ * chunk by chunk, a few requests ahead; a chunk whose checksum is wrong is asked for again.
  * The whole is checked later, by the hash of what the engine loaded.
  */
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import type { Dealer } from "zeromq";
 import { ProtocolError, decode, encode } from "../protocol/codec.js";
@@ -30,8 +32,12 @@ export class WeightFetcher {
    * The packed weights of the policy announced, in shared memory so that the engine's thread can read them in place.
    * Null when the learner has moved on to another policy, or the fetcher was closed. One fetch at a time.
    */
-  async fetch({ sha256, totalBytes, chunkBytes }: Announcement): Promise<Float32Array | null> {
+  async fetch({ sha256, totalBytes, chunkBytes, file }: Announcement): Promise<Float32Array | null> {
     const bytes = new Uint8Array(new SharedArrayBuffer(totalBytes));
+    if (file !== null && readWhole(file, bytes)) {
+      this.count("weights_fetched");
+      return new Float32Array(bytes.buffer);
+    }
     const chunks = Math.ceil(totalBytes / chunkBytes);
     const missing = new Set(Array.from({ length: chunks }, (_, i) => i));
     const request = (chunk: number) => this.writer.send(encode({ type: "fetch", sha256, chunk }));
@@ -87,5 +93,26 @@ export class WeightFetcher {
       this.count("messages_malformed");
       return null;
     }
+  }
+}
+
+/** Fills `bytes` from a file of exactly that size; false when there is none (any more). */
+function readWhole(file: string, bytes: Uint8Array): boolean {
+  let fd: number;
+  try {
+    fd = openSync(file, "r");
+  } catch {
+    return false; // replaced by a later policy, or another machine's
+  }
+  try {
+    if (fstatSync(fd).size !== bytes.length) return false;
+    for (let done = 0; done < bytes.length;) {
+      const read = readSync(fd, bytes, done, bytes.length - done, done);
+      if (read === 0) return false;
+      done += read;
+    }
+    return true;
+  } finally {
+    closeSync(fd);
   }
 }

@@ -235,6 +235,10 @@ export const runConfigSchema = z.strictObject({
   transport: z
     .strictObject({
       address: z.string().default("ipc").describe('"ipc", or tcp://127.0.0.1:PORT (weights on PORT + 1)'),
+      shared_memory: z
+        .boolean()
+        .default(true)
+        .describe("weights by a file in /dev/shm, where there is one; chunks over the socket otherwise"),
       chunk_bytes: count.default(1 << 20).describe("size of a weight chunk"),
     })
     .prefault({}),

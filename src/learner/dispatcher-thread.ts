@@ -15,6 +15,7 @@ import type { PolicyVersion } from "../model/weights.js";
 import { publishedHash } from "../model/published.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import type { Addresses } from "../protocol/sockets.js";
+import { sharedMemoryFolder } from "../protocol/shared-memory.js";
 import { resolveAddresses } from "../protocol/sockets.js";
 import { Dispatcher } from "./dispatcher.js";
 import { Ledger } from "./ledger.js";
@@ -78,11 +79,17 @@ async function main(data: DispatcherData): Promise<void> {
 
   const source = TaskSource.open(config);
   const ledger = new Ledger({ ...bookOptions(config, source), firstIteration, runDir, log, onFatal });
-  const { addresses, cleanup } = resolveAddresses(config.transport.address);
+  const { addresses, cleanup: removeSockets } = resolveAddresses(config.transport.address);
+  const shared = config.transport.shared_memory ? sharedMemoryFolder() : null;
+  const cleanup = () => {
+    removeSockets();
+    shared?.cleanup();
+  };
   process.on("exit", cleanup);
   const dispatcher = await Dispatcher.start({
     addresses,
     chunkBytes: config.transport.chunk_bytes,
+    weightsFolder: shared?.folder ?? null,
     minCapacityRows: config.num_generations,
     ledger,
     log,

@@ -28,6 +28,8 @@ import { WeightServer } from "./weight-server.js";
 export interface DispatcherOptions {
   readonly addresses: Addresses;
   readonly chunkBytes: number;
+  /** In shared memory, for the weights' file; null or absent = chunks alone. */
+  readonly weightsFolder?: string | null;
   /** Rows an actor must be able to take: the largest group. */
   readonly minCapacityRows: number;
   readonly ledger: Ledger;
@@ -79,7 +81,7 @@ export class Dispatcher {
       return new Dispatcher(
         options,
         router,
-        await WeightServer.bind(options.addresses.weights, options.chunkBytes, count),
+        await WeightServer.bind(options.addresses.weights, options.chunkBytes, options.weightsFolder ?? null, count),
       );
     } catch (error) {
       router.close();

@@ -18,6 +18,8 @@ const announcement = z.strictObject({
   sha256,
   totalBytes: z.int().positive(),
   chunkBytes: z.int().positive(),
+  /** Where the same bytes lie for processes of this machine; null when there is no such place. */
+  file: z.string().nullable(),
 });
 export type Announcement = z.infer<typeof announcement>;
 

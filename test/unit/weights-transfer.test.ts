@@ -1,9 +1,13 @@
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync, utimesSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
 import { Dealer } from "zeromq";
 import { describe, expect, it } from "vitest";
 import { WeightFetcher } from "../../src/actors/weight-fetcher.js";
 import { WeightServer } from "../../src/learner/weight-server.js";
 import { layoutSize } from "../../src/model/layout.js";
 import { decode } from "../../src/protocol/codec.js";
+import { sharedMemoryFolder } from "../../src/protocol/shared-memory.js";
 import { Writer, bindRouter, resolveAddresses } from "../../src/protocol/sockets.js";
 import { weightsReply } from "../../src/protocol/wire-schemas.js";
 import { FakeEngine, later, layout, startActor, startDispatcher, until, weights } from "./rollout-fixtures.js";
@@ -11,11 +15,11 @@ import { FakeEngine, later, layout, startActor, startDispatcher, until, weights 
 type Counts = Record<string, number>;
 const counter = (counts: Counts) => (name: string) => (counts[name] = (counts[name] ?? 0) + 1);
 
-async function startServer(chunkBytes = 512) {
+async function startServer(chunkBytes = 512, folder: string | null = null) {
   const { addresses, cleanup } = resolveAddresses("ipc");
   later(cleanup);
   const counts: Counts = {};
-  const server = await WeightServer.bind(addresses.weights, chunkBytes, counter(counts));
+  const server = await WeightServer.bind(addresses.weights, chunkBytes, folder, counter(counts));
   void server.serve();
   later(() => server.close());
   return { server, addresses, counts };
@@ -89,6 +93,68 @@ describe("weight transfer", () => {
     const { fetcher } = connectFetcher(addresses.weights);
     expect(await fetcher.fetch(old)).toBeNull();
     expect(await fetcher.fetch(server.announcement!)).toEqual(weights(2).packed);
+  });
+});
+
+describe("weights by a file in shared memory", () => {
+  const folder = () => {
+    const made = mkdtempSync(join(tmpdir(), "frl-test-"));
+    later(() => rmSync(made, { recursive: true, force: true }));
+    return made;
+  };
+
+  it("arrive bit for bit without a chunk, and the file of the policy before is gone", async () => {
+    const place = folder();
+    const { server, addresses, counts } = await startServer(512, place);
+    const { fetcher, counts: fetched } = connectFetcher(addresses.weights);
+    for (const k of [1, 2]) {
+      server.offer(weights(k).packed, weights(k).version);
+      expect(await fetcher.fetch(server.announcement!)).toEqual(weights(k).packed);
+      expect(readdirSync(place)).toEqual([basename(server.announcement!.file!)]);
+    }
+    expect(counts["weights_chunks_served"]).toBeUndefined();
+    expect(fetched).toEqual({ weights_fetched: 2 });
+  });
+
+  it.each([
+    ["vanished", (file: string) => rmSync(file)],
+    ["was cut short", (file: string) => truncateSync(file, 100)],
+  ])("come in chunks when the file %s", async (_, harm) => {
+    const { server, addresses, counts } = await startServer(512, folder());
+    server.offer(weights(1).packed, weights(1).version);
+    harm(server.announcement!.file!);
+    const { fetcher } = connectFetcher(addresses.weights);
+    expect(await fetcher.fetch(server.announcement!)).toEqual(weights(1).packed);
+    expect(counts["weights_chunks_served"]).toBe(8);
+  });
+
+  it("come in chunks when there is no room for a file, which is counted", async () => {
+    const { server, counts } = await startServer(512, join(folder(), "not-there"));
+    server.offer(weights(1).packed, weights(1).version);
+    expect(server.announcement!.file).toBeNull();
+    expect(counts).toEqual({ weights_files_failed: 1 });
+  });
+
+  it("a folder is private; one that a dead run left more than an hour ago is removed, a fresh one or a living run's is not", () => {
+    const root = folder();
+    const dead = 2 ** 22 + 1; // beyond the kernel's largest pid
+    const hoursAgo = Date.now() / 1000 - 7200;
+    for (const [name, time] of [
+      [`frl-weights-${dead}-old`, hoursAgo],
+      [`frl-weights-${dead}-new`, Date.now() / 1000],
+      [`frl-weights-${process.pid}-old`, hoursAgo],
+      ["somebody-else", hoursAgo],
+    ] as const) {
+      mkdirSync(join(root, name));
+      utimesSync(join(root, name), time, time);
+    }
+    const { folder: made, cleanup } = sharedMemoryFolder(root)!;
+    expect(statSync(made).mode & 0o777).toBe(0o700);
+    expect(readdirSync(root)).toHaveLength(4);
+    expect(readdirSync(root)).not.toContain(`frl-weights-${dead}-old`);
+    cleanup();
+    expect(readdirSync(root)).toHaveLength(3);
+    expect(sharedMemoryFolder(join(root, "nowhere"))).toBeNull();
   });
 });
 
