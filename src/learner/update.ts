@@ -529,15 +529,17 @@ export class Updater {
     const flat = tf.tensor1d(published);
     const views = this.#model.viewsOfPublished(flat);
     const weights = this.#model.policy(views);
-    const prepared = prepareMicrobatch(tf, this.#model.config, sequences);
-    const values = await this.#forward(weights, prepared, (hidden) => this.#logprobColumn(weights, hidden, prepared));
-    let at = 0;
-    const out = sequences.flatMap(({ completions }) =>
-      completions.map((completion) => values.slice(at, (at += completion.length))),
-    );
-    disposeBatch(tf, prepared);
+    const out: Float32Array[][] = sequences.map(() => []);
+    for (const indices of microbatches(sequences, this.#run.tokens_per_microbatch)) {
+      const chosen = indices.map((i) => sequences[i]!);
+      const prepared = prepareMicrobatch(tf, this.#model.config, chosen);
+      const values = await this.#forward(weights, prepared, (hidden) => this.#logprobColumn(weights, hidden, prepared));
+      let at = 0;
+      for (const i of indices) out[i] = sequences[i]!.completions.map(({ length }) => values.slice(at, (at += length)));
+      disposeBatch(tf, prepared);
+    }
     tf.dispose([...views.values(), flat]);
-    return out;
+    return out.flat();
   }
 
   *#microbatches(
