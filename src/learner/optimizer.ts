@@ -34,24 +34,36 @@ export interface LateParameters {
   readonly steps: number;
 }
 
+/** Elements updated at once. A step's temporaries are about twenty arrays of this size, whatever the size of the model. */
+const PART_SIZE = 4 * 1024 * 1024;
+
+/** A stretch of the flat vector with its moments. */
+interface Part {
+  readonly begin: number;
+  readonly size: number;
+  m: Tensor;
+  v: Tensor;
+  /** Factor of the learning rate for each element; a scalar where it is one for the whole part. So are the next two. */
+  readonly rates: Tensor;
+  /** Null without decay. */
+  readonly decay: Tensor | null;
+  /** 1 for late parameters; null when there are none. */
+  readonly late: Tensor | null;
+}
+
 export class AdamW {
   step = 0;
   readonly #tf: TF;
   readonly #flat: Variable;
   readonly #options: AdamWOptions;
-  #m: Tensor;
-  #v: Tensor;
-  /** [P] factor of the learning rate, and of the decay, for each element; a scalar when it is 1 for all. */
-  readonly #rates: Tensor;
-  readonly #decay: Tensor | null;
+  readonly #parts: Part[] = [];
   readonly #lateSteps: number;
-  /** [P] 1 for late parameters; null when there are none. */
-  readonly #late: Tensor | null;
 
   /**
    * @param flat [P] all trainable parameters, updated in place
    * @param rateOf factor of the learning rate by parameter name (the value head may have its own)
    * @param late parameters that join later (the policy, after the critic's warm-up)
+   * @param partSize elements updated at once
    */
   constructor(
     tf: TF,
@@ -60,21 +72,26 @@ export class AdamW {
     options: AdamWOptions,
     rateOf: (name: string) => number = () => 1,
     late: LateParameters | null = null,
+    partSize = PART_SIZE,
   ) {
     this.#tf = tf;
     this.#flat = flat;
     this.#options = options;
-    this.#m = tf.zeros(flat.shape);
-    this.#v = tf.zeros(flat.shape);
-    const perElement = (value: (name: string) => number): Tensor => {
-      const values = new Float32Array(flat.size);
-      for (const entry of layout) values.fill(value(entry.name), entry.offset, entry.offset + entry.size);
-      return tf.tensor(values, flat.shape);
-    };
-    this.#rates = layout.every(({ name }) => rateOf(name) === 1) ? tf.scalar(1) : perElement(rateOf);
-    this.#decay = options.weightDecay > 0 ? perElement((name) => (decays(name) ? options.weightDecay : 0)) : null;
     this.#lateSteps = late?.steps ?? 0;
-    this.#late = late === null ? null : perElement((name) => Number(late.isLate(name)));
+    const decayOf = (name: string): number => (decays(name) ? options.weightDecay : 0);
+    for (let begin = 0; begin < flat.size; begin += partSize) {
+      const size = Math.min(partSize, flat.size - begin);
+      const factor = (of: (name: string) => number): Tensor => perElement(tf, layout, begin, size, of);
+      this.#parts.push({
+        begin,
+        size,
+        m: tf.zeros([size]),
+        v: tf.zeros([size]),
+        rates: factor(rateOf),
+        decay: options.weightDecay > 0 ? factor(decayOf) : null,
+        late: late === null ? null : factor((name) => Number(late.isLate(name))),
+      });
+    }
   }
 
   /**
@@ -84,62 +101,106 @@ export class AdamW {
    */
   async update(gradient: Tensor, learningRate: number): Promise<number> {
     const tf = this.#tf;
-    /** [P] 1 for the parameters that move, or null for all. */
-    const moving = this.#late !== null && this.step < this.#lateSteps ? tf.tidy(() => tf.sub(1, this.#late!)) : null;
-    const masked = (x: Tensor): Tensor => (moving === null ? x : tf.mul(x, moving));
-    const normTensor = tf.tidy(() => tf.norm(masked(gradient)));
+    const waiting = this.step < this.#lateSteps;
+    /** Without the elements of late parameters that wait. */
+    const masked = (x: Tensor, { late }: Part): Tensor => (waiting && late !== null ? tf.mul(x, tf.sub(1, late)) : x);
+    const normTensor = tf.tidy(() =>
+      tf.sqrt(
+        tf.addN(this.#parts.map((part) => tf.tidy(() => tf.sum(tf.square(masked(this.#cut(gradient, part), part)))))),
+      ),
+    );
     const norm = (await normTensor.data())[0]!;
     normTensor.dispose();
-    if (!Number.isFinite(norm)) {
-      moving?.dispose();
-      return norm;
-    }
+    if (!Number.isFinite(norm)) return norm;
     const { beta1, beta2, epsilon, maxGradNorm } = this.#options;
     this.step++;
     const clip = Math.min(1, maxGradNorm / (norm + 1e-6));
-    const [m, v, next] = tf.tidy(() => {
-      const g = masked(tf.mul(gradient, clip));
-      const m = tf.add(tf.mul(this.#m, beta1), tf.mul(g, 1 - beta1));
-      const v = tf.add(tf.mul(this.#v, beta2), tf.mul(tf.square(g), 1 - beta2));
-      const [correction1, correction2] = [beta1, beta2].map((beta) => this.#perStep((t) => 1 - beta ** t));
-      const denominator = tf.add(tf.sqrt(tf.div(v, correction2!)), epsilon);
-      const rates = masked(tf.mul(this.#rates, learningRate));
-      let weights: Tensor = this.#flat;
-      if (this.#decay !== null) weights = tf.sub(weights, tf.mul(tf.mul(weights, this.#decay), rates));
-      const step = tf.mul(tf.div(tf.div(m, correction1!), denominator), rates);
-      return [m, v, tf.sub(weights, step)] as [Tensor, Tensor, Tensor];
+    const updated = this.#parts.map((part) => {
+      const [m, v, next] = tf.tidy(() => {
+        const g = masked(tf.mul(this.#cut(gradient, part), clip), part);
+        const m = tf.add(tf.mul(part.m, beta1), tf.mul(g, 1 - beta1));
+        const v = tf.add(tf.mul(part.v, beta2), tf.mul(tf.square(g), 1 - beta2));
+        const [correction1, correction2] = [beta1, beta2].map((beta) => this.#perStep(part, (t) => 1 - beta ** t));
+        const denominator = tf.add(tf.sqrt(tf.div(v, correction2!)), epsilon);
+        const rates = masked(tf.mul(part.rates, learningRate), part);
+        let weights = this.#cut(this.#flat, part);
+        if (part.decay !== null) weights = tf.sub(weights, tf.mul(tf.mul(weights, part.decay), rates));
+        const step = tf.mul(tf.div(tf.div(m, correction1!), denominator), rates);
+        return [m, v, tf.sub(weights, step)] as [Tensor, Tensor, Tensor];
+      });
+      tf.dispose([part.m, part.v]);
+      part.m = m;
+      part.v = v;
+      return next;
     });
-    moving?.dispose();
-    tf.dispose([this.#m, this.#v]);
-    this.#m = m;
-    this.#v = v;
+    const next = updated.length === 1 ? updated[0]! : tf.concat(updated);
+    if (updated.length > 1) tf.dispose(updated);
     this.#flat.assign(next);
     next.dispose();
     return norm;
   }
 
+  #cut(x: Tensor, { begin, size }: Part): Tensor {
+    return this.#parts.length === 1 ? x : this.#tf.slice(x, [begin], [size]);
+  }
+
   /** A function of the number of steps a parameter has taken, this one included: late ones count from their own first. */
-  #perStep(f: (steps: number) => number): Tensor | number {
+  #perStep({ late }: Part, f: (steps: number) => number): Tensor | number {
     const early = f(this.step);
-    if (this.#late === null) return early;
-    const late = f(Math.max(1, this.step - this.#lateSteps));
-    return this.#tf.add(this.#tf.mul(this.#late, late - early), early);
+    if (late === null) return early;
+    const lateValue = f(Math.max(1, this.step - this.#lateSteps));
+    return this.#tf.add(this.#tf.mul(late, lateValue - early), early);
   }
 
   async state(): Promise<AdamWState> {
-    return { step: this.step, m: (await this.#m.data()) as Float32Array, v: (await this.#v.data()) as Float32Array };
+    const read = async (which: "m" | "v"): Promise<Float32Array> => {
+      const all = new Float32Array(this.#flat.size);
+      for (const part of this.#parts) all.set((await part[which].data()) as Float32Array, part.begin);
+      return all;
+    };
+    return { step: this.step, m: await read("m"), v: await read("v") };
   }
 
   restore(state: AdamWState): void {
-    this.#tf.dispose([this.#m, this.#v]);
-    this.#m = this.#tf.tensor(state.m, this.#flat.shape);
-    this.#v = this.#tf.tensor(state.v, this.#flat.shape);
+    for (const part of this.#parts) {
+      this.#tf.dispose([part.m, part.v]);
+      const of = (values: Float32Array): Tensor => this.#tf.tensor1d(values.slice(part.begin, part.begin + part.size));
+      part.m = of(state.m);
+      part.v = of(state.v);
+    }
     this.step = state.step;
   }
 
   dispose(): void {
-    this.#tf.dispose([this.#m, this.#v, this.#rates]);
-    this.#decay?.dispose();
-    this.#late?.dispose();
+    for (const { m, v, rates, decay, late } of this.#parts) {
+      this.#tf.dispose([m, v, rates]);
+      decay?.dispose();
+      late?.dispose();
+    }
   }
+}
+
+/** A number per element of [begin, begin + size), given by its parameter's name; a scalar when all are the same. */
+function perElement(
+  tf: TF,
+  layout: readonly LayoutEntry[],
+  begin: number,
+  size: number,
+  of: (name: string) => number,
+): Tensor {
+  const inside = layout.filter((entry) => entry.offset < begin + size && entry.offset + entry.size > begin);
+  const first = of(inside[0]!.name);
+  if (inside.every(({ name }) => of(name) === first)) return tf.scalar(first);
+  const values = new Float32Array(size);
+  for (const entry of inside)
+    values.fill(of(entry.name), Math.max(0, entry.offset - begin), entry.offset + entry.size - begin);
+  return tf.tensor1d(values);
+}
+
+/** The gradient so far plus one microbatch's part; both are disposed where a new tensor is made. */
+export function addGradient(tf: TF, soFar: Tensor | null, part: Tensor): Tensor {
+  if (soFar === null) return part;
+  const sum: Tensor = tf.add(soFar, part);
+  tf.dispose([soFar, part]);
+  return sum;
 }

@@ -102,8 +102,22 @@ function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tenso
   return tf.add(y, tf.mul(tf.matMul(down, weight(weights, `${module}.lora_B.weight`) as Tensor2D, false, true), scale));
 }
 
-/** One decoder block: x + attention(norm(x)), then x + mlp(norm(x)). x is [N, H]. */
+/**
+ * One decoder block: x + attention(norm(x)), then x + mlp(norm(x)). x is [N, H].
+ * Tidied: what the gradient needs is kept by the tape, the rest would otherwise live until the last block is done.
+ */
 function block(
+  tf: TF,
+  config: ModelConfig,
+  x: Tensor,
+  layer: number,
+  weights: NamedWeights,
+  batch: Microbatch,
+): Tensor {
+  return tf.tidy(() => blockOutput(tf, config, x, layer, weights, batch));
+}
+
+function blockOutput(
   tf: TF,
   config: ModelConfig,
   x: Tensor,

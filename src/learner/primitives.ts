@@ -11,7 +11,10 @@ import type { AttentionPlan } from "./packing.js";
 
 type Save = (tensors: Tensor[]) => void;
 
-/** tfjs passes the saver after the inputs; its own type cannot say so. */
+/**
+ * tfjs passes the saver after the inputs; its own type cannot say so. It tidies the forward function but not the
+ * gradient's, whose temporaries would live until the whole backward pass is over: hence the tidy here.
+ */
 export function customGrad(
   tf: TF,
   inputs: Tensor[],
@@ -19,10 +22,8 @@ export function customGrad(
 ): Tensor {
   const op = tf.customGrad((...args: unknown[]) => {
     const save = args.at(-1) as Save;
-    return f(args.slice(0, -1) as Tensor[], save) as {
-      value: Tensor;
-      gradFunc: (dy: Tensor, saved: Tensor[]) => Tensor[];
-    };
+    const { value, gradFunc } = f(args.slice(0, -1) as Tensor[], save);
+    return { value, gradFunc: (dy: Tensor, saved: Tensor[]) => tf.tidy(() => gradFunc(dy, saved)) };
   });
   return op(...inputs);
 }
@@ -298,13 +299,15 @@ export function tokenLogprobs(
   const chunk = Math.max(1, Math.min(M, Math.floor(maxLogits / V)));
   const starts = Array.from({ length: Math.ceil(M / chunk) }, (_, i) => i * chunk);
 
-  /** z, exp(z - max), its row sums and max of one chunk. */
+  /** Logits, log of their exponentials' sum, and probabilities of one chunk. At most three arrays of its size exist at once. */
   const distribution = (h: Tensor, head: Tensor): { z: Tensor; logSum: Tensor; probs: Tensor } => {
-    const z = tf.mul(tf.matMul(h as Tensor2D, head as Tensor2D, false, true), 1 / temperature);
+    const z = tf.tidy(() => tf.mul(tf.matMul(h as Tensor2D, head as Tensor2D, false, true), 1 / temperature));
     const max = tf.max(z, 1, true);
-    const exp = tf.exp(tf.sub(z, max));
+    const exp = tf.tidy(() => tf.exp(tf.sub(z, max)));
     const sum = tf.sum(exp, 1, true);
-    return { z, logSum: tf.add(tf.log(sum), max), probs: tf.div(exp, sum) };
+    const probs: Tensor = tf.div(exp, sum);
+    exp.dispose();
+    return { z, logSum: tf.add(tf.log(sum), max), probs };
   };
   const rowsOf = (x: Tensor, start: number): Tensor =>
     chunk >= M ? x : tf.slice(x, [start, 0], [Math.min(chunk, M - start), -1]);
@@ -337,17 +340,23 @@ export function tokenLogprobs(
         const dh = starts.map((start) => {
           const [dhPart, dHeadPart] = tf.tidy(() => {
             const hPart = rowsOf(h, start);
-            const { z, logSum, probs } = distribution(hPart, savedHead);
-            const [dLogprob, dEntropy] = tf.split(rowsOf(dy, start), 2, 1) as [Tensor, Tensor];
-            // d logprob / dz = onehot - p ; d H / dz = -p (log p + H)
-            const oneHot = tf.oneHot(tf.tensor1d(targets.subarray(start, start + hPart.shape[0]!), "int32"), V);
-            let dz = tf.mul(tf.sub(oneHot, probs), dLogprob);
-            if (entropyGradient) {
-              const logp = tf.sub(z, logSum);
-              const entropy = tf.neg(tf.sum(tf.mul(probs, logp), 1, true));
-              dz = tf.sub(dz, tf.mul(tf.mul(probs, tf.add(logp, entropy)), dEntropy));
-            }
-            const dLogits = tf.mul(dz, 1 / temperature) as Tensor2D;
+            const dLogits = tf.tidy(() => {
+              const { z, logSum, probs } = distribution(hPart, savedHead);
+              if (!entropyGradient) z.dispose();
+              const [dLogprob, dEntropy] = tf.split(rowsOf(dy, start), 2, 1) as [Tensor, Tensor];
+              // d logprob / dz = onehot - p ; d H / dz = -p (log p + H)
+              const toTarget = tf.tidy(() =>
+                tf.sub(tf.oneHot(tf.tensor1d(targets.subarray(start, start + hPart.shape[0]!), "int32"), V), probs),
+              );
+              let dz = tf.mul(toTarget, dLogprob);
+              toTarget.dispose();
+              if (entropyGradient) {
+                const logp = tf.sub(z, logSum);
+                const entropy = tf.neg(tf.sum(tf.mul(probs, logp), 1, true));
+                dz = tf.sub(dz, tf.mul(tf.mul(probs, tf.add(logp, entropy)), dEntropy));
+              }
+              return tf.mul(dz, 1 / temperature);
+            }) as Tensor2D;
             const dhPart: Tensor = tf.matMul(dLogits, savedHead as Tensor2D);
             return frozenHead ? [dhPart] : [dhPart, tf.matMul(dLogits, hPart as Tensor2D, true, false)];
           }) as [Tensor, Tensor?];

@@ -10,7 +10,7 @@ import { layoutSize, weightLayout } from "../model/layout.js";
 import { mulberry32 } from "../model/random.js";
 import type { TF } from "./backend.js";
 import { listCheckpoints, checkpointName, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "./checkpoint.js";
-import { AdamW } from "./optimizer.js";
+import { AdamW, addGradient } from "./optimizer.js";
 import { groupTokens, microbatches, type SequenceGroup } from "./packing.js";
 import { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "./policy.js";
 import { learningRateFactor } from "./schedule.js";
@@ -106,7 +106,7 @@ export async function trainSft(
   for (let step = (last ?? 0) + 1; step <= options.maxSteps; step++) {
     const groups = Array.from({ length: options.batchSize }, () => example(order.next().value as number));
     const targets = groups.reduce((sum, group) => sum + group.completions[0]!.length, 0);
-    let gradient: Tensor = tf.zerosLike(flat as Tensor);
+    let gradient: Tensor | null = null;
     let loss = 0;
     for (const indices of microbatches(groups, options.tokensPerMicrobatch)) {
       const batch = prepareMicrobatch(
@@ -120,16 +120,14 @@ export async function trainSft(
         return tf.mul(tf.sum(tf.slice(both, [0, 0], [-1, 1])), -1 / targets).asScalar();
       }, [flat]);
       loss += (await value.data())[0]!;
-      const part = Object.values(grads)[0]!;
-      const sum = tf.add(gradient, part);
-      tf.dispose([gradient, part, value]);
-      gradient = sum;
+      gradient = addGradient(tf, gradient, Object.values(grads)[0]!);
+      value.dispose();
       disposeBatch(tf, batch);
     }
     const learningRate =
       options.learningRate * learningRateFactor("cosine", step - 1, options.warmupSteps, options.maxSteps);
-    const gradNorm = await optimizer.update(gradient, learningRate);
-    gradient.dispose();
+    const gradNorm = await optimizer.update(gradient!, learningRate);
+    gradient!.dispose();
     onStep({ step, loss, gradNorm, learningRate, tokens: groups.reduce((sum, group) => sum + groupTokens(group), 0) });
     if (step % options.saveSteps === 0 || step === options.maxSteps) {
       const weights = (await flat.data()) as Float32Array;

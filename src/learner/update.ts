@@ -25,7 +25,7 @@ import {
   type Loss,
 } from "./losses.js";
 import type { TrainableModel } from "./model.js";
-import { AdamW } from "./optimizer.js";
+import { AdamW, addGradient } from "./optimizer.js";
 import { microbatches, type SequenceGroup } from "./packing.js";
 import {
   completionLogprobs,
@@ -379,7 +379,7 @@ export class Updater {
   ): Promise<{ loss: number; gradNorm: number; metrics: Record<string, number> }> {
     const tf = this.#tf;
     const run = this.#run;
-    let gradient: Tensor = tf.zerosLike(this.#model.flat as Tensor);
+    let gradient: Tensor | null = null;
     let loss = 0;
     let metrics: Record<string, number> = {};
     let microbatch = -1;
@@ -416,12 +416,12 @@ export class Updater {
       loss += (await value.data())[0]!;
       const numbers = await Promise.all(kept.map((scalar) => scalar.data()));
       metrics = mergeMetrics(metrics, Object.fromEntries(names.map((name, i) => [name, numbers[i]![0]!])));
-      const part = Object.values(grads)[0]!;
-      const sum = tf.add(gradient, part);
-      tf.dispose([gradient, part, value, ...kept]);
-      gradient = sum;
+      gradient = addGradient(tf, gradient, Object.values(grads)[0]!);
+      tf.dispose([value, ...kept]);
       disposeBatch(tf, prepared);
     }
+    // Every advantage may be zero; the moments still decay.
+    gradient ??= tf.zerosLike(this.#model.flat as Tensor);
     const gradNorm = await this.optimizer.update(gradient, learningRate);
     gradient.dispose();
     this.#countBadGradient(gradNorm);
