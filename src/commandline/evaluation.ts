@@ -1,7 +1,9 @@
 /** Evaluation and what is concluded from it. Options are parsed here; a command's module is loaded only when it runs. */
+import type { AnalyzeOptions } from "../commands/analyze.js";
 import { type Command, InvalidArgumentError } from "commander";
 import type { CompareOptions } from "../commands/compare.js";
 import type { EvalOptions } from "../commands/eval.js";
+import type { ReportOptions } from "../commands/report.js";
 import { above, atLeast, threadsOption } from "./arguments.js";
 
 const modes = ["sampled", "greedy"] as const;
@@ -50,5 +52,26 @@ export function addEvaluationCommands(program: Command): void {
     .action(async (files: string[], options: CompareOptions) => {
       const { runCompare } = await import("../commands/compare.js");
       runCompare(files, options);
+    });
+
+  program
+    .command("analyze")
+    .description("why answers are wrong: error classes, slips of arithmetic, and what changed between two evaluations")
+    .argument("<predictions>", "predictions.jsonl of eval, or the directory it lies in")
+    .argument("[after]", "a second one, of the same questions")
+    .option("--json <file>", "write the figures as JSON too")
+    .action(async (before: string, after: string | undefined, options: AnalyzeOptions) => {
+      const { runAnalyze } = await import("../commands/analyze.js");
+      runAnalyze(before, after, options);
+    });
+
+  program
+    .command("report")
+    .description("a study or a run as one page: report.html, with report.md, report.json and the charts beside it")
+    .argument("<dir>", "directory of a study or of a run")
+    .option("--out <dir>", "folder to write to (default: the directory itself)")
+    .action(async (dir: string, options: ReportOptions) => {
+      const { runReport } = await import("../commands/report.js");
+      runReport(dir, options);
     });
 }

@@ -1,0 +1,225 @@
+/**
+ * The equations a solution writes, each computed again: `5 × 12 = 60`, `3 + 4 + 5 = 12`, `$1,200 * 20% = $240`,
+ * `3 + 4 = 7 + 5 = 12`. Knows numbers, the four operations, brackets, percent, currency and units; knows no algebra, and
+ * leaves out what it cannot be sure of (unknowns, sums of different units, dozens): an equation listed as wrong is wrong.
+ */
+import { removeAnnotations } from "../tasks/gsm8k.js";
+
+export type Operation = "+" | "−" | "×" | "÷";
+
+export interface Equation {
+  /** As written, white space tidied. */
+  readonly text: string;
+  /** Operations of both sides, in order. */
+  readonly operations: readonly Operation[];
+  readonly left: number;
+  readonly right: number;
+  readonly holds: boolean;
+}
+
+interface Token {
+  readonly kind: "number" | "op" | "equals" | "open" | "close" | "percent" | "currency" | "word" | "other";
+  readonly text: string;
+  readonly start: number;
+  readonly end: number;
+}
+
+const tokenPattern =
+  /(?<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d+)?|\.\d+)|(?<op>[-+*/×÷·])|(?<equals>[=≈])|(?<open>\()|(?<close>\))|(?<percent>%)|(?<currency>[$€£])|(?<word>\p{L}+)|(?<space>[ \t]+)|(?<other>[^])/gu;
+
+/** Words behind a number that change its value: not to be judged. */
+const scaleWords = /^(?:dozens?|hundreds?|thousands?|millions?|billions?|k|half|halves|cents?|percent)$/i;
+/** Words that join sentences, so they are no unit. */
+const joiningWords = /^(?:and|or|then|so|plus|minus|times|is|are|equals?)$/i;
+
+/** LaTeX and typographic signs as plain ones; bullets and bold marks removed. Lines stay lines. */
+function plain(text: string): string {
+  return removeAnnotations(text)
+    .replaceAll("**", "")
+    .replace(/^[ \t]*[-*•][ \t]+/gm, "")
+    .replace(/\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}/g, "(($1)/($2))")
+    .replace(/\\(?:text|mathrm)\{([^{}]*)\}/g, " $1 ")
+    .replace(/\\times|\\cdot/g, "*")
+    .replaceAll("\\div", "/")
+    .replaceAll("\\approx", "≈")
+    .replace(/\\([$%])/g, "$1")
+    .replaceAll("{,}", ",")
+    .replace(/\\[()[\],! ]/g, " ")
+    .replace(/[−–]/g, "-");
+}
+
+function tokens(text: string): Token[] {
+  return Array.from(text.matchAll(tokenPattern)).flatMap((match) => {
+    const [kind] = Object.entries(match.groups!).find(([, value]) => value !== undefined)!;
+    if (kind === "space") return [];
+    const isTimes = /^[xX]$/.test(match[0]);
+    return [
+      {
+        kind: (isTimes ? "op" : kind) as Token["kind"],
+        text: isTimes ? "*" : match[0],
+        start: match.index,
+        end: match.index + match[0].length,
+      },
+    ];
+  });
+}
+
+/** A value in two readings of percent signs: as hundredths, and as bare numbers (`10 / 50 * 100 = 20%`). */
+interface Value {
+  readonly readings: readonly [hundredths: number, bare: number];
+  /** Singular; "" without one. */
+  readonly unit: string;
+  /** Decimal places, when it is a number alone. */
+  readonly decimals: number;
+}
+
+interface Side {
+  readonly value: Value;
+  readonly first: Value;
+  readonly operations: Operation[];
+  readonly next: number;
+}
+
+/** Recursive descent over tokens; undefined where there is no expression, or none that can be judged. */
+class Parser {
+  readonly list: readonly Token[];
+  operations: Operation[] = [];
+  first: Value | undefined;
+
+  constructor(list: readonly Token[]) {
+    this.list = list;
+  }
+
+  side(at: number): Side | undefined {
+    this.operations = [];
+    this.first = undefined;
+    const parsed = this.sum(at);
+    if (parsed === undefined) return undefined;
+    return { value: parsed[0], first: this.first!, operations: this.operations, next: parsed[1] };
+  }
+
+  private sum(at: number): [Value, number] | undefined {
+    let left = this.product(at);
+    while (left !== undefined) {
+      const sign = this.list[left[1]];
+      if (sign?.kind !== "op" || !/[-+]/.test(sign.text)) return left;
+      this.operations.push(sign.text === "+" ? "+" : "−");
+      const right = this.product(left[1] + 1);
+      const [a, b]: [Value, Value | undefined] = [left[0], right?.[0]];
+      // "1 hour + 30 minutes": adding unlike things, not to be judged
+      if (right === undefined || b === undefined || (a.unit !== "" && b.unit !== "" && a.unit !== b.unit))
+        return undefined;
+      const factor = sign.text === "+" ? 1 : -1;
+      left = [combine(a, b, (x, y) => x + factor * y, a.unit || b.unit), right[1]];
+    }
+    return left;
+  }
+
+  private product(at: number): [Value, number] | undefined {
+    let left = this.factor(at);
+    while (left !== undefined) {
+      const sign = this.list[left[1]];
+      const times = sign?.kind === "op" ? /[*×·]/.test(sign.text) : sign?.kind === "word" && sign.text === "of";
+      const over = sign?.kind === "op" && /[/÷]/.test(sign.text);
+      if (!times && !over) return left;
+      this.operations.push(times ? "×" : "÷");
+      const right = this.factor(left[1] + 1);
+      if (right === undefined) return undefined;
+      left = [combine(left[0], right[0], (x, y) => (times ? x * y : x / y), ""), right[1]];
+    }
+    return left;
+  }
+
+  private factor(at: number): [Value, number] | undefined {
+    let i = at;
+    let sign = 1;
+    while (this.list[i]?.kind === "currency" || this.list[i]?.text === "-")
+      if (this.list[i++]!.text === "-") sign = -sign;
+    let readings: [number, number];
+    let decimals = 0;
+    if (this.list[i]?.kind === "open") {
+      const inner = this.sum(i + 1);
+      if (inner === undefined || this.list[inner[1]]?.kind !== "close") return undefined;
+      readings = [...inner[0].readings];
+      i = inner[1] + 1;
+    } else if (this.list[i]?.kind === "number") {
+      const { text } = this.list[i++]!;
+      decimals = text.split(".")[1]?.length ?? 0;
+      const number = Number(text.replaceAll(",", ""));
+      readings = [number, number];
+    } else return undefined;
+    if (this.list[i]?.kind === "percent") {
+      readings = [readings[0] / 100, readings[1]];
+      decimals += 2;
+      i++;
+    }
+    const unit = this.unit(i);
+    if (unit === undefined) return undefined;
+    const value = { readings: [sign * readings[0], sign * readings[1]] as const, unit: unit[0], decimals };
+    this.first ??= value;
+    return [value, unit[1]];
+  }
+
+  /** Up to three words behind a number, such as `miles / hour`; undefined when they change the number. */
+  private unit(at: number): [unit: string, next: number] | undefined {
+    const words: string[] = [];
+    let i = at;
+    while (words.length < 3) {
+      const slash = words.length > 0 && this.list[i]?.text === "/" ? 1 : 0;
+      const word = this.list[i + slash];
+      if (word?.kind !== "word" || word.text === "of" || joiningWords.test(word.text)) break;
+      if (scaleWords.test(word.text)) return undefined;
+      words.push(word.text.toLowerCase().replace(/s$/, ""));
+      i += slash + 1;
+    }
+    return [words[0] ?? "", i];
+  }
+}
+
+function combine(a: Value, b: Value, operation: (x: number, y: number) => number, unit: string): Value {
+  const [x, y] = [a.readings, b.readings];
+  return { readings: [operation(x[0], y[0]), operation(x[1], y[1])], unit, decimals: 0 };
+}
+
+/** The equations of a text that hold at least one operation and can be judged, in order. */
+export function equationsOf(text: string): Equation[] {
+  const source = plain(text);
+  const list = tokens(source);
+  const parser = new Parser(list);
+  const found: Equation[] = [];
+  for (let i = 0; i < list.length;) {
+    const before = list[i - 1]?.kind;
+    // behind an operator or a number: the tail of something that was not understood (2x + 3 = 7, 1 1/2 * 4 = 6)
+    const starts = before !== "op" && before !== "number" && before !== "close";
+    let left = starts ? parser.side(i) : undefined;
+    let [next, from] = [i + 1, i];
+    while (left !== undefined && list[left.next]?.kind === "equals") {
+      const sign = list[left.next]!.text;
+      const right = parser.side(left.next + 1);
+      if (right === undefined || list[right.next]?.kind === "op" || list[right.next]?.kind === "open") break;
+      const operations = [...left.operations, ...right.operations];
+      if (operations.length > 0) {
+        const holds = agrees(left.value, right.value, sign) || agrees(left.value, right.first, sign);
+        const shown = source.slice(list[from]!.start, list[right.next - 1]!.end).replace(/\s+/g, " ");
+        found.push({ text: shown, operations, left: left.value.readings[0], right: right.value.readings[0], holds });
+      }
+      [from, left, next] = [left.next + 1, right, right.next];
+    }
+    i = next;
+  }
+  return found;
+}
+
+/** Equal, or equal as far as the decimals of the right side go; `≈` allows a rounded whole number, too. */
+function agrees(left: Value, right: Value, sign: string): boolean {
+  const slack = right.decimals > 0 || sign === "≈" ? 10 ** -right.decimals : 0;
+  const close = (value: number, claimed: number, slack: number): boolean => {
+    const gap = Math.abs(value - claimed);
+    return gap <= 1e-9 * Math.max(1, Math.abs(value), Math.abs(claimed)) || gap < slack;
+  };
+  const inPercent = right.readings[0] !== right.readings[1];
+  return (
+    close(left.readings[0], right.readings[0], slack) ||
+    (inPercent && close(left.readings[1], right.readings[1], 100 * slack))
+  );
+}
