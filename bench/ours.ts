@@ -7,7 +7,7 @@ import { OrtEngine } from "../src/actors/engine.js";
 import { generateAll } from "../src/actors/local.js";
 import { runConfigSchema } from "../src/config/schema.js";
 import { startBackend } from "../src/learner/backend.js";
-import { TrainableModel } from "../src/learner/model.js";
+import { TrainableModel, baseFromFolder } from "../src/learner/model.js";
 import type { TrainingBatch } from "../src/learner/rollout-source.js";
 import { Updater } from "../src/learner/update.js";
 import { readModelConfig } from "../src/model/config.js";
@@ -67,7 +67,7 @@ async function updaterOf({ model, entropyCoef }: LearnerRequest): Promise<Update
     entropy_coef: entropyCoef,
   });
   const config = readModelConfig(model);
-  const updater = new Updater(tf, run, new TrainableModel(tf, config, run, loadPacked(model, config), null));
+  const updater = new Updater(tf, run, new TrainableModel(tf, config, run, baseFromFolder(model, config), null));
   learners.set(key, updater);
   return updater;
 }

@@ -218,11 +218,18 @@ export class Actor {
 
   // ---- weights
 
+  /** Nothing is fetched while fetched weights wait for the engine: there is one buffer, which the engine reads in place. */
   private async refreshWeights(): Promise<void> {
     if (this.fetching) return;
     this.fetching = true;
     try {
-      while (!this.closed && this.announced !== null && !sameVersion(this.announced, this.newest())) {
+      while (
+        !this.closed &&
+        this.fetched === null &&
+        this.loading === null &&
+        this.announced !== null &&
+        !sameVersion(this.announced, this.version)
+      ) {
         const target = this.announced;
         if (target.totalBytes !== this.options.weightBytes)
           throw new UserError(
@@ -240,11 +247,6 @@ export class Actor {
     }
   }
 
-  /** The newest weights here, in whatever state. */
-  private newest(): PolicyVersion | null {
-    return this.fetched?.announcement ?? this.loading ?? this.version;
-  }
-
   private load(packed: Float32Array, announcement: Announcement): void {
     this.fetched = null;
     this.loading = announcement;
@@ -258,7 +260,10 @@ export class Actor {
       this.version = version;
       this.hashMismatches = 0;
       this.sendHeartbeat();
-      return this.pump();
+      this.pump();
+      // a newer policy may have been announced meanwhile
+      this.refreshWeights().catch(this.fail);
+      return;
     }
     // Nothing may be sampled with weights of an unknown identity.
     this.version = null;

@@ -20,6 +20,8 @@ export class WeightFetcher {
   private readonly socket: Dealer;
   private readonly writer: Writer;
   private readonly count: (name: string) => void;
+  /** One for all fetches: a new one each time would wait for the collector of two threads, beside the next. */
+  private buffer = new SharedArrayBuffer(0);
 
   constructor(address: string, identity: string, count: (name: string) => void) {
     this.socket = connectDealer(address, identity);
@@ -30,10 +32,12 @@ export class WeightFetcher {
 
   /**
    * The packed weights of the policy announced, in shared memory so that the engine's thread can read them in place.
-   * Null when the learner has moved on to another policy, or the fetcher was closed. One fetch at a time.
+   * Null when the learner has moved on to another policy, or the fetcher was closed. One fetch at a time; the next one
+   * overwrites what this one gave.
    */
   async fetch({ sha256, totalBytes, chunkBytes, file }: Announcement): Promise<Float32Array | null> {
-    const bytes = new Uint8Array(new SharedArrayBuffer(totalBytes));
+    if (this.buffer.byteLength !== totalBytes) this.buffer = new SharedArrayBuffer(totalBytes);
+    const bytes = new Uint8Array(this.buffer);
     if (file !== null && readWhole(file, bytes)) {
       this.count("weights_fetched");
       return new Float32Array(bytes.buffer);

@@ -13,14 +13,12 @@ import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import { wilsonInterval } from "../eval/statistics.js";
 import { readModelConfig } from "../model/config.js";
-import { layoutSize, weightLayout } from "../model/layout.js";
-import { loadPacked } from "../model/safetensors.js";
-import { hashPacked } from "../model/weights.js";
+import { layoutSize } from "../model/layout.js";
 import type { Accuracy, ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
 import { startBackend } from "./backend.js";
 import { checkpointName, listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "./checkpoint.js";
 import { LogprobGap, checkGap } from "./logprob-gap.js";
-import { TrainableModel } from "./model.js";
+import { TrainableModel, baseFromFolder } from "./model.js";
 import type { RolloutSource, TrainingBatch } from "./rollout-source.js";
 import { currentCommit, keepLinesUpTo, writeWhole } from "./run-files.js";
 import { TaskSource } from "./task-source.js";
@@ -64,13 +62,17 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
   for (const reason of backend.why)
     send({ type: "log", message: `learner backend ${backend.name}; passed over ${reason}` });
   const config = readModelConfig(run.model.path);
-  const packed = loadPacked(run.model.path, config);
-
   const checkpoints = join(runDir, "checkpoints");
   const last = options.resume ? listCheckpoints(checkpoints).at(-1) : undefined;
   const state = last === undefined ? null : loadTrainingState(join(checkpoints, checkpointName(last)));
   const saved = state === null ? null : (state.values as unknown as LoopState);
-  const model = new TrainableModel(tf, config, run, packed, state?.vectors.weights ?? null);
+  const model = new TrainableModel(
+    tf,
+    config,
+    run,
+    baseFromFolder(run.model.path, config),
+    state?.vectors.weights ?? null,
+  );
   const updater = new Updater(tf, run, model);
   if (state !== null && saved !== null) {
     updater.optimizer.restore({ step: saved.optimizerSteps, m: state.vectors.adam_m!, v: state.vectors.adam_v! });
@@ -103,7 +105,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
       runDir,
       firstIteration: iteration,
       layout: model.publishedLayout,
-      baseSha256: run.lora.enabled ? hashPacked(packed, weightLayout(config)) : null,
+      baseSha256: run.lora.enabled ? model.frozenSha256 : null,
     });
     send({ type: "listening", ...remote.addresses });
     source = remote;

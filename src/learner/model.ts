@@ -16,7 +16,8 @@ import { saveModelFolder } from "../model/folder.js";
 import { saveAdapterFolder } from "../model/lora.js";
 import { mulberry32 } from "../model/random.js";
 import { publishedLayout } from "../model/published.js";
-import { writeSafetensors } from "../model/safetensors.js";
+import { loadPacked, modelTensors, readTensor, writeSafetensors } from "../model/safetensors.js";
+import { hashLine, hashOfLines } from "../model/weights.js";
 import type { TF } from "./backend.js";
 import { splitFlat, type NamedWeights } from "./policy.js";
 
@@ -24,6 +25,22 @@ import { splitFlat, type NamedWeights } from "./policy.js";
 const VALUE_PREFIX = "value_model.";
 
 type Views = ReadonlyMap<string, Tensor>;
+
+/** A checkpoint's weights, read when they are asked for: a large model must not exist twice while it is loaded. */
+export interface BaseWeights {
+  /** One tensor's values, in an array of its own. */
+  tensor(entry: LayoutEntry): Float32Array;
+  /** All values, in `weightLayout` order. */
+  all(into: Float32Array): void;
+}
+
+export function baseFromFolder(folder: string, config: ModelConfig): BaseWeights {
+  const stored = new Map(modelTensors(folder, config).map((one) => [one.entry.name, one.stored]));
+  return {
+    tensor: (entry) => readTensor(stored.get(entry.name)!),
+    all: (into) => void loadPacked(folder, config, into),
+  };
+}
 
 export class TrainableModel {
   readonly #tf: TF;
@@ -39,17 +56,19 @@ export class TrainableModel {
   readonly #frozen: Views | null;
   readonly #separateValue: boolean;
 
+  /** Of the frozen tensors, see model/weights.ts; null when there are none. */
+  readonly frozenSha256: string | null;
+
   /**
-   * @param packed the checkpoint's weights in `weightLayout` order
-   * @param trainable resumed vector, or null to start from `packed` (new adapters: A uniform, B zero; value head: zero)
+   * @param base the checkpoint's weights
+   * @param trainable resumed vector, or null to start from the base (new adapters: A uniform, B zero; value head: zero)
    */
-  constructor(tf: TF, config: ModelConfig, run: RunConfig, packed: Float32Array, trainable: Float32Array | null) {
+  constructor(tf: TF, config: ModelConfig, run: RunConfig, base: BaseWeights, trainable: Float32Array | null) {
     this.#tf = tf;
     this.#run = run;
     this.config = config;
     const { lora } = run;
     this.#lora = lora.enabled ? { scale: lora.lora_alpha / lora.r, dropout: null } : null;
-    const base = weightLayout(config);
     this.publishedLayout = publishedLayout(config, lora.enabled ? lora : null);
     this.#separateValue = run.algo === "ppo" && run.value_model === "separate";
     const shapes = (entries: readonly LayoutEntry[], prefix: string): [string, readonly number[]][] =>
@@ -65,24 +84,33 @@ export class TrainableModel {
         : []),
     ]);
     // A variable is a copy: the tensor it starts from must not stay, or the parameters would exist twice.
-    this.flat = tf.tidy(() => tf.variable(tf.tensor1d(trainable ?? this.#initial(packed, run.seed))));
-    const frozen = lora.enabled || needsReference(run);
-    // Cut from the buffer tensor by tensor: a whole copy on the backend would double the base.
-    this.#frozen = frozen
-      ? new Map(
-          base.map((entry) => [
-            entry.name,
-            tf.tensor(packed.subarray(entry.offset, entry.offset + entry.size), [...entry.shape]),
-          ]),
-        )
-      : null;
+    this.flat = tf.tidy(() => tf.variable(tf.tensor1d(trainable ?? this.#initial(base, run.seed))));
+    if (!lora.enabled && !needsReference(run)) {
+      this.#frozen = null;
+      this.frozenSha256 = null;
+      return;
+    }
+    const frozen = new Map<string, Tensor>();
+    const lines: string[] = [];
+    for (const entry of weightLayout(config)) {
+      const values = base.tensor(entry);
+      lines.push(hashLine(entry, values));
+      // tfjs-node hands values to TensorFlow with the first operation: here, so that the array can go before the next one
+      // is read.
+      frozen.set(
+        entry.name,
+        tf.tidy(() => tf.reshape(tf.tensor1d(values), [...entry.shape])),
+      );
+    }
+    this.#frozen = frozen;
+    this.frozenSha256 = hashOfLines(lines);
   }
 
-  #initial(packed: Float32Array, seed: number): Float32Array {
+  #initial(base: BaseWeights, seed: number): Float32Array {
     const start = new Float32Array(layoutSize(this.layout));
     const size = layoutSize(this.publishedLayout);
     if (this.#lora === null) {
-      start.set(packed);
+      base.all(start.subarray(0, size));
     } else {
       const random = mulberry32(seed);
       for (const { name, shape, offset, size } of this.publishedLayout) {

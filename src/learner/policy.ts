@@ -13,6 +13,7 @@ import {
   attention,
   attentionTensors,
   customGrad,
+  plus,
   rmsNorm,
   rotary,
   rotaryTables,
@@ -93,13 +94,14 @@ function weight(weights: NamedWeights, name: string): Tensor {
 function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tensor2D {
   let y: Tensor2D = tf.matMul(x as Tensor2D, weight(weights, `${module}.weight`) as Tensor2D, false, true);
   const bias = weights.tensors.get(`${module}.bias`);
-  if (bias !== undefined) y = tf.add(y, bias);
+  if (bias !== undefined) y = plus(tf, y, bias);
   const a = weights.lora === null ? undefined : weights.tensors.get(`${module}.lora_A.weight`);
   if (weights.lora === null || a === undefined) return y;
   const { scale, dropout } = weights.lora;
   const input = dropout === null ? x : tf.dropout(x, dropout.rate, undefined, `${dropout.seed} ${module}`);
   const down: Tensor2D = tf.matMul(input as Tensor2D, a as Tensor2D, false, true);
-  return tf.add(y, tf.mul(tf.matMul(down, weight(weights, `${module}.lora_B.weight`) as Tensor2D, false, true), scale));
+  const b = weight(weights, `${module}.lora_B.weight`) as Tensor2D;
+  return plus(tf, y, tf.matMul(tf.mul(down, scale) as Tensor2D, b, false, true));
 }
 
 /**
@@ -131,11 +133,11 @@ function blockOutput(
   const k = rotary(tf, linear(tf, normed, `${prefix}self_attn.k_proj`, weights), batch.rotary);
   const v = linear(tf, normed, `${prefix}self_attn.v_proj`, weights);
   const attended = attention(tf, q, k, v, batch.attention, config.headDim);
-  const middle = tf.add(x, linear(tf, attended, `${prefix}self_attn.o_proj`, weights));
+  const middle = plus(tf, x, linear(tf, attended, `${prefix}self_attn.o_proj`, weights));
   const normed2 = rmsNorm(tf, middle, weight(weights, `${prefix}post_attention_layernorm.weight`), config.rmsNormEps);
   const gate = linear(tf, normed2, `${prefix}mlp.gate_proj`, weights);
   const up = linear(tf, normed2, `${prefix}mlp.up_proj`, weights);
-  return tf.add(middle, linear(tf, swiGlu(tf, gate, up), `${prefix}mlp.down_proj`, weights));
+  return plus(tf, middle, linear(tf, swiGlu(tf, gate, up), `${prefix}mlp.down_proj`, weights));
 }
 
 /**

@@ -29,6 +29,18 @@ export function customGrad(
 }
 
 /**
+ * a + b, of equal shapes, or with b [out] added to every row of a [N, out].
+ * tf.add keeps both inputs for its gradient, which needs neither: with adapters that would be most of a block's memory.
+ */
+export function plus(tf: TF, a: Tensor, b: Tensor): Tensor2D {
+  const isBias = b.rank < a.rank;
+  return customGrad(tf, [a, b], ([a, b]) => ({
+    value: tf.add(a!, b!),
+    gradFunc: (dy) => [tf.clone(dy), isBias ? tf.sum(dy, 0) : tf.clone(dy)],
+  })) as Tensor2D;
+}
+
+/**
  * RMSNorm: y = x · rsqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
  * @param x [N, H]
  * @param weight [H]

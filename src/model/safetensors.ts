@@ -90,7 +90,7 @@ export function readSafetensors(path: string): Map<string, StoredTensor> {
  * Reads one tensor as float32 (F32 as it is, F16 and BF16 widened exactly).
  * @param into receives the values; its length must be the tensor's size. Default: a new array.
  */
-export function readTensor(tensor: StoredTensor, into = new Float32Array(tensor.size)): Float32Array {
+export function readTensor(tensor: StoredTensor, into: Float32Array = new Float32Array(tensor.size)): Float32Array {
   if (into.length !== tensor.size)
     throw new Error(`${tensor.name}: room for ${into.length} values, the tensor has ${tensor.size}`);
   const fd = openSync(tensor.file, "r");
@@ -118,10 +118,25 @@ export function readTensor(tensor: StoredTensor, into = new Float32Array(tensor.
 
 /**
  * Reads a model folder's weights straight into a packed buffer in the order of `weightLayout(config)`: there is never a second copy.
- * A checkpoint with tied embeddings may carry or lack `lm_head.weight`; it is not read.
+ * @param into receives the values; its length must be the layout's size. Default: a new array.
  * @throws UserError listing every missing, surplus or mis-shaped tensor
  */
-export function loadPacked(folder: string, config: ModelConfig): Float32Array {
+export function loadPacked(
+  folder: string,
+  config: ModelConfig,
+  into: Float32Array = new Float32Array(layoutSize(weightLayout(config))),
+): Float32Array {
+  for (const { entry, stored } of modelTensors(folder, config))
+    readTensor(stored, into.subarray(entry.offset, entry.offset + entry.size));
+  return into;
+}
+
+/**
+ * A model folder's tensors, still on disk, in the order of `weightLayout(config)`.
+ * A checkpoint with tied embeddings may carry or lack `lm_head.weight`; it is not among them.
+ * @throws UserError listing every missing, surplus or mis-shaped tensor
+ */
+export function modelTensors(folder: string, config: ModelConfig): { entry: LayoutEntry; stored: StoredTensor }[] {
   const layout = weightLayout(config);
   const stored = readSafetensors(folder);
   const problems = layoutProblems(layout, stored, config.tieWordEmbeddings);
@@ -132,10 +147,7 @@ export function loadPacked(folder: string, config: ModelConfig): Float32Array {
       `${folder}: the weights do not fit config.json:\n  ${shown}${more}\nUse the config.json and safetensors files of one and the same model.`,
     );
   }
-  const packed = new Float32Array(layoutSize(layout));
-  for (const entry of layout)
-    readTensor(stored.get(entry.name) as StoredTensor, packed.subarray(entry.offset, entry.offset + entry.size));
-  return packed;
+  return layout.map((entry) => ({ entry, stored: stored.get(entry.name)! }));
 }
 
 function layoutProblems(

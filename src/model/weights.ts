@@ -18,12 +18,20 @@ export interface PolicyVersion {
  * `name dtype [d0,d1] hexdigest\n`.
  */
 export function hashPacked(packed: Float32Array, layout: readonly LayoutEntry[]): string {
-  const lines = layout.map((entry) => {
-    const bytes = new Uint8Array(packed.buffer, packed.byteOffset + entry.offset * 4, entry.size * 4);
-    const digest = createHash("sha256").update(bytes).digest("hex");
-    return `${entry.name} F32 [${entry.shape.join(",")}] ${digest}\n`;
-  });
-  return createHash("sha256").update(lines.sort().join("")).digest("hex");
+  return hashOfLines(layout.map((entry) => hashLine(entry, packed.subarray(entry.offset, entry.offset + entry.size))));
+}
+
+/** One tensor's line, for weights that are never in memory all at once; `hashOfLines` takes all of them, in any order. */
+export function hashLine(entry: LayoutEntry, values: Float32Array): string {
+  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  const digest = createHash("sha256").update(bytes).digest("hex");
+  return `${entry.name} F32 [${entry.shape.join(",")}] ${digest}\n`;
+}
+
+export function hashOfLines(lines: readonly string[]): string {
+  return createHash("sha256")
+    .update([...lines].sort().join(""))
+    .digest("hex");
 }
 
 /** With LoRA a policy is a pair: the frozen base and the adapter. */

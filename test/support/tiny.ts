@@ -1,7 +1,7 @@
 /** A tiny Qwen2, runs and rollout batches for it: what the learner's tests train on. Values are formulas, not files. */
 import { runConfigSchema, type RunConfig } from "../../src/config/schema.js";
 import type { TF } from "../../src/learner/backend.js";
-import { TrainableModel } from "../../src/learner/model.js";
+import { TrainableModel, type BaseWeights } from "../../src/learner/model.js";
 import type { TrainingBatch } from "../../src/learner/rollout-source.js";
 import { Updater } from "../../src/learner/update.js";
 import { parseModelConfig } from "../../src/model/config.js";
@@ -107,14 +107,22 @@ export function tinyBatch(options: BatchOptions = {}): TrainingBatch {
   return { batch: 0, tasks, groups: answers, filteredGroups: 0, actorIdleSeconds: 0, actorBusySeconds: 0 };
 }
 
+/** A checkpoint that is in memory already. @param packed in `weightLayout` order */
+export function baseFromPacked(packed: Float32Array): BaseWeights {
+  return {
+    tensor: (entry) => packed.slice(entry.offset, entry.offset + entry.size),
+    all: (into) => into.set(packed),
+  };
+}
+
 /** A model and its updater; `startAt` replaces the trainable vector (adapters and value heads start at 0 otherwise). */
 export function tinyLearner(tf: TF, run: RunConfig, startAt?: (layout: readonly LayoutEntry[]) => Float32Array) {
   const packed = tinyWeights();
-  let model = new TrainableModel(tf, tinyConfig, run, packed, null);
+  let model = new TrainableModel(tf, tinyConfig, run, baseFromPacked(packed), null);
   if (startAt !== undefined) {
     const { layout } = model;
     model.dispose();
-    model = new TrainableModel(tf, tinyConfig, run, packed, startAt(layout));
+    model = new TrainableModel(tf, tinyConfig, run, baseFromPacked(packed), startAt(layout));
   }
   const updater = new Updater(tf, run, model);
   const dispose = (): void => {

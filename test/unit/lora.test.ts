@@ -19,6 +19,7 @@ import { layoutSize, weightLayout, type LayoutEntry } from "../../src/model/layo
 import { loadAdapter, loraLayout, saveAdapterFolder, type LoraSpec } from "../../src/model/lora.js";
 import { readSafetensors, writeSafetensors } from "../../src/model/safetensors.js";
 import { relativeGap, tinyBatch, tinyLearner, tinyRun } from "../support/tiny.js";
+import { baseFromPacked } from "../support/tiny.js";
 
 interface Golden {
   config: Record<string, unknown>;
@@ -57,7 +58,7 @@ let batch: Microbatch;
 let folder: string;
 beforeAll(async () => {
   ({ tf } = await startBackend("cpu", 0));
-  model = new TrainableModel(tf, config, run, base, adapters);
+  model = new TrainableModel(tf, config, run, baseFromPacked(base), adapters);
   batch = prepareMicrobatch(tf, config, groups);
   folder = mkdtempSync(join(tmpdir(), "frl-lora-"));
   writeFileSync(join(folder, "tokenizer.json"), "{}");
