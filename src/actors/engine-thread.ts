@@ -7,10 +7,9 @@ import type { MessagePort } from "node:worker_threads";
 import { isMainThread, parentPort, workerData } from "node:worker_threads";
 import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "../model/config.js";
-import type { LoraSpec } from "../model/lora.js";
-import { loadPacked } from "../model/safetensors.js";
 import type { PolicyVersion } from "../model/weights.js";
 import type { Engine, EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } from "./engine-types.js";
+import type { AdaptersOnBase } from "./engine-weights.js";
 
 export type ToEngine =
   /** Only while nothing is in flight. */
@@ -36,7 +35,7 @@ export interface EngineThreadData {
   readonly model: ModelConfig;
   readonly options: EngineOptions;
   /** Adapters arrive instead of whole weights; the base is read from the model's folder. */
-  readonly lora: { readonly spec: LoraSpec; readonly baseFolder: string } | null;
+  readonly lora: AdaptersOnBase | null;
 }
 
 /** Serves `engine` on `port` until told to stop. */
@@ -85,12 +84,7 @@ export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "clos
 
 async function main({ model, options, lora }: EngineThreadData): Promise<void> {
   const { OrtEngine } = await import("./engine.js");
-  const { AdapterMerger } = await import("./adapter.js");
-  const merger =
-    lora === null
-      ? null
-      : await AdapterMerger.create(model, lora.spec, loadPacked(lora.baseFolder, model), options.threads);
-  serveEngine(parentPort!, await OrtEngine.create(model, options, merger));
+  serveEngine(parentPort!, await OrtEngine.create(model, options, lora));
 }
 
 if (!isMainThread && parentPort !== null)

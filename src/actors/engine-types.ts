@@ -60,6 +60,10 @@ export interface EngineOptions {
   readonly maxRows: number;
   /** Most tokens decoded by one run of the graph, for every row. */
   readonly segmentLength: number;
+  /** Default cpu. */
+  readonly device?: "cpu" | "cuda";
+  /** Of linear layers, keys and values; default float32. */
+  readonly dtype?: "float32" | "float16";
 }
 
 export interface Engine {

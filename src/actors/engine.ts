@@ -7,13 +7,9 @@
  * Buffers: a run reads its feeds in place and blocks this thread until it returns, and everything written here is
  * written between runs, so no fed buffer is ever written during a run.
  */
-import { InferenceSession, Tensor } from "onnxruntime-node";
+import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
-import { layoutSize, weightLayout } from "../model/layout.js";
-import type { LayoutEntry } from "../model/layout.js";
-import { hashPacked } from "../model/weights.js";
 import type { PolicyVersion } from "../model/weights.js";
-import type { AdapterMerger } from "./adapter.js";
 import { chooseBlockSize } from "./blocks.js";
 import { checkRequest } from "./check-request.js";
 import type {
@@ -24,14 +20,13 @@ import type {
   GeneratedGroup,
   StreamedTokens,
 } from "./engine-types.js";
-import { MASKED, buildPrefillGraph, cacheNames } from "./graph/qwen2.js";
-import { buildSegmentGraph, ropeRows } from "./graph/segment.js";
-import { weightViews } from "./graph/weights.js";
-import { GeneratedCache, PromptCache, newPlace } from "./kv-cache.js";
+import { weightsAsInitializers, weightsAsInputs } from "./engine-weights.js";
+import type { AdaptersOnBase, EngineWeights } from "./engine-weights.js";
+import { MASKED, cacheNames } from "./graph/qwen2.js";
+import { ropeRows } from "./graph/segment.js";
+import { GeneratedCache, PromptCache, newPlace, newValues, valuesOf } from "./kv-cache.js";
 import type { Place, Prompt } from "./kv-cache.js";
 import { fillUniforms } from "./noise.js";
-
-type Feeds = Record<string, Tensor>;
 
 /** Most float32 scores (heads × prompts × length²) of one prefill run: 64 MB. */
 const PREFILL_SCORES = 2 ** 24;
@@ -67,14 +62,9 @@ interface Group {
 }
 
 export class OrtEngine implements Engine {
-  private readonly layout: LayoutEntry[];
-  private readonly merger: AdapterMerger | null;
-  private readonly arena: Float32Array;
-  private readonly weights: Feeds = {};
   private readonly config: ModelConfig;
   private readonly options: EngineOptions;
-  private readonly prefillSession: InferenceSession;
-  private readonly segmentSession: InferenceSession;
+  private readonly weights: EngineWeights;
   private readonly queue: Group[] = [];
   private active: Group[] = [];
   private loaded: PolicyVersion | undefined;
@@ -82,51 +72,27 @@ export class OrtEngine implements Engine {
   private readonly cache: GeneratedCache;
   private readonly prompts: PromptCache;
 
-  private constructor(
-    config: ModelConfig,
-    options: EngineOptions,
-    prefillSession: InferenceSession,
-    segmentSession: InferenceSession,
-    merger: AdapterMerger | null,
-  ) {
-    this.merger = merger;
+  private constructor(config: ModelConfig, options: EngineOptions, weights: EngineWeights) {
     this.config = config;
     this.options = options;
-    this.prefillSession = prefillSession;
-    this.segmentSession = segmentSession;
-    this.layout = weightLayout(config);
-    this.arena = new Float32Array(layoutSize(this.layout));
-    for (const { name, shape, offset } of weightViews(config)) {
-      const size = shape.reduce((a, b) => a * b, 1);
-      this.weights[name] = new Tensor("float32", this.arena.subarray(offset, offset + size), shape);
-    }
-    this.cache = new GeneratedCache(config);
-    this.prompts = new PromptCache(config);
+    this.weights = weights;
+    this.cache = new GeneratedCache(config, weights.dtype);
+    this.prompts = new PromptCache(config, weights.dtype);
   }
 
   /**
-   * Builds the graphs and their sessions; weights come with the first `load`.
-   * @param merger with LoRA: `load` takes adapters, which it merges into the base
+   * Weights come with the first `load`: whole policies, or with LoRA adapters alone.
+   * @param lora adapters, and the folder of the base they are trained on
+   * @throws UserError when the base or the device cannot be used
    */
   static async create(
     config: ModelConfig,
     options: EngineOptions,
-    merger: AdapterMerger | null = null,
+    lora: AdaptersOnBase | null = null,
   ): Promise<OrtEngine> {
-    const session: InferenceSession.SessionOptions = {
-      intraOpNumThreads: options.threads,
-      interOpNumThreads: 1,
-      graphOptimizationLevel: "all",
-      // Shapes change with nearly every run; remembered allocation patterns would only pile up.
-      enableMemPattern: false,
-      extra: { session: { intra_op: { allow_spinning: "0" } } },
-    };
-    const prefill = await InferenceSession.create(buildPrefillGraph(config), session);
-    const segment = await InferenceSession.create(
-      buildSegmentGraph(config, options.maxRows, options.segmentLength),
-      session,
-    );
-    return new OrtEngine(config, options, prefill, segment, merger);
+    const initializers = options.device === "cuda" || options.dtype === "float16";
+    const weights = await (initializers ? weightsAsInitializers : weightsAsInputs)(config, options, lora);
+    return new OrtEngine(config, options, weights);
   }
 
   get version(): PolicyVersion {
@@ -140,16 +106,13 @@ export class OrtEngine implements Engine {
 
   async load(packed: Float32Array, iteration: number): Promise<PolicyVersion> {
     if (this.busy || this.active.length > 0) throw new Error("weights may only change while no row is in flight");
-    const expected = layoutSize(this.merger?.layout ?? this.layout);
+    const expected = this.weights.size;
     if (packed.length !== expected) {
       throw new Error(`published weights have ${packed.length} elements, expected ${expected}`);
     }
     this.busy = true;
     try {
-      if (this.merger === null) this.arena.set(packed);
-      const sha256 =
-        this.merger === null ? hashPacked(this.arena, this.layout) : await this.merger.mergeInto(this.arena, packed);
-      this.loaded = { iteration, sha256 };
+      this.loaded = { iteration, sha256: await this.weights.load(packed) };
       return this.loaded;
     } finally {
       this.busy = false;
@@ -220,8 +183,7 @@ export class OrtEngine implements Engine {
   }
 
   async dispose(): Promise<void> {
-    await this.prefillSession.release();
-    await this.segmentSession.release();
+    await this.weights.dispose();
   }
 
   /** Moves whole groups from the queue into the batch while there is room, and prefills their prompts. */
@@ -257,14 +219,14 @@ export class OrtEngine implements Engine {
     groups.forEach((group, p) => {
       for (let t = 0; t < group.prompt.length; t++) ids[p * length + t] = BigInt(group.request.promptIds[t]!);
     });
-    const feeds = { ...this.weights, ids: new Tensor("int64", ids, [groups.length, length]) };
-    const outputs = await this.prefillSession.run(feeds);
+    const feeds = { ...this.weights.feeds, ids: new Tensor("int64", ids, [groups.length, length]) };
+    const outputs = await this.weights.sessions.prefill.run(feeds);
     for (const [p, group] of groups.entries()) {
       const size = group.prompt.length * headDim;
       for (let layer = 0; layer < numLayers; layer++) {
         for (const name of Object.values(cacheNames("prompt", layer))) {
-          const all = outputs[name]!.data as Float32Array; // [Hkv, P, length, D]
-          const own = new Float32Array(numKvHeads * size);
+          const all = valuesOf(outputs[name]!); // [Hkv, P, length, D]
+          const own = newValues(this.weights.dtype, numKvHeads * size);
           for (let head = 0; head < numKvHeads; head++) {
             const from = (head * groups.length + p) * length * headDim;
             own.set(all.subarray(from, from + size), head * size);
@@ -317,8 +279,8 @@ export class OrtEngine implements Engine {
       else for (let s = 0; s < S; s++) forced[s * R + r] = BigInt(given[row.ids.length + s] ?? -1);
     });
     const steps = Math.min(S, Math.max(...live.map((row) => row.limit - row.ids.length)));
-    const outputs = await this.segmentSession.run({
-      ...this.weights,
+    const outputs = await this.weights.sessions.segment.run({
+      ...this.weights.feeds,
       ...this.prompts.feeds,
       ...this.cache.feeds,
       steps: new Tensor("int64", BigInt64Array.of(BigInt(steps)), []),

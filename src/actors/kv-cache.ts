@@ -19,14 +19,38 @@ export function newPlace(): Place {
   return { row: -1, start: 0 };
 }
 
-/** Float32 buffers by name, grown by half when too small. Contents of a taken buffer are stale but finite. */
-class Buffers {
-  private readonly held = new Map<string, Float32Array>();
+/** Keys or values: float32 numbers, or the bits of float16 ones. */
+export type Values = Float32Array | Uint16Array;
+export type ValueType = "float32" | "float16";
 
-  take(name: string, size: number): Float32Array {
+export function newValues(dtype: ValueType, size: number): Values {
+  return dtype === "float16" ? new Uint16Array(size) : new Float32Array(size);
+}
+
+/** The data of an output. */
+export function valuesOf(tensor: Tensor): Values {
+  return tensor.type === "float16" ? halfBits(tensor) : (tensor.data as Float32Array);
+}
+
+/** Data of a float16 tensor as bits; newer Nodes have a Float16Array, which would be read as numbers. */
+export function halfBits(tensor: Tensor): Uint16Array {
+  const { buffer, byteOffset, length } = tensor.data as Uint16Array;
+  return new Uint16Array(buffer, byteOffset, length);
+}
+
+/** Buffers by name, grown by half when too small. Contents of a taken buffer are stale but finite. */
+class Buffers {
+  private readonly dtype: ValueType;
+  private readonly held = new Map<string, Values>();
+
+  constructor(dtype: ValueType) {
+    this.dtype = dtype;
+  }
+
+  take(name: string, size: number): Values {
     let buffer = this.held.get(name);
     if (buffer === undefined || buffer.length < size) {
-      buffer = new Float32Array(buffer === undefined ? size : Math.ceil(size * 1.5));
+      buffer = newValues(this.dtype, buffer === undefined ? size : Math.ceil(size * 1.5));
       this.held.set(name, buffer);
     }
     return buffer.subarray(0, size);
@@ -38,20 +62,23 @@ export interface Prompt {
   /** Tokens; may be 0. */
   readonly length: number;
   /** Keys, then values, of each layer: [Hkv, length, D]; none when `length` is 0. */
-  readonly parts: Float32Array[];
+  readonly parts: Values[];
 }
 
 /** Prompts side by side, one per block, right-padded with stale entries. */
 export class PromptCache {
-  /** `prompt_k/v.<layer>`, float32 [Hkv, 1, Q, Tp, D], for the next run. */
+  /** `prompt_k/v.<layer>`, [Hkv, 1, Q, Tp, D], for the next run. */
   readonly feeds: Record<string, Tensor> = {};
   private readonly config: ModelConfig;
-  private readonly buffers = new Buffers();
+  private readonly dtype: ValueType;
+  private readonly buffers: Buffers;
   private blocks: readonly Prompt[] = [];
   private length = 0;
 
-  constructor(config: ModelConfig) {
+  constructor(config: ModelConfig, dtype: ValueType) {
     this.config = config;
+    this.dtype = dtype;
+    this.buffers = new Buffers(dtype);
   }
 
   clear(): void {
@@ -76,7 +103,7 @@ export class PromptCache {
             target.set(own.subarray(head * size, (head + 1) * size), (head * blocks.length + q) * length * headDim);
           }
         });
-        this.feeds[name] = new Tensor("float32", target, [numKvHeads, 1, blocks.length, length, headDim]);
+        this.feeds[name] = new Tensor(this.dtype, target, [numKvHeads, 1, blocks.length, length, headDim]);
       });
     }
     this.blocks = blocks;
@@ -90,19 +117,22 @@ export class PromptCache {
  * row, and a row's own slots are [start, T).
  */
 export class GeneratedCache {
-  /** `past_k/v.<layer>`, float32 [Hkv, 1, R, T, D], for the next run. */
+  /** `past_k/v.<layer>`, [Hkv, 1, R, T, D], for the next run. */
   readonly feeds: Record<string, Tensor> = {};
   private readonly config: ModelConfig;
+  private readonly dtype: ValueType;
   /** Two sets: rows are copied from one to the other when they are rearranged. */
-  private sets: [Buffers, Buffers] = [new Buffers(), new Buffers()];
+  private sets: [Buffers, Buffers];
   private rows = 0;
   private slots = 0;
-  /** Steps of the last run, not yet copied: `next_k/v.<layer>`, float32 [Hkv, 1, R, steps, D]. */
+  /** Steps of the last run, not yet copied: `next_k/v.<layer>`, [Hkv, 1, R, steps, D]. */
   private recent: Record<string, Tensor> = {};
   private recentSteps = 0;
 
-  constructor(config: ModelConfig) {
+  constructor(config: ModelConfig, dtype: ValueType) {
     this.config = config;
+    this.dtype = dtype;
+    this.sets = [new Buffers(dtype), new Buffers(dtype)];
   }
 
   clear(): void {
@@ -134,7 +164,8 @@ export class GeneratedCache {
       const next = cacheNames("next", layer);
       for (const part of ["k", "v"] as const) {
         const source = from.take(past[part], numKvHeads * this.rows * this.slots * D);
-        const recent = this.recent[next[part]]?.data as Float32Array | undefined;
+        const newest = this.recent[next[part]];
+        const recent = newest === undefined ? undefined : valuesOf(newest);
         const target = to.take(past[part], numKvHeads * rows * slots * D);
         places.forEach((place, r) => {
           if (place === undefined || place.row < 0) return;
@@ -153,7 +184,7 @@ export class GeneratedCache {
             }
           }
         });
-        this.feeds[past[part]] = new Tensor("float32", target, [numKvHeads, 1, rows, slots, D]);
+        this.feeds[past[part]] = new Tensor(this.dtype, target, [numKvHeads, 1, rows, slots, D]);
       }
     }
     places.forEach((place, r) => {

@@ -11,7 +11,6 @@ import { resolveModelFolder } from "../model/hub.js";
 import { loadAdapter, loraLayout, readAdapterConfig } from "../model/lora.js";
 import { loadPacked } from "../model/safetensors.js";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.js";
-import { AdapterMerger } from "./adapter.js";
 import type { GenerateRequest, GeneratedGroup } from "./engine-types.js";
 import { OrtEngine } from "./engine.js";
 
@@ -39,11 +38,11 @@ export async function openModel(spec: string, threads: number): Promise<LocalMod
   const baseFolder = adapterBase ?? folder;
   const config = readModelConfig(baseFolder);
   const tokenizer = loadTokenizer(folder, config);
-  const packed = loadPacked(baseFolder, config);
-  const numThreads = threads || availableParallelism();
-  const merger = adapter === null ? null : await AdapterMerger.create(config, adapter.lora, packed, numThreads);
-  const engine = await OrtEngine.create(config, { threads: numThreads, maxRows: 256, segmentLength: 8 }, merger);
-  const published = adapter === null ? packed : loadAdapter(folder, loraLayout(config, adapter.lora), adapter.lora);
+  const options = { threads: threads || availableParallelism(), maxRows: 256, segmentLength: 8 };
+  const lora = adapter === null ? null : { spec: adapter.lora, baseFolder };
+  const engine = await OrtEngine.create(config, options, lora);
+  const published =
+    adapter === null ? loadPacked(folder, config) : loadAdapter(folder, loraLayout(config, adapter.lora), adapter.lora);
   await engine.load(published, 0);
   return { config, tokenizer, engine };
 }

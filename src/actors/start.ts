@@ -42,11 +42,11 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
   const file = join(runDir, "logs", `actor-${index}.jsonl`);
   const logger = pino({ base: { role: "actor", index } }, pino.destination({ dest: file, sync: true }));
 
-  const { max_rows: maxRows, segment_length: segmentLength } = config.actors;
+  const { max_rows: maxRows, segment_length: segmentLength, device, dtype } = config.actors;
   const lora = config.lora.enabled ? config.lora : null;
   const workerData: EngineThreadData = {
     model,
-    options: { threads, maxRows, segmentLength },
+    options: { threads, maxRows, segmentLength, device, dtype },
     lora: lora === null ? null : { spec: lora, baseFolder: config.model.path },
   };
   const engine = new Worker(new URL("./engine-thread.js", import.meta.url), { workerData });

@@ -1,9 +1,7 @@
 /** Puts the rollout source of `--serial` together: engine, rewards and journal in the learner's own process. */
-import { AdapterMerger } from "../actors/adapter.js";
 import { OrtEngine } from "../actors/engine.js";
 import type { RunConfig } from "../config/schema.js";
 import type { ModelConfig } from "../model/config.js";
-import { loadPacked } from "../model/safetensors.js";
 import { loadTokenizer } from "../model/tokenizer.js";
 import { loadRewards } from "../tasks/rewards.js";
 import { makeScorer } from "../tasks/scorer.js";
@@ -20,12 +18,10 @@ export interface SerialOptions {
 }
 
 export async function startSerialSource(run: RunConfig, options: SerialOptions): Promise<RolloutSource> {
-  const { max_rows: maxRows, segment_length: segmentLength } = run.actors;
+  const { max_rows: maxRows, segment_length: segmentLength, device, dtype } = run.actors;
   const threads = Math.max(1, options.threads);
-  const merger = run.lora.enabled
-    ? await AdapterMerger.create(options.config, run.lora, loadPacked(run.model.path, options.config), threads)
-    : null;
-  const engine = await OrtEngine.create(options.config, { threads, maxRows, segmentLength }, merger);
+  const lora = run.lora.enabled ? { spec: run.lora, baseFolder: run.model.path } : null;
+  const engine = await OrtEngine.create(options.config, { threads, maxRows, segmentLength, device, dtype }, lora);
   const tokenizer = loadTokenizer(run.model.path, options.config);
   const rewards = await loadRewards(run.reward, run.max_completion_length);
   return new SerialSource({

@@ -8,7 +8,7 @@
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 
 /** TensorProto.DataType. */
-export const DATA_TYPE = { float32: 1, int32: 6, int64: 7, bool: 9 } as const;
+export const DATA_TYPE = { float32: 1, int32: 6, int64: 7, bool: 9, float16: 10 } as const;
 export type DataType = keyof typeof DATA_TYPE;
 /** A number is a fixed size, a string names a dynamic one. */
 export type Dim = number | string;
@@ -20,12 +20,26 @@ const ATTRIBUTE_TYPE = { float: 1, int: 2, graph: 5, ints: 7 } as const;
 const IR_VERSION = 9;
 /** Version of the ONNX operator set all node definitions refer to. */
 const OPSET = 20;
+/** TensorProto.DataLocation. */
+const EXTERNAL = 1;
 
 interface Constant {
   name: string;
   type: DataType;
   dims: readonly number[];
   bytes: Uint8Array;
+}
+
+/** A constant whose bytes lie in a file beside the model's. */
+export interface ExternalTensor {
+  readonly name: string;
+  readonly type: DataType;
+  readonly dims: readonly number[];
+  /** Name of the file, in the model's folder. */
+  readonly file: string;
+  /** First byte, and number of bytes. */
+  readonly position: number;
+  readonly bytes: number;
 }
 
 /**
@@ -38,6 +52,9 @@ export class Graph {
   private readonly inputs: Uint8Array[] = [];
   private readonly outputs: Uint8Array[] = [];
   private readonly constants = new Map<string, Constant>();
+  private readonly external: ExternalTensor[] = [];
+  /** Names that nodes take. */
+  private readonly used = new Set<string>();
   private counter = 0;
 
   private constructor(root?: Graph) {
@@ -87,6 +104,16 @@ export class Graph {
     return name;
   }
 
+  /** Declares a constant of the outermost graph, left out when no node takes it. The session must be created from a path. */
+  externalTensor(tensor: ExternalTensor): void {
+    this.root.external.push(tensor);
+  }
+
+  /** `x` as another type; itself when it has that type already. */
+  cast(x: string, from: DataType, to: DataType): string {
+    return from === to ? x : this.node("Cast", [x], { to: { int: DATA_TYPE[to] } });
+  }
+
   /** Adds a node with one output and returns that. `op` is "Name", or "domain::Name" outside the ONNX domain. */
   node(op: string, inputs: readonly string[], attributes: Attributes = {}): string {
     const output = this.fresh(op);
@@ -104,7 +131,10 @@ export class Graph {
     const separator = op.indexOf("::");
     const type = separator < 0 ? op : op.slice(separator + 2);
     const w = new BinaryWriter();
-    for (const input of inputs) w.tag(1, WireType.LengthDelimited).string(input);
+    for (const input of inputs) {
+      this.root.used.add(input);
+      w.tag(1, WireType.LengthDelimited).string(input);
+    }
     for (const output of outputs) w.tag(2, WireType.LengthDelimited).string(output);
     w.tag(3, WireType.LengthDelimited).string(`n.${outputs[0]}`);
     w.tag(4, WireType.LengthDelimited).string(type);
@@ -143,6 +173,9 @@ export class Graph {
       w.tag(9, WireType.LengthDelimited).bytes(bytes);
       w.join();
     }
+    for (const tensor of this.external) {
+      if (this.used.has(tensor.name)) w.tag(5, WireType.LengthDelimited).bytes(externalProto(tensor));
+    }
     for (const input of this.inputs) w.tag(11, WireType.LengthDelimited).bytes(input);
     for (const output of this.outputs) w.tag(12, WireType.LengthDelimited).bytes(output);
     return w.finish();
@@ -172,6 +205,20 @@ function valueInfo(name: string, type: DataType, dims?: readonly Dim[]): Uint8Ar
     w.join();
   }
   return w.join().join().finish();
+}
+
+function externalProto({ name, type, dims, file, position, bytes }: ExternalTensor): Uint8Array {
+  const w = new BinaryWriter();
+  for (const dim of dims) w.tag(1, WireType.Varint).int64(dim);
+  w.tag(2, WireType.Varint).int32(DATA_TYPE[type]);
+  w.tag(8, WireType.LengthDelimited).string(name);
+  for (const [key, value] of Object.entries({ location: file, offset: position, length: bytes })) {
+    w.tag(13, WireType.LengthDelimited).fork(); // StringStringEntryProto
+    w.tag(1, WireType.LengthDelimited).string(key);
+    w.tag(2, WireType.LengthDelimited).string(String(value));
+    w.join();
+  }
+  return w.tag(14, WireType.Varint).int32(EXTERNAL).finish();
 }
 
 function attributeProto(name: string, value: Attribute): Uint8Array {

@@ -3,20 +3,32 @@
  *
  * Formulas follow transformers' modeling_qwen2.py (RMSNorm, rotary halves, grouped-query attention, SwiGLU).
  * Heads are the outermost axis everywhere: the projections are batched matmuls over heads, so no tensor is
- * transposed but the attention output. Weights are graph inputs (weights.ts), so new ones cost no new session.
+ * transposed but the attention output. numeric.ts says how weights enter and which format is computed in.
  *
  * Shapes: N rows (tokens), H hidden, Hq query heads, Hkv key/value heads, rep = Hq / Hkv, D head size,
  * P prompts, Tp their padded length.
  */
 import type { ModelConfig } from "../../model/config.js";
-import { Graph } from "./onnx.js";
+import { CPU_FLOAT32, WEIGHTS_FILE, byteLength, storedWeights, type Numeric } from "./numeric.js";
+import { Graph, type DataType } from "./onnx.js";
 import { layerNames, weightViews } from "./weights.js";
 
 /** Added to the score of a position that must not be seen; exp() of it is exactly 0. */
 export const MASKED = -1e30;
 
-export function declareWeights(g: Graph, config: ModelConfig): void {
-  for (const view of weightViews(config)) g.input(view.name, "float32", view.shape);
+export function declareWeights(g: Graph, config: ModelConfig, numeric: Numeric): void {
+  if (numeric.weights === "inputs") {
+    for (const view of weightViews(config)) g.input(view.name, "float32", view.shape);
+  } else {
+    for (const weight of storedWeights(config, numeric.dtype)) {
+      const { name, dtype: type, shape: dims, position } = weight;
+      g.externalTensor({ name, type, dims, file: WEIGHTS_FILE, position, bytes: byteLength(weight) });
+    }
+  }
+  for (const { a, b } of numeric.adapters) {
+    g.input(a.name, numeric.dtype, a.shape);
+    g.input(b.name, numeric.dtype, b.shape);
+  }
 }
 
 /**
@@ -24,7 +36,12 @@ export function declareWeights(g: Graph, config: ModelConfig): void {
  * arXiv:2104.09864). Both are multiplied by D^(-1/4): q and k each carry half of the attention scale
  * 1/sqrt(D), which saves a node per layer and keeps every matmul at alpha = 1, MLAS's fast path for one row.
  */
-export function declareRope(g: Graph, config: ModelConfig, rows: number): { cos: string; sin: string } {
+export function declareRope(
+  g: Graph,
+  config: ModelConfig,
+  { dtype }: Numeric,
+  rows: number,
+): { cos: string; sin: string } {
   const half = config.headDim / 2;
   const cos = new Float32Array(rows * half);
   const sin = new Float32Array(rows * half);
@@ -38,7 +55,10 @@ export function declareRope(g: Graph, config: ModelConfig, rows: number): { cos:
       sin[position * half + i] = Math.sin(angle) * scale;
     }
   }
-  return { cos: g.tensor("rope_cos", [rows, half], cos), sin: g.tensor("rope_sin", [rows, half], sin) };
+  return {
+    cos: g.cast(g.tensor("rope_cos", [rows, half], cos), "float32", dtype),
+    sin: g.cast(g.tensor("rope_sin", [rows, half], sin), "float32", dtype),
+  };
 }
 
 /** x · Wᵀ with W in Hugging Face's [out, in] layout. */
@@ -46,43 +66,63 @@ export function linear(g: Graph, x: string, weight: string): string {
   return g.node("com.microsoft::FusedMatMul", [x, weight], { transB: { int: 1 } });
 }
 
-/** RMSNorm of `x`. */
-export function rmsNorm(g: Graph, config: ModelConfig, x: string, weight: string): string {
-  return g.node("SimplifiedLayerNormalization", [x, weight], {
+/** The model's linear layer: `linear`, and its LoRA beside it: x · (W + B · A)ᵀ. */
+export function project(g: Graph, numeric: Numeric, x: string, weight: string): string {
+  const base = linear(g, x, weight);
+  const adapter = numeric.adapters.find((input) => input.weight === weight);
+  if (adapter === undefined) return base;
+  return g.node("Add", [base, linear(g, linear(g, x, adapter.a.name), adapter.b.name)]);
+}
+
+/** Embeddings of `ids`, as the float32 residual stream. */
+export function embed(g: Graph, { dtype }: Numeric, ids: string): string {
+  return g.cast(g.node("Gather", ["embedding", ids]), dtype, "float32");
+}
+
+/** RMSNorm of the residual stream, for a linear layer. */
+export function rmsNorm(g: Graph, config: ModelConfig, { dtype }: Numeric, x: string, weight: string): string {
+  const normed = g.node("SimplifiedLayerNormalization", [x, weight], {
     axis: { int: -1 },
     epsilon: { float: config.rmsNormEps },
     stash_type: { int: 1 },
   });
+  return g.cast(normed, "float32", dtype);
 }
 
-/** residual + delta, and its RMSNorm. */
-export function addAndNorm(g: Graph, config: ModelConfig, residual: string, delta: string, weight: string) {
+/** residual + delta, and its RMSNorm as `type`. */
+export function addAndNorm(
+  g: Graph,
+  config: ModelConfig,
+  { dtype }: Numeric,
+  { residual, delta, weight, type = dtype }: { residual: string; delta: string; weight: string; type?: DataType },
+) {
   const normed = g.fresh("normed");
   const sum = g.fresh("residual");
-  g.nodeTo([normed, "", "", sum], "com.microsoft::SkipSimplifiedLayerNormalization", [delta, residual, weight], {
+  const inputs = [g.cast(delta, dtype, "float32"), residual, weight];
+  g.nodeTo([normed, "", "", sum], "com.microsoft::SkipSimplifiedLayerNormalization", inputs, {
     epsilon: { float: config.rmsNormEps },
   });
-  return { normed, residual: sum };
+  return { normed: g.cast(normed, "float32", type), residual: sum };
 }
 
 /** SwiGLU: down(silu(gate(x)) · up(x)). */
-export function mlp(g: Graph, x: string, layer: number): string {
+export function mlp(g: Graph, numeric: Numeric, x: string, layer: number): string {
   const names = layerNames(layer);
-  const gate = g.node("com.microsoft::QuickGelu", [linear(g, x, names.gate)], { alpha: { float: 1 } });
-  return linear(g, g.node("Mul", [gate, linear(g, x, names.up)]), names.down);
+  const gate = g.node("com.microsoft::QuickGelu", [project(g, numeric, x, names.gate)], { alpha: { float: 1 } });
+  return project(g, numeric, g.node("Mul", [gate, project(g, numeric, x, names.up)]), names.down);
 }
 
 /** Query and key projections of x [N, H], stacked: [1, Hq + Hkv, N, D], without rotation. */
-export function projectQueryKey(g: Graph, config: ModelConfig, x: string, layer: number): string {
+export function projectQueryKey(g: Graph, config: ModelConfig, numeric: Numeric, x: string, layer: number): string {
   const names = layerNames(layer);
-  const qk = linear(g, x, names.qk);
+  const qk = project(g, numeric, x, names.qk);
   return config.qkvBias ? g.node("Add", [qk, names.qkBias]) : qk;
 }
 
 /** Value projection of x [N, H]: [Hkv, N, D]. */
-export function projectValue(g: Graph, config: ModelConfig, x: string, layer: number): string {
+export function projectValue(g: Graph, config: ModelConfig, numeric: Numeric, x: string, layer: number): string {
   const names = layerNames(layer);
-  const v = linear(g, x, names.v);
+  const v = project(g, numeric, x, names.v);
   return config.qkvBias ? g.node("Add", [v, names.vBias]) : v;
 }
 
@@ -92,19 +132,28 @@ export function cacheNames(prefix: string, layer: number): { k: string; v: strin
 }
 
 /**
+ * Softmax of `scores` + `mask` over the last axis, in float32: a float16 sum of thousands of weights would lose the
+ * small ones.
+ */
+export function attentionWeights(g: Graph, { dtype }: Numeric, scores: string, mask: string): string {
+  const masked = g.node("Add", [g.cast(scores, dtype, "float32"), mask]);
+  return g.cast(g.node("Softmax", [masked], { axis: { int: -1 } }), "float32", dtype);
+}
+
+/**
  * The prefill graph: keys and values of right-padded prompts.
  *
- * Inputs: the weights; `ids` int64 [P, Tp]. Outputs: `prompt_k.<layer>` (rotated and scaled) and
- * `prompt_v.<layer>`, float32 [Hkv, P, Tp, D]. Entries of padding are finite and meaningless. There is no LM head:
+ * Inputs: the weights and adapters that are inputs; `ids` int64 [P, Tp]. Outputs: `prompt_k.<layer>` (rotated and
+ * scaled) and `prompt_v.<layer>`, `numeric.dtype` [Hkv, P, Tp, D]. Entries of padding are finite and meaningless. There is no LM head:
  * a prompt's last token is fed to the decode loop, which produces the first logits.
  */
-export function buildPrefillGraph(config: ModelConfig): Uint8Array {
+export function buildPrefillGraph(config: ModelConfig, numeric: Numeric = CPU_FLOAT32): Uint8Array {
   const { numHeads: Hq, numKvHeads: Hkv, headDim: D, hiddenSize: H } = config;
   const rep = Hq / Hkv;
   const g = Graph.create();
-  declareWeights(g, config);
+  declareWeights(g, config, numeric);
   const ids = g.input("ids", "int64", ["P", "Tp"]);
-  const rope = declareRope(g, config, config.maxPositions);
+  const rope = declareRope(g, config, numeric, config.maxPositions);
 
   const shape = g.node("Shape", [ids]); // [P, Tp]
   const join = (...parts: string[]) => g.node("Concat", parts, { axis: { int: 0 } });
@@ -116,18 +165,18 @@ export function buildPrefillGraph(config: ModelConfig): Uint8Array {
   const future = g.node("Less", [g.node("Unsqueeze", [steps, g.int64([1])]), steps]);
   const causal = g.node("Where", [future, g.float(MASKED), g.float(0)]); // [Tp, Tp]
 
-  let residual = g.node("Reshape", [g.node("Gather", ["embedding", ids]), g.int64([-1, H])]);
-  let x = rmsNorm(g, config, residual, layerNames(0).inputNorm);
+  let residual = g.node("Reshape", [embed(g, numeric, ids), g.int64([-1, H])]);
+  let x = rmsNorm(g, config, numeric, residual, layerNames(0).inputNorm);
   for (let layer = 0; layer < config.numLayers; layer++) {
     const names = layerNames(layer);
-    const stacked = g.node("Reshape", [projectQueryKey(g, config, x, layer), headsShape]); // [Hq + Hkv, P, Tp, D]
+    const stacked = g.node("Reshape", [projectQueryKey(g, config, numeric, x, layer), headsShape]); // [Hq + Hkv, P, Tp, D]
     const rotated = g.node("com.microsoft::RotaryEmbedding", [stacked, g.int64([0]), rope.cos, rope.sin]);
     const q = g.fresh("q");
     const cache = cacheNames("prompt", layer);
     g.nodeTo([q, cache.k], "Split", [rotated, g.int64([Hq, Hkv])], { axis: { int: 0 } });
-    g.nodeTo([cache.v], "Reshape", [projectValue(g, config, x, layer), headsShape]); // [Hkv, P, Tp, D]
-    g.output(cache.k, "float32", [Hkv, "P", "Tp", D]);
-    g.output(cache.v, "float32", [Hkv, "P", "Tp", D]);
+    g.nodeTo([cache.v], "Reshape", [projectValue(g, config, numeric, x, layer), headsShape]); // [Hkv, P, Tp, D]
+    g.output(cache.k, numeric.dtype, [Hkv, "P", "Tp", D]);
+    g.output(cache.v, numeric.dtype, [Hkv, "P", "Tp", D]);
     if (layer === config.numLayers - 1) break; // the rest of the last layer would only feed the LM head
 
     const scores = g.node(
@@ -135,13 +184,14 @@ export function buildPrefillGraph(config: ModelConfig): Uint8Array {
       [g.node("Reshape", [q, queryShape]), g.node("Reshape", [cache.k, keyShape])],
       { transB: { int: 1 } },
     );
-    const weights = g.node("Softmax", [g.node("Add", [scores, causal])], { axis: { int: -1 } });
+    const weights = attentionWeights(g, numeric, scores, causal);
     const context = g.node("MatMul", [weights, g.node("Reshape", [cache.v, keyShape])]); // [Hkv, rep, P, Tp, D]
     const rows = g.node("Transpose", [context], { perm: { ints: [2, 3, 0, 1, 4] } });
-    const attention = linear(g, g.node("Reshape", [rows, g.int64([-1, Hq * D])]), names.o);
-    const middle = addAndNorm(g, config, residual, attention, names.postNorm);
-    const next = layerNames(layer + 1).inputNorm;
-    ({ normed: x, residual } = addAndNorm(g, config, middle.residual, mlp(g, middle.normed, layer), next));
+    const attention = project(g, numeric, g.node("Reshape", [rows, g.int64([-1, Hq * D])]), names.o);
+    const middle = addAndNorm(g, config, numeric, { residual, delta: attention, weight: names.postNorm });
+    const delta = mlp(g, numeric, middle.normed, layer);
+    const weight = layerNames(layer + 1).inputNorm;
+    ({ normed: x, residual } = addAndNorm(g, config, numeric, { residual: middle.residual, delta, weight }));
   }
   return g.encodeModel();
 }

@@ -12,14 +12,18 @@
  * Shapes: see qwen2.ts; S steps, V vocabulary, K stop ids.
  */
 import type { ModelConfig } from "../../model/config.js";
-import { Graph } from "./onnx.js";
+import { CPU_FLOAT32, headName, type Numeric } from "./numeric.js";
+import { Graph, type DataType } from "./onnx.js";
 import {
   addAndNorm,
+  attentionWeights,
   cacheNames,
   declareRope,
   declareWeights,
+  embed,
   linear,
   mlp,
+  project,
   projectQueryKey,
   projectValue,
   rmsNorm,
@@ -34,10 +38,10 @@ export function ropeRows(config: ModelConfig, maxRows: number, segmentLength: nu
 }
 
 /**
- * Inputs besides the weights:
+ * Keys and values are `numeric.dtype`, called dtype here. Inputs besides weights and adapters:
  *   steps int64 []              most decode steps of this run
- *   prompt_k/v.<layer>          float32 [Hkv, 1, Q, Tp, D]
- *   past_k/v.<layer>            float32 [Hkv, 1, R, T ≥ 0, D]
+ *   prompt_k/v.<layer>          dtype [Hkv, 1, Q, Tp, D]
+ *   past_k/v.<layer>            dtype [Hkv, 1, R, T ≥ 0, D]
  *   mask float32 [R, 1, Tp+T+S] added to the scores of each row
  *   token int64 [R, 1]          last token of each row, not yet fed
  *   position int64 [1, R]       its position
@@ -47,15 +51,21 @@ export function ropeRows(config: ModelConfig, maxRows: number, segmentLength: nu
  *   uniforms float32 [S, R, 1], forced int64 [S, R, 1]   see sampling.ts
  * Outputs: `tokens` int64 [S', R, 1], `logprobs` float32 [S', R, 1] with S' ≤ S (all rows done), and of the most
  *   probable tokens `top_tokens` (meaningless unless any_argmax), `top_logprobs`;
- *   next_k/v.<layer> float32 [Hkv, 1, R, S', D], to be appended to `past`. What a row yields after its stop id or
+ *   next_k/v.<layer> dtype [Hkv, 1, R, S', D], to be appended to `past`. What a row yields after its stop id or
  *   budget is noise.
  */
-export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentLength: number): Uint8Array {
+export function buildSegmentGraph(
+  config: ModelConfig,
+  maxRows: number,
+  segmentLength: number,
+  numeric: Numeric = CPU_FLOAT32,
+): Uint8Array {
   const { numLayers: L, numHeads: Hq, numKvHeads: Hkv, headDim: D } = config;
+  const { dtype } = numeric;
   const rep = Hq / Hkv;
   const g = Graph.create();
-  declareWeights(g, config);
-  const rope = declareRope(g, config, ropeRows(config, maxRows, segmentLength));
+  declareWeights(g, config, numeric);
+  const rope = declareRope(g, config, numeric, ropeRows(config, maxRows, segmentLength));
   const steps = g.input("steps", "int64", []);
   const mask = g.input("mask", "float32", ["R", 1, "columns"]);
   const token = g.input("token", "int64", ["R", 1]);
@@ -68,8 +78,8 @@ export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentL
   const uniforms = g.input("uniforms", "float32", ["S", "R", 1]);
   const forced = g.input("forced", "int64", ["S", "R", 1]);
   const layers = Array.from({ length: L }, (_, layer) => layer);
-  const prompt = layers.map((layer) => declareCache(g, "prompt", layer, [Hkv, 1, "Q", "Tp", D]));
-  const past = layers.map((layer) => declareCache(g, "past", layer, [Hkv, 1, "R", "T", D]));
+  const prompt = layers.map((layer) => declareCache(g, dtype, "prompt", layer, [Hkv, 1, "Q", "Tp", D]));
+  const past = layers.map((layer) => declareCache(g, dtype, "past", layer, [Hkv, 1, "R", "T", D]));
 
   // Once per segment.
   const axis = (tensor: string, index: number) =>
@@ -91,7 +101,8 @@ export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentL
   const blockOffset = g.node("Unsqueeze", [g.node("Mul", [rowNumber, blocks]), g.int64([1])]);
   const lastStep = g.node("Sub", [budget, g.int64(1)]);
   const notDone = g.node("Less", [budget, g.int64(0)]); // all false: `steps` ≥ 1 only when some row has budget
-  const empty = g.node("ConstantOfShape", [join(g.int64([Hkv, 1]), R, g.int64([0, D]))]);
+  const emptyShape = join(g.int64([Hkv, 1]), R, g.int64([0, D]));
+  const empty = g.cast(g.node("ConstantOfShape", [emptyShape]), "float32", dtype);
 
   // One decode step.
   const b = g.subgraph();
@@ -99,7 +110,7 @@ export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentL
   b.input("go", "bool", []);
   const current = b.input("current", "int64");
   const done = b.input("done", "bool");
-  const recent = layers.map((layer) => declareCache(b, "recent", layer));
+  const recent = layers.map((layer) => declareCache(b, dtype, "recent", layer));
   const columns = b.node("Add", [firstColumns, i]);
   const step: Step = {
     mask: b.node("Slice", [mask, b.int64([0]), columns, b.int64([2])]),
@@ -108,10 +119,10 @@ export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentL
   const stepPosition = b.node("Add", [position, i]);
 
   const flat = b.node("Reshape", [current, b.int64([-1])]);
-  let residual = b.node("Gather", ["embedding", flat]); // [R, H]
-  let x = rmsNorm(b, config, residual, layerNames(0).inputNorm);
+  let residual = embed(b, numeric, flat); // [R, H]
+  let x = rmsNorm(b, config, numeric, residual, layerNames(0).inputNorm);
   const grown = layers.map((layer) => {
-    const stacked = projectQueryKey(b, config, x, layer); // [1, Hq + Hkv, R, D]: rows stand where RoPE has its sequence
+    const stacked = projectQueryKey(b, config, numeric, x, layer); // [1, Hq + Hkv, R, D]: rows stand where RoPE has its sequence
     const rotated = b.node("com.microsoft::RotaryEmbedding", [stacked, stepPosition, rope.cos, rope.sin]);
     const q = b.fresh("q");
     const newKey = b.fresh("k");
@@ -120,16 +131,21 @@ export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentL
       b.node("Concat", [cache, b.node("Reshape", [rows, shapes.rowKeys])], { axis: { int: 3 } });
     const own = recent[layer]!;
     const k = append(own.k, newKey);
-    const v = append(own.v, projectValue(b, config, x, layer));
-    const context = attend(b, shapes, step, q, prompt[layer]!, past[layer]!, { k, v }); // [Hkv, rep, R, 1, D]
+    const v = append(own.v, projectValue(b, config, numeric, x, layer));
+    const context = attend(b, numeric, shapes, step, q, prompt[layer]!, past[layer]!, { k, v }); // [Hkv, rep, R, 1, D]
     const rows = b.node("Transpose", [context], { perm: { ints: [2, 0, 1, 3, 4] } });
-    const attention = linear(b, b.node("Reshape", [rows, b.int64([-1, Hq * D])]), layerNames(layer).o);
-    const middle = addAndNorm(b, config, residual, attention, layerNames(layer).postNorm);
-    const next = layer === L - 1 ? "final_norm" : layerNames(layer + 1).inputNorm;
-    ({ normed: x, residual } = addAndNorm(b, config, middle.residual, mlp(b, middle.normed, layer), next));
+    const names = layerNames(layer);
+    const attention = project(b, numeric, b.node("Reshape", [rows, b.int64([-1, Hq * D])]), names.o);
+    const middle = addAndNorm(b, config, numeric, { residual, delta: attention, weight: names.postNorm });
+    const after = { residual: middle.residual, delta: mlp(b, numeric, middle.normed, layer) };
+    const next =
+      layer === L - 1
+        ? { ...after, weight: "final_norm", type: "float32" as const }
+        : { ...after, weight: layerNames(layer + 1).inputNorm };
+    ({ normed: x, residual } = addAndNorm(b, config, numeric, next));
     return { k, v };
   });
-  const logits = linear(b, x, config.tieWordEmbeddings ? "embedding" : "lm_head");
+  const logits = linear(b, x, headName(config, numeric));
   const chosen = sample(b, logits, config.vocabSize, {
     inverseTemperature,
     greedy,
@@ -148,8 +164,8 @@ export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentL
   b.output(chosen.token, "int64");
   b.output(nowDone, "bool");
   for (const { k, v } of grown) {
-    b.output(k, "float32");
-    b.output(v, "float32");
+    b.output(k, dtype);
+    b.output(v, dtype);
   }
   b.output(b.node("Identity", [chosen.token]), "int64");
   b.output(chosen.logprob, "float32");
@@ -162,7 +178,7 @@ export function buildSegmentGraph(config: ModelConfig, maxRows: number, segmentL
   const chosenNames = ["tokens", "logprobs", "top_tokens", "top_logprobs"];
   g.nodeTo([...unused, ...grownNames, ...chosenNames], "Loop", [steps, "", ...initial], { body: { graph: b } });
   for (const name of chosenNames) g.output(name, name.endsWith("tokens") ? "int64" : "float32", ["steps", "R", 1]);
-  for (const name of grownNames) g.output(name, "float32", [Hkv, 1, "R", "steps", D]);
+  for (const name of grownNames) g.output(name, dtype, [Hkv, 1, "R", "steps", D]);
   return g.encodeModel();
 }
 
@@ -185,10 +201,16 @@ interface BodyShapes {
   readonly rowKeys: string;
 }
 
-function declareCache(g: Graph, prefix: string, layer: number, dims?: readonly (number | string)[]): Cache {
+function declareCache(
+  g: Graph,
+  dtype: DataType,
+  prefix: string,
+  layer: number,
+  dims?: readonly (number | string)[],
+): Cache {
   const names = cacheNames(prefix, layer);
-  g.input(names.k, "float32", dims);
-  g.input(names.v, "float32", dims);
+  g.input(names.k, dtype, dims);
+  g.input(names.v, dtype, dims);
   return names;
 }
 
@@ -198,6 +220,7 @@ function declareCache(g: Graph, prefix: string, layer: number, dims?: readonly (
  */
 function attend(
   b: Graph,
+  numeric: Numeric,
   shapes: BodyShapes,
   step: Step,
   q: string,
@@ -216,7 +239,7 @@ function attend(
     ],
     { axis: { int: -1 } },
   );
-  const weights = b.node("Softmax", [b.node("Add", [scores, step.mask])], { axis: { int: -1 } });
+  const weights = attentionWeights(b, numeric, scores, step.mask);
   const [onPrompt, onPast, onRecent] = [b.fresh("w_prompt"), b.fresh("w_past"), b.fresh("w_recent")];
   b.nodeTo([onPrompt, onPast, onRecent], "Split", [weights, step.lengths], { axis: { int: -1 } });
   const fromPrompt = b.node("MatMul", [b.node("Reshape", [onPrompt, shapes.promptWeights]), prompt.v]);
