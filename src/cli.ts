@@ -46,7 +46,7 @@ export async function cli(argv: readonly string[]): Promise<number> {
   const program = createProgram();
   try {
     await program.parseAsync(argv, { from: "user" });
-    return 0;
+    return Number(process.exitCode ?? 0); // a command whose answer is a "no" sets it
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return 0;

@@ -1,5 +1,6 @@
 /** What can be asked of a run directory. Options are parsed here; a command's module is loaded only when it runs. */
 import type { Command } from "commander";
+import type { StatusOptions } from "../commands/status.js";
 
 export function addRunCommands(program: Command): void {
   program
@@ -9,5 +10,16 @@ export function addRunCommands(program: Command): void {
     .action(async (runDir: string) => {
       const { trajectories } = await import("../commands/trajectories.js");
       await trajectories(runDir);
+    });
+
+  program
+    .command("status")
+    .description("where a run or a study is and whether it is well, from its files; exit code 1 when it is not")
+    .argument("<dir>", "directory of a run or of a study")
+    .option("--watch", "again and again until it ends", false)
+    .option("--json", "print JSON", false)
+    .action(async (dir: string, options: StatusOptions) => {
+      const { runStatus } = await import("../commands/status.js");
+      if (!(await runStatus(dir, options))) process.exitCode = 1;
     });
 }

@@ -33,14 +33,28 @@ export function claimOwnership(dir: string, file: string, cure: string): () => v
 
 /** The process that holds a mark, if it lives on this machine; null when nobody does. */
 function livingOwner(file: string): number | null {
+  const owner = readOwner(file);
+  return owner?.state === "living" ? owner.pid : null;
+}
+
+export interface Owner {
+  readonly host: string;
+  readonly pid: number;
+  /** "elsewhere": of another machine, so nothing is known of it here. */
+  readonly state: "living" | "dead" | "elsewhere";
+}
+
+/** Whoever left a mark; null when there is none (or a file cut short by a crash). */
+export function readOwner(file: string): Owner | null {
   let owner: Identity;
   try {
     owner = JSON.parse(readFileSync(file, "utf8")) as Identity;
   } catch {
-    return null; // nobody, or a file cut short by a crash
+    return null;
   }
-  if (owner.host !== hostname() || !isAlive(owner.pid) || identity(owner.pid).started !== owner.started) return null;
-  return owner.pid;
+  const { host, pid } = owner;
+  if (host !== hostname()) return { host, pid, state: "elsewhere" };
+  return { host, pid, state: isAlive(pid) && identity(pid).started === owner.started ? "living" : "dead" };
 }
 
 function identity(pid: number): Identity {

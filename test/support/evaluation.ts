@@ -175,6 +175,7 @@ export function writeRun(
     reward_errors: 0,
     "completions/mean_length": 20 + 8 * at(i) + draw.unit(),
     "completions/clipped_ratio": 0.02 * (1 - at(i)),
+    loss: 0.01,
     entropy: 0.15 - 0.1 * at(i),
     grad_norm: 0.3 + 0.1 * draw.unit(),
     "staleness/max": 1,
