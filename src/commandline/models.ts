@@ -1,6 +1,7 @@
 /** What the hub, folders and models are asked for: setup, download, inference. Options are parsed here; a command's module is loaded only when it runs. */
 import { Option } from "commander";
 import type { Command } from "commander";
+import type { CheckModelOptions } from "../commands/check-model.js";
 import type { DownloadModelOptions } from "../commands/download-model.js";
 import type { InferOptions } from "../commands/infer.js";
 import type { LogprobsOptions } from "../commands/logprobs.js";
@@ -45,6 +46,24 @@ export function addModelCommands(program: Command): void {
     .action(async (options: InferOptions) => {
       const { runInfer } = await import("../commands/infer.js");
       await runInfer(options);
+    });
+
+  program
+    .command("check-model")
+    .description("load a model, print what it is, compare actor with learner on its own answers, and show those")
+    .argument("<dir>", "Hugging Face folder, such as a checkpoint of a run, or the hub id of a downloaded model")
+    .option(
+      "--data <source>",
+      '"starter", or a JSONL file with question/answer: where the questions are from',
+      "starter",
+    )
+    .option("--max-new-tokens <n>", "tokens of an answer", atLeast(1), 128)
+    .option("--seed <n>", "seed of sampling", atLeast(0), 42)
+    .addOption(backendOption())
+    .addOption(threadsOption())
+    .action(async (dir: string, options: CheckModelOptions) => {
+      const { runCheckModel } = await import("../commands/check-model.js");
+      await runCheckModel(dir, options);
     });
 
   program

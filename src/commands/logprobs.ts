@@ -88,8 +88,8 @@ async function fromActor(options: LogprobsOptions, sequences: readonly Sequence[
 }
 
 /** The packed forward pass of training. */
-async function fromLearner(
-  options: LogprobsOptions,
+export async function fromLearner(
+  options: Pick<LogprobsOptions, "model" | "temperature" | "backend" | "threads">,
   config: ModelConfig,
   sequences: readonly Sequence[],
 ): Promise<Float32Array[]> {

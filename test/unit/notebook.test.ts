@@ -1,0 +1,34 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+
+const root = join(import.meta.dirname, "../..");
+interface Notebook {
+  readonly nbformat: number;
+  readonly cells: readonly {
+    readonly cell_type: string;
+    readonly source: readonly string[] | string;
+    readonly outputs?: readonly unknown[];
+  }[];
+}
+const notebook = JSON.parse(readFileSync(join(root, "notebooks/run.ipynb"), "utf8")) as Notebook;
+const code = notebook.cells.filter(({ cell_type }) => cell_type === "code");
+const source = code.map((cell) => [cell.source].flat().join("")).join("\n");
+
+test("the notebook is one, and is committed without outputs", () => {
+  expect(notebook.nbformat).toBe(4);
+  expect(code.length).toBeGreaterThan(4);
+  for (const cell of code) expect(cell.outputs).toEqual([]);
+});
+
+test("every column of metrics.jsonl that it names is documented", () => {
+  const documented = readFileSync(join(root, "docs/metrics.md"), "utf8");
+  const named = new Set(
+    Array.from(
+      source.matchAll(/"((?:[a-z_]+\/)+[a-z_]+|reward|accuracy|entropy|iteration_seconds|tokens_per_second)"/g),
+      ([, name]) => name!,
+    ),
+  );
+  expect(named.size).toBeGreaterThan(10);
+  expect([...named].filter((name) => !documented.includes(`\`${name}\``))).toEqual([]);
+});
