@@ -1,85 +1,166 @@
-/** (b) Seconds of one GRPO step: our packed batch against torch's padded one. */
-import type { BenchContext, BenchResult, CaseResult } from "./bench.js";
+/** (b) Seconds of one GRPO step: our packed batch against torch's padded one, and against a packed one in torch. */
+import type { BenchContext, BenchResult, CaseResult, Skipped } from "./bench.js";
 import { interleave } from "./measure.js";
-import type { LearnerGroup, LearnerReply, LearnerRequest, RolloutReply } from "./requests.js";
-import { Side } from "./side.js";
-import { starterModel, starterPrompts } from "./models.js";
+import { gsm8kPrompts, noSmollm2, starterModel, starterPrompts, type Prompts } from "./models.js";
+import { withAdapter } from "./random-model.js";
+import type { LearnerGroup, LearnerReply, LearnerRequest, RolloutReply, RolloutRequest } from "./requests.js";
+import { Side, closing } from "./side.js";
 
-/** Both sides must compute the same gradient, or the comparison is of nothing. */
-const MAX_GRADIENT_GAP = 0.001;
-const PEER = "torch, padded batch";
+/** All sides must compute the same gradient, or the comparison is of nothing. */
+const MAX_GRADIENT_GAP = { tensorflow: 0.001, wasm: 0.005 };
+const MAX_NEW_TOKENS = 64;
+export const PADDED = "torch, padded batch";
+export const PACKED = "torch, packed batch";
 
-const batches = [
-  { kind: "shared", groups: 8, groupSize: 8 },
-  { kind: "shared", groups: 64, groupSize: 8 },
-  { kind: "unrelated", groups: 64, groupSize: 1 },
-];
+export interface LearnerCase {
+  readonly model: string;
+  readonly prompts: Prompts;
+  readonly kind: "shared" | "unrelated";
+  readonly groups: number;
+  readonly groupSize: number;
+  readonly threads: 1 | 2;
+  readonly trained: "full" | "LoRA";
+  readonly backend: LearnerRequest["backend"];
+  /** TRL's per_device_train_batch_size. */
+  readonly rowsPerMicrobatch: number;
+}
 
-export async function benchLearner({ python, quick, progress }: BenchContext): Promise<BenchResult> {
+export async function benchLearner(context: BenchContext): Promise<BenchResult> {
+  const common = {
+    model: starterModel,
+    prompts: starterPrompts(),
+    backend: "tensorflow",
+    rowsPerMicrobatch: 64,
+    trained: "full",
+  } as const;
+  const small = { ...common, kind: "shared", groups: 8, groupSize: 8 } as const;
+  const large = { ...common, kind: "shared", groups: 64, groupSize: 8 } as const;
+  const unrelated = { ...common, kind: "unrelated", groups: 64, groupSize: 1 } as const;
+  const everyKind: LearnerCase[] = [
+    { ...small, threads: 1 },
+    { ...unrelated, threads: 1 },
+    { ...small, threads: 1, trained: "LoRA" },
+    { ...small, threads: 1, backend: "wasm" },
+  ];
+  const others: LearnerCase[] = [
+    { ...large, threads: 1 },
+    { ...small, threads: 2 },
+    { ...large, threads: 2 },
+    { ...unrelated, threads: 2 },
+    { ...large, threads: 2, trained: "LoRA" },
+  ];
+  const cases = context.quick ? everyKind : [...everyKind, ...others];
+  return resultOf(context, "Learner step, starter model", cases, context.quick ? 1 : 9, [
+    "wasm: our backend where the native library is not there; it has one thread.",
+  ]);
+}
+
+export async function benchLearner135m(context: BenchContext): Promise<BenchResult | Skipped> {
+  const { smollm2, gsm8k, quick } = context;
+  if (smollm2 === null) return noSmollm2;
+  const common = {
+    model: smollm2,
+    prompts: gsm8kPrompts(smollm2, gsm8k),
+    kind: "shared",
+    groups: quick ? 1 : 2,
+    groupSize: quick ? 2 : 8,
+    threads: 2,
+    backend: "tensorflow",
+    rowsPerMicrobatch: 8,
+  } as const;
+  const cases: LearnerCase[] = [
+    { ...common, trained: "full" },
+    { ...common, trained: "LoRA" },
+  ];
+  return resultOf(context, "Learner step, SmolLM2-135M", cases, quick ? 1 : 3, [
+    `Prompts: ${gsm8k === null ? "the starter's problems (GSM8K is not there)" : "questions of GSM8K's training set"}.`,
+  ]);
+}
+
+async function resultOf(
+  { python, progress }: BenchContext,
+  title: string,
+  wanted: readonly LearnerCase[],
+  repeats: number,
+  notes: readonly string[],
+): Promise<BenchResult> {
   const cases: CaseResult[] = [];
-  for (const threads of quick ? [1] : [1, 2]) {
-    const ours = Side.ours(threads);
-    const torch = python === null ? null : Side.torch(python, threads);
-    try {
-      for (const { kind, groups, groupSize } of quick ? batches.filter((b) => b.groups * b.groupSize <= 64) : batches) {
-        const request = await batchOf(ours, groups, groupSize);
-        const norms: number[] = [];
-        const seconds = (side: Side) => async (repeat: number) => {
-          const reply = await side.ask<LearnerReply>(request);
-          if (repeat < 0) norms.push(reply.gradNorm);
-          return reply.seconds;
-        };
-        const measured = await interleave(
-          seconds(ours),
-          torch === null ? {} : { [PEER]: seconds(torch) },
-          quick ? 1 : 9,
-        );
-        const [a, b = a!] = norms;
-        if (Math.abs(a! - b) > MAX_GRADIENT_GAP * Math.abs(b))
-          throw new Error(`gradient norms ${a} (ours) and ${b} (torch) differ: the sides do not compute the same step`);
-        const name = `${kind} prompts, ${groups} × ${groupSize} completions, threads: ${threads}`;
-        cases.push({
-          name,
-          settings: { kind, groups, groupSize, threads, gradNormOurs: a!, ...(torch && { gradNormPeer: b }) },
-          ...measured,
-        });
-        progress(name);
-      }
-    } finally {
-      ours.close();
-      torch?.close();
-    }
+  for (const one of wanted) {
+    const { kind, groups, groupSize, threads, trained, backend } = one;
+    const how = `${trained === "LoRA" ? ", LoRA" : ""}${backend === "wasm" ? ", wasm" : ""}`;
+    const name = `${kind} prompts, ${groups} × ${groupSize} completions${how}, threads: ${threads}`;
+    const { settings, ...measured } = await learnerCase(python, one, repeats);
+    cases.push({ name, settings: { kind, groups, groupSize, trained, backend, threads, ...settings }, ...measured });
+    progress(name);
   }
   return {
-    title: "Learner step, starter model",
+    title,
     unit: "s",
     better: "lower",
-    peerNames: [PEER],
+    peerNames: [PADDED, PACKED],
     cases,
     notes: [
-      "One GRPO iteration on the starter's own completions (real lengths): advantages, forward, backward, clipping, AdamW. torch: microbatches of 64 rows, logits of all completion places. The rate is near 0, so that every repeat is the same step.",
-      "unrelated: one completion a prompt, so every advantage is 0 and both sides train on an entropy bonus (without it we would skip such groups).",
-      "Before anything is timed, the gradient norms of both sides at the first step must agree to 0.1 %.",
+      `One GRPO iteration on the model's own completions (to the stop token, at most ${MAX_NEW_TOKENS} tokens): advantages, forward, backward, clipping, AdamW. The rate is near 0, so that every repeat is the same step.`,
+      "torch, padded: a row for each completion, logits of all completion places (as TRL). torch, packed: a row for each group, prompt once, logits of completion tokens only, a mask keeps completions apart.",
+      "unrelated: one completion a prompt, so every advantage is 0 and all sides train on an entropy bonus (without it we would skip such groups). LoRA: r 16 on every linear layer, all sides from the same adapters.",
+      "Before anything is timed, the gradient norms of all sides at the first step must agree to 0.1 % (wasm: 0.5 %).",
+      ...notes,
     ],
   };
 }
 
+/** Seconds of one step; processes of its own, so that no case pays for the memory of another. */
+export async function learnerCase(
+  python: string | null,
+  one: LearnerCase,
+  repeats: number,
+): Promise<Omit<CaseResult, "name">> {
+  const { model, threads, trained } = one;
+  const [ours, torch] = [Side.ours(threads), python === null ? null : Side.torch(python, threads)];
+  let result: Omit<CaseResult, "name"> | undefined;
+  await closing([ours, torch], () =>
+    withAdapter(trained === "LoRA" ? model : null, async (adapter) => {
+      const request = await requestOf(ours, one, adapter);
+      const norms: Record<string, number> = {};
+      const seconds = (name: string, side: Side, layout: LearnerRequest["layout"]) => async (repeat: number) => {
+        const reply = await side.ask<LearnerReply>({ ...request, layout });
+        if (repeat < 0) norms[name] = reply.gradNorm;
+        return reply.seconds;
+      };
+      const peers =
+        torch === null
+          ? {}
+          : { [PADDED]: seconds(PADDED, torch, "padded"), [PACKED]: seconds(PACKED, torch, "packed") };
+      const measured = await interleave(seconds("ours", ours, "packed"), peers, repeats);
+      const [low, high] = [Math.min(...Object.values(norms)), Math.max(...Object.values(norms))];
+      if (high - low > MAX_GRADIENT_GAP[one.backend] * high)
+        throw new Error(`gradient norms differ, the sides do not compute the same step: ${JSON.stringify(norms)}`);
+      const gradNorms = Object.entries(norms).map(([who, norm]) => [`gradNorm ${who}`, norm] as const);
+      const promptTokens = request.groups.reduce((sum, { promptIds }) => sum + promptIds.length, 0);
+      const completionTokens = request.groups.flatMap(({ completions }) => completions).flat().length;
+      result = { settings: { promptTokens, completionTokens, ...Object.fromEntries(gradNorms) }, ...measured };
+    }),
+  );
+  return result!;
+}
+
 /** Completions sampled by our engine; every second one of a group earns the reward. */
-async function batchOf(ours: Side, count: number, groupSize: number): Promise<LearnerRequest> {
-  const { prompts, stopIds, padId } = starterPrompts();
+async function requestOf(ours: Side, c: LearnerCase, adapter: string | null): Promise<Omit<LearnerRequest, "layout">> {
+  const { model, groups: count, groupSize, backend, rowsPerMicrobatch } = c;
+  const { prompts, stopIds, padId } = c.prompts;
   const asked = prompts(0, count);
   const { completions, logprobs } = await ours.ask<RolloutReply>({
     op: "rollout",
-    model: starterModel,
+    model,
     prompts: asked,
     groupSize,
     rows: 64,
-    maxNewTokens: 64,
+    maxNewTokens: MAX_NEW_TOKENS,
     temperature: 1,
     stopIds,
     padId,
     seed: 1,
-  });
+  } satisfies RolloutRequest);
   const groups = asked.map((promptIds, g): LearnerGroup => {
     const own = [g * groupSize, (g + 1) * groupSize] as const;
     const members = completions.slice(...own);
@@ -90,5 +171,6 @@ async function batchOf(ours: Side, count: number, groupSize: number): Promise<Le
       rewards: members.map((_, i) => i % 2),
     };
   });
-  return { op: "learner", model: starterModel, groups, entropyCoef: groupSize === 1 ? 0.01 : 0, padId };
+  const entropyCoef = groupSize === 1 ? 0.01 : 0;
+  return { op: "learner", model, adapter, groups, entropyCoef, backend, rowsPerMicrobatch, padId };
 }

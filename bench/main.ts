@@ -6,22 +6,32 @@ import { Command } from "commander";
 import { guarded } from "../src/entry.js";
 import { UserError } from "../src/errors.js";
 import type { Bench, BenchContext } from "./bench.js";
-import { benchEndToEnd } from "./end-to-end.js";
-import { benchLearner } from "./learner.js";
+import { benchEndToEnd, benchEndToEnd10m } from "./end-to-end.js";
+import { benchGrowth } from "./growth.js";
+import { benchLimits } from "./limits.js";
+import { benchLearning } from "./learning.js";
+import { benchLearner, benchLearner135m } from "./learner.js";
 import { findGsm8k, findSmollm2 } from "./models.js";
 import { findPeers } from "./python.js";
 import { busyShare, machine, save, table } from "./report.js";
 import { benchRollout135m } from "./rollout-135m.js";
 import { benchRollout } from "./rollout.js";
-import { benchRefresh, benchTransport } from "./transport.js";
+import { writeResults } from "./readme.js";
+import { benchRefresh } from "./refresh.js";
+import { benchTransport } from "./transport.js";
 
 const benches: Readonly<Record<string, Bench>> = {
   rollout: benchRollout,
   "rollout-135m": benchRollout135m,
   learner: benchLearner,
+  "learner-135m": benchLearner135m,
   "end-to-end": benchEndToEnd,
+  "end-to-end-10m": benchEndToEnd10m,
+  learning: benchLearning,
   transport: benchTransport,
   refresh: benchRefresh,
+  growth: benchGrowth,
+  limits: benchLimits,
 };
 
 async function main(): Promise<number> {
@@ -29,6 +39,7 @@ async function main(): Promise<number> {
   const program = new Command("bench")
     .description("Measures this project against its peers on this machine.")
     .option("--only <names>", `comma-separated, of ${names.join(", ")} (default: all)`)
+    .option("--readme", "measure nothing; write the tables of bench/results/ into bench/README.md")
     .option("--quick", "few and small cases, once each: shows that everything runs, says nothing about speed")
     .option(
       "--python <path>",
@@ -37,8 +48,19 @@ async function main(): Promise<number> {
     .option("--smollm2 <dir>", "SmolLM2-135M's folder (default: FINELLAMA_SMOLLM2, then the cache)")
     .option("--gsm8k <dir>", "folder with GSM8K's train.jsonl (default: ../shared/gsm8k, then the starter's problems)")
     .parse();
-  const options = program.opts<{ only?: string; quick?: true; python?: string; smollm2?: string; gsm8k?: string }>();
+  const options = program.opts<{
+    only?: string;
+    quick?: true;
+    readme?: true;
+    python?: string;
+    smollm2?: string;
+    gsm8k?: string;
+  }>();
   const { only, quick = false, python } = options;
+  if (options.readme === true) {
+    writeResults(names);
+    return 0;
+  }
   const chosen = only?.split(",") ?? names;
   for (const name of chosen)
     if (!names.includes(name)) throw new UserError(`--only ${name}: expected one of ${names.join(", ")}.`);

@@ -20,7 +20,7 @@ function summarise(values: readonly number[]): Measured {
 }
 
 /** The middle value; the mean of the two middle ones for an even number. @param values at least one */
-function median(values: readonly number[]): number {
+export function median(values: readonly number[]): number {
   if (values.length === 0) throw new Error("the median of no values");
   const sorted = [...values].sort((a, b) => a - b);
   const half = sorted.length >> 1;
@@ -64,6 +64,20 @@ export async function interleave(
     ours: mine!,
     peers: Object.fromEntries(
       Object.keys(peers).map((name, p) => [name, { ...theirs[p]!, ratio: mine!.median / theirs[p]!.median }]),
+    ),
+  };
+}
+
+/** The same measurements in another unit. */
+export function converted({ ours, peers }: Comparison, convert: (value: number) => number): Comparison {
+  const mine = summarise(ours.values.map(convert));
+  return {
+    ours: mine,
+    peers: Object.fromEntries(
+      Object.entries(peers).map(([name, { values }]) => {
+        const theirs = summarise(values.map(convert));
+        return [name, { ...theirs, ratio: mine.median / theirs.median }];
+      }),
     ),
   };
 }

@@ -11,8 +11,10 @@ import { TrainableModel, baseFromFolder } from "../src/learner/model.js";
 import type { TrainingBatch } from "../src/learner/rollout-source.js";
 import { Updater } from "../src/learner/update.js";
 import { readModelConfig } from "../src/model/config.js";
+import { loadAdapter, loraLayout } from "../src/model/lora.js";
 import { loadPacked } from "../src/model/safetensors.js";
 import { taskSeed } from "../src/protocol/seeds.js";
+import { machine } from "./machine-side.js";
 import type { LearnerReply, LearnerRequest, Request, RolloutReply, RolloutRequest } from "./requests.js";
 
 const threads = Number(process.argv[2]);
@@ -55,19 +57,21 @@ async function rollout(request: RolloutRequest): Promise<RolloutReply> {
   };
 }
 
-async function updaterOf({ model, entropyCoef }: LearnerRequest): Promise<Updater> {
-  const key = `${model} ${entropyCoef}`;
+async function updaterOf({ model, adapter, entropyCoef, backend }: LearnerRequest): Promise<Updater> {
+  const key = `${model} ${adapter} ${entropyCoef}`;
   const found = learners.get(key);
   if (found !== undefined) return found;
-  const { tf } = await startBackend("tensorflow", threads);
+  const { tf } = await startBackend(backend, threads);
   const run = runConfigSchema.parse({
     model: { path: model },
+    lora: { enabled: adapter !== null },
     learning_rate: LEARNING_RATE,
     lr_scheduler_type: "constant",
     entropy_coef: entropyCoef,
   });
   const config = readModelConfig(model);
-  const updater = new Updater(tf, run, new TrainableModel(tf, config, run, baseFromFolder(model, config), null));
+  const adapters = adapter === null ? null : loadAdapter(adapter, loraLayout(config, run.lora), run.lora);
+  const updater = new Updater(tf, run, new TrainableModel(tf, config, run, baseFromFolder(model, config), adapters));
   learners.set(key, updater);
   return updater;
 }
@@ -114,6 +118,11 @@ async function learner(request: LearnerRequest): Promise<LearnerReply> {
 
 for await (const line of createInterface({ input: process.stdin })) {
   const request = JSON.parse(line) as Request;
-  const reply = request.op === "rollout" ? await rollout(request) : await learner(request);
+  const reply =
+    request.op === "rollout"
+      ? await rollout(request)
+      : request.op === "learner"
+        ? await learner(request)
+        : await machine(request, threads);
   process.stdout.write(`${JSON.stringify(reply)}\n`);
 }

@@ -94,6 +94,16 @@ export async function busyShare(): Promise<number> {
   return 1 - idle / all;
 }
 
+/** What a JSON file of bench/results/ holds, besides more of the circumstances. */
+export interface SavedResult extends BenchResult {
+  readonly name: string;
+  readonly date: string;
+  readonly cpu: string;
+  readonly cores: number;
+  readonly commit: string | null;
+  readonly othersBusyShare: number;
+}
+
 /** Writes bench/results/<name>.json and .svg; returns the folder. */
 export function save(name: string, result: BenchResult, surroundings: Record<string, unknown>): string {
   mkdirSync(resultsFolder, { recursive: true });

@@ -40,8 +40,15 @@ export interface LearnerGroup {
 export interface LearnerRequest {
   readonly op: "learner";
   readonly model: string;
+  /** PEFT folder of the adapters to train; null = all weights. */
+  readonly adapter: string | null;
   readonly groups: readonly LearnerGroup[];
   readonly entropyCoef: number;
+  /** Ours alone; the first request of a process decides. */
+  readonly backend: "tensorflow" | "wasm";
+  /** torch alone (ours packs by a budget of tokens). */
+  readonly layout: "padded" | "packed";
+  readonly rowsPerMicrobatch: number;
   readonly padId: number;
 }
 
@@ -51,4 +58,17 @@ export interface LearnerReply {
   readonly gradNorm: number;
 }
 
-export type Request = RolloutRequest | LearnerRequest;
+/** What the machine can do, in one of the runtimes: a product of two matrices [size, size], or a sum of two vectors [size]. */
+export interface MachineRequest {
+  readonly op: "machine";
+  readonly measure: "product" | "triad";
+  readonly runtime: "onnxruntime" | "tensorflow" | "torch";
+  readonly size: number;
+}
+
+export interface MachineReply {
+  /** Of one product, or one pass over the vectors. */
+  readonly seconds: number;
+}
+
+export type Request = RolloutRequest | LearnerRequest | MachineRequest;

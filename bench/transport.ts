@@ -1,30 +1,25 @@
-/** (d) The learner's door: completions/s through it, journal included; and how soon new weights decode. No peer has either. */
+/** (d) The learner's door: completions/s through it, journal included. No peer has one. */
 import { fork } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { runConfigSchema } from "../src/config/schema.js";
 import { Dispatcher } from "../src/learner/dispatcher.js";
 import { Ledger } from "../src/learner/ledger.js";
 import type { TaskBookOptions } from "../src/learner/task-book.js";
-import { readModelConfig } from "../src/model/config.js";
-import { publishedHash, publishedLayout } from "../src/model/published.js";
-import { loadPacked } from "../src/model/safetensors.js";
 import type { Task } from "../src/protocol/messages.js";
 import { taskSeed } from "../src/protocol/seeds.js";
 import { resolveAddresses, type Addresses } from "../src/protocol/sockets.js";
 import type { BenchContext, BenchResult } from "./bench.js";
 import { interleave } from "./measure.js";
-import { repositoryFile } from "./side.js";
-import { starterModel, starterPrompts } from "./models.js";
 
 const GROUP_SIZE = 8;
 const TOKENS = 128;
 const GROUPS_PER_BATCH = 64;
 const BATCHES_PER_REPEAT = 10;
-const CHUNK_BYTES = 1 << 20;
+/** Of the weights, on their way to an actor. */
+export const CHUNK_BYTES = 1 << 20;
 
 export async function benchTransport({ quick, progress }: BenchContext): Promise<BenchResult> {
   const repeats = quick ? 1 : 5;
@@ -72,61 +67,8 @@ export async function benchTransport({ quick, progress }: BenchContext): Promise
   };
 }
 
-export async function benchRefresh({ quick, progress }: BenchContext): Promise<BenchResult> {
-  const model = readModelConfig(starterModel);
-  const layout = publishedLayout(model, null);
-  const { prompts, stopIds } = starterPrompts();
-  const promptIds = Int32Array.from(prompts(0, 1)[0]!);
-  const measured = await withLearner(0, async (dispatcher, { work, weights }, folder) => {
-    const config = join(folder, "config.json");
-    writeFileSync(config, JSON.stringify(runConfigSchema.parse({ model: { path: starterModel } })));
-    const args = ["--config", config, "--work", work, "--weights", weights, "--threads", "1"];
-    const actor = fork(repositoryFile("dist/actors/main.js"), args);
-    const ended = new Promise((resolve) => actor.once("exit", resolve));
-    try {
-      // Two buffers in turn: one is served while the next is written.
-      const buffers = [loadPacked(starterModel, model), loadPacked(starterModel, model)];
-      return await interleave(
-        async (repeat) => {
-          const packed = buffers[(repeat + 1) % 2]!;
-          packed[0]! += 1e-6 * (repeat + 2); // another policy each time
-          const iteration = repeat + 1;
-          const taskId = `refresh-${iteration}`;
-          const begin = performance.now();
-          dispatcher.publish(packed, { iteration, sha256: publishedHash(packed, layout, null) });
-          const sampling = { temperature: 1, maxNewTokens: 1, stopIds };
-          const problem = { question: "", answer: "#### 0" };
-          const seed = taskSeed(0, taskId);
-          const common = { kind: "eval", batch: iteration, groupSize: 1, minIteration: iteration } as const;
-          await dispatcher.evaluate([{ taskId, promptIds, seed, sampling, problem, ...common }], () => {});
-          return performance.now() - begin;
-        },
-        {},
-        quick ? 2 : 21,
-      );
-    } finally {
-      actor.send({ type: "stop" });
-      await ended;
-    }
-  });
-  const name = "starter model, ipc, threads: 1";
-  progress(name);
-  return {
-    title: "Weight refresh of an idle actor",
-    unit: "ms",
-    better: "lower",
-    peerNames: [],
-    cases: [
-      { name, settings: { bytes: 4 * loadPacked(starterModel, model).length, chunkBytes: CHUNK_BYTES }, ...measured },
-    ],
-    notes: [
-      "From publish() to the answer of a task of one token that only the new weights may answer: hash, transfer, copy, hash, prefill, one decode step, way back. An upper bound of the refresh alone.",
-    ],
-  };
-}
-
 /** A dispatcher with sockets and a journal of its own. @param maxBatches training batches it may open */
-async function withLearner<T>(
+export async function withLearner<T>(
   maxBatches: number,
   use: (dispatcher: Dispatcher, addresses: Addresses, folder: string, ledger: Ledger) => Promise<T>,
 ): Promise<T> {

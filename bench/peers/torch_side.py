@@ -10,22 +10,16 @@ import time
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from torch_learner import learner, left_padded
+
 torch.set_num_threads(int(sys.argv[1]))
 models = {}
-learners = {}
 
 
 def model_of(path):
     if path not in models:
         models[path] = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     return models[path]
-
-
-def left_padded(prompts, pad):
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    return ids, mask
 
 
 def rollout(r):
@@ -55,56 +49,23 @@ def rollout(r):
     return {"seconds": seconds, "tokens": sum(map(len, completions)), "completions": completions}
 
 
-def learner_of(r):
-    key = (r["model"], r["entropyCoef"])
-    if key not in learners:
-        model = AutoModelForCausalLM.from_pretrained(r["model"], dtype=torch.float32).train()
-        model.config.use_cache = False
-        learners[key] = (model, torch.optim.AdamW(model.parameters(), lr=1e-10, weight_decay=0.0, fused=True))
-    return learners[key]
+PRODUCTS = 10
 
 
-# Rows of one forward and backward pass, TRL's per_device_train_batch_size.
-MICROBATCH = 64
-
-
-def learner(r):
-    """One GRPO step on a padded batch: prompts left-padded, completions right-padded, logits of all completion places."""
-    model, optimizer = learner_of(r)
+def machine(r):
+    """A product of two matrices, or a triad (a = b + s c) over vectors, into memory that is there already."""
+    shape = (r["size"], r["size"]) if r["measure"] == "product" else (r["size"],)
+    a, b, c = torch.zeros(shape), torch.full(shape, 0.5), torch.full(shape, 0.25)
     begin = time.perf_counter()
-    rows = []
-    for group in r["groups"]:
-        rewards = torch.tensor(group["rewards"], dtype=torch.float32)
-        deviation = rewards.std() if len(rewards) > 1 else torch.tensor(0.0)
-        advantages = (rewards - rewards.mean()) / (deviation + 1e-4)
-        rows += [(group["promptIds"], ids, a) for ids, a in zip(group["completions"], advantages)]
-    total = sum(len(ids) for _, ids, _ in rows)
-    optimizer.zero_grad()
-    for start in range(0, len(rows), MICROBATCH):
-        part = rows[start : start + MICROBATCH]
-        prompt, prompt_mask = left_padded([p for p, _, _ in part], r["padId"])
-        width = max(len(ids) for _, ids, _ in part)
-        completion = torch.tensor([ids + [r["padId"]] * (width - len(ids)) for _, ids, _ in part])
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for _, ids, _ in part])
-        logits = model(
-            input_ids=torch.cat([prompt, completion], 1),
-            attention_mask=torch.cat([prompt_mask, mask], 1),
-            logits_to_keep=width + 1,
-        ).logits[:, :-1]
-        every = logits.log_softmax(-1)
-        logprobs = every.gather(-1, completion.unsqueeze(-1)).squeeze(-1)
-        ratio = torch.exp(logprobs - logprobs.detach())
-        advantage = torch.stack([a for _, _, a in part]).unsqueeze(1)
-        gain = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
-        if r["entropyCoef"]:
-            gain = gain - r["entropyCoef"] * (every.exp() * every).sum(-1)
-        (-(gain * mask).sum() / total).backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return {"gradNorm": norm.item(), "seconds": time.perf_counter() - begin}
+    if r["measure"] == "product":
+        for _ in range(PRODUCTS):
+            torch.mm(b, c, out=a)
+        return {"seconds": (time.perf_counter() - begin) / PRODUCTS}
+    torch.add(b, c, alpha=3.0, out=a)
+    return {"seconds": time.perf_counter() - begin}
 
 
+answers = {"rollout": rollout, "learner": learner, "machine": machine}
 for line in sys.stdin:
     request = json.loads(line)
-    answer = rollout(request) if request["op"] == "rollout" else learner(request)
-    print(json.dumps(answer), flush=True)
+    print(json.dumps(answers[request["op"]](request)), flush=True)

@@ -1,6 +1,7 @@
-"""TRL's GRPOTrainer on the problems and the starting model that `launch` gets; writes the seconds of every step.
+"""TRL's GRPOTrainer on the problems and the starting model that `launch` gets; writes the seconds of every step,
+and its checkpoints where asked.
 
-python trl_grpo.py --model DIR --data problems.jsonl --out seconds.json --completions 512 --steps 10 --threads 2
+python trl_grpo.py --model DIR --data problems.jsonl --out seen.json --completions 512 --steps 10 --threads 2
 problems.jsonl: lines {"question": …, "answer": "… #### n"}.
 """
 
@@ -22,6 +23,8 @@ parser.add_argument("--completions", type=int, required=True)
 parser.add_argument("--steps", type=int, required=True)
 parser.add_argument("--threads", type=int, required=True)
 parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--reward", choices=["correctness", "digits"], default="correctness")
+parser.add_argument("--save-steps", type=int, default=0, help="a checkpoint every so many steps, in OUT.trl")
 args = parser.parse_args()
 torch.set_num_threads(args.threads)
 
@@ -41,8 +44,12 @@ def correctness(completions, gold, **_):
     return [float(number(c[0]["content"]) == number(g)) for c, g in zip(completions, gold)]
 
 
+def digits(completions, **_):
+    return [float(len(re.findall("[0-9]", c[0]["content"])) % 2) for c in completions]
+
+
 class Clock(TrainerCallback):
-    """From the end of one step to the end of the next: generation, rewards, training, everything between."""
+    """From the end of one step to the end of the next: generation, rewards, training, everything between but saving."""
 
     def __init__(self):
         self.seconds = []
@@ -54,6 +61,9 @@ class Clock(TrainerCallback):
         now = time.perf_counter()
         self.seconds.append(now - self.last)
         self.last = now
+
+    def on_save(self, *_, **__):
+        self.last = time.perf_counter()
 
 
 # A forward and backward pass takes up to 64 rows; larger batches are accumulated, and generated in one piece.
@@ -75,17 +85,21 @@ config = GRPOConfig(
     loss_type="dapo",
     learning_rate=5e-5,
     adam_beta2=0.99,
-    lr_scheduler_type="constant",
+    lr_scheduler_type="constant_with_warmup",
+    warmup_steps=5,
     max_grad_norm=1.0,
     max_steps=args.steps,
     seed=args.seed,
     logging_steps=args.steps,
-    save_strategy="no",
+    save_strategy="steps" if args.save_steps else "no",
+    save_steps=args.save_steps or args.steps,
+    save_only_model=True,
     report_to="none",
     disable_tqdm=True,
 )
 clock = Clock()
-trainer = GRPOTrainer(model=args.model, args=config, train_dataset=dataset, reward_funcs=correctness, callbacks=[clock])
+reward = {"correctness": correctness, "digits": digits}[args.reward]
+trainer = GRPOTrainer(model=args.model, args=config, train_dataset=dataset, reward_funcs=reward, callbacks=[clock])
 trainer.train()
 last = [entry for entry in trainer.state.log_history if "reward" in entry][-1]
 with open(args.out, "w") as file:

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { interleave } from "../../bench/measure.js";
+import { converted, interleave } from "../../bench/measure.js";
 
 /** Gives the numbers in turn, and writes down who was asked. */
 function side(name: string, values: readonly number[], log: string[]) {
@@ -32,5 +32,14 @@ describe("interleave", () => {
 
   it("without a peer has no ratio", async () => {
     expect((await interleave(side("a", [1], []), {}, 1)).peers).toEqual({});
+  });
+});
+
+describe("converted", () => {
+  it("summarises anew in the other unit", async () => {
+    const rates = await interleave(side("a", [1, 2, 4], []), { x: side("b", [8, 4, 2], []) }, 3);
+    const costs = converted(rates, (rate) => 8 / rate);
+    expect(costs.ours).toEqual({ values: [8, 4, 2], median: 4, min: 2, max: 8, spread: 1.5 });
+    expect(costs.peers["x"]).toMatchObject({ values: [1, 2, 4], ratio: 2 });
   });
 });
