@@ -18,8 +18,6 @@ const GENERATE = "transformers generate";
 type Axis = "size" | "learner size" | "batch" | "length" | "actors";
 
 interface Load {
-  readonly axis: Axis;
-  readonly x: number;
   readonly model: string;
   readonly actors: number;
   readonly rows: number;
@@ -36,7 +34,7 @@ export async function benchGrowth(context: BenchContext): Promise<BenchResult> {
       ...(quick ? random.slice(0, 1) : [...random, ...(smollm2 === null ? [] : [smollm2])]),
     ];
     const base = { model: starterModel, actors: 1, rows: 64, length: 64 };
-    const loads: Load[] = [
+    const loads: (Load & { axis: Axis; x: number })[] = [
       ...models.map((model) => ({
         ...base,
         axis: "size" as const,
@@ -50,9 +48,15 @@ export async function benchGrowth(context: BenchContext): Promise<BenchResult> {
       ...[1, 2].map((actors) => ({ ...base, axis: "actors" as const, x: actors, actors, rows: 64 * actors })),
     ];
     const cases: (CaseResult & { axis: Axis; x: number })[] = [];
-    for (const load of loads) {
-      cases.push({ axis: load.axis, x: load.x, ...(await rolloutCost(context, load)) });
-      progress(cases.at(-1)!.name);
+    // Axes meet in one load, which is measured once.
+    const measured = new Map<string, CaseResult>();
+    for (const { axis, x, ...load } of loads) {
+      const key = JSON.stringify(load);
+      if (!measured.has(key)) {
+        measured.set(key, await rolloutCost(context, load));
+        progress(measured.get(key)!.name);
+      }
+      cases.push({ axis, x, ...measured.get(key)! });
     }
     for (const model of models) {
       cases.push({ axis: "learner size", x: parametersOf(model) / 1e6, ...(await learnerCost(context, model)) });
@@ -78,7 +82,7 @@ export async function benchGrowth(context: BenchContext): Promise<BenchResult> {
       unit: "µs a token",
       better: "lower",
       peerNames: [GENERATE, PADDED],
-      cases: cases.map(({ axis, x, ...one }) => ({ ...one, settings: { axis, x, ...one.settings } })),
+      cases: [...new Map(cases.map(({ axis: _, x: __, ...one }) => [one.name, one])).values()],
       notes: [
         "Rollout: seconds over new tokens, fixed lengths, groups of 8 (B = 1: none), one thread for each actor, as many for generate. Learner: seconds of a step over the tokens that have to be trained on (each prompt once, and completions), 2 × 8 completions, two threads.",
         "10 M and 45 M parameters: random weights with the starter's tokenizer. 135 M: SmolLM2, where it is there.",
