@@ -82,7 +82,7 @@ export async function benchGrowth(context: BenchContext): Promise<BenchResult> {
       unit: "µs a token",
       better: "lower",
       peerNames: [GENERATE, PADDED],
-      cases: [...new Map(cases.map(({ axis: _, x: __, ...one }) => [one.name, one])).values()],
+      cases: [...new Map(cases.map((one) => [one.name, one])).values()],
       notes: [
         "Rollout: seconds over new tokens, fixed lengths, groups of 8 (B = 1: none), one thread for each actor, as many for generate. Learner: seconds of a step over the tokens that have to be trained on (each prompt once, and completions), 2 × 8 completions, two threads.",
         "10 M and 45 M parameters: random weights with the starter's tokenizer. 135 M: SmolLM2, where it is there.",
