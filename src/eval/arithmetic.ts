@@ -52,14 +52,11 @@ function tokens(text: string): Token[] {
   return Array.from(text.matchAll(tokenPattern)).flatMap((match) => {
     const [kind] = Object.entries(match.groups!).find(([, value]) => value !== undefined)!;
     if (kind === "space") return [];
-    const isTimes = /^[xX]$/.test(match[0]);
+    const end = match.index + match[0].length;
+    // `6 x 7`, but not the x of `2x - 5`
+    const isTimes = /^[xX]$/.test(match[0]) && /^\s*[\d.$€£(]/.test(text.slice(end));
     return [
-      {
-        kind: (isTimes ? "op" : kind) as Token["kind"],
-        text: isTimes ? "*" : match[0],
-        start: match.index,
-        end: match.index + match[0].length,
-      },
+      { kind: (isTimes ? "op" : kind) as Token["kind"], text: isTimes ? "*" : match[0], start: match.index, end },
     ];
   });
 }
@@ -76,6 +73,8 @@ interface Value {
 interface Side {
   readonly value: Value;
   readonly first: Value;
+  /** `100%` stands in it: `1 / 4 * 100% = 25` is meant in percent. */
+  readonly hundred: boolean;
   readonly operations: Operation[];
   readonly next: number;
 }
@@ -95,7 +94,10 @@ class Parser {
     this.first = undefined;
     const parsed = this.sum(at);
     if (parsed === undefined) return undefined;
-    return { value: parsed[0], first: this.first!, operations: this.operations, next: parsed[1] };
+    const hundred = this.list
+      .slice(at, parsed[1])
+      .some((token, i, side) => token.kind === "percent" && side[i - 1]?.text === "100");
+    return { value: parsed[0], first: this.first!, operations: this.operations, hundred, next: parsed[1] };
   }
 
   private sum(at: number): [Value, number] | undefined {
@@ -119,7 +121,9 @@ class Parser {
     let left = this.factor(at);
     while (left !== undefined) {
       const sign = this.list[left[1]];
-      const times = sign?.kind === "op" ? /[*×·]/.test(sign.text) : sign?.kind === "word" && sign.text === "of";
+      // "20% of 50", but not "5 apples for a total of 9"
+      const isOf = sign?.text === "of" && this.list[left[1] - 1]!.kind !== "word";
+      const times = isOf || (sign?.kind === "op" && /[*×·]/.test(sign.text));
       const over = sign?.kind === "op" && /[/÷]/.test(sign.text);
       if (!times && !over) return left;
       this.operations.push(times ? "×" : "÷");
@@ -164,11 +168,13 @@ class Parser {
   private unit(at: number): [unit: string, next: number] | undefined {
     const words: string[] = [];
     let i = at;
+    // `2x`, `(3/4)e`: an unknown
+    if (this.list[at]?.kind === "word" && this.list[at].start === this.list[at - 1]!.end) return undefined;
     while (words.length < 3) {
       const slash = words.length > 0 && this.list[i]?.text === "/" ? 1 : 0;
       const word = this.list[i + slash];
       if (word?.kind !== "word" || word.text === "of" || joiningWords.test(word.text)) break;
-      if (scaleWords.test(word.text)) return undefined;
+      if (scaleWords.test(word.text) || word.text.length === 1) return undefined;
       words.push(word.text.toLowerCase().replace(/s$/, ""));
       i += slash + 1;
     }
@@ -181,26 +187,25 @@ function combine(a: Value, b: Value, operation: (x: number, y: number) => number
   return { readings: [operation(x[0], y[0]), operation(x[1], y[1])], unit, decimals: 0 };
 }
 
-/** The equations of a text that hold at least one operation and can be judged, in order. */
+/** The equations of a text whose left side (or whose chain) holds an operation and that can be judged, in order. */
 export function equationsOf(text: string): Equation[] {
   const source = plain(text);
   const list = tokens(source);
   const parser = new Parser(list);
   const found: Equation[] = [];
   for (let i = 0; i < list.length;) {
-    const before = list[i - 1]?.kind;
-    // behind an operator or a number: the tail of something that was not understood (2x + 3 = 7, 1 1/2 * 4 = 6)
-    const starts = before !== "op" && before !== "number" && before !== "close";
-    let left = starts ? parser.side(i) : undefined;
-    let [next, from] = [i + 1, i];
+    // behind an operator, a number or a colon: the tail of something not understood (y + 3 = 7, 1 1/2 * 4 = 6, 7:50 + 30 = 80)
+    let left = isTail(list, i) ? undefined : parser.side(i);
+    let [next, from, judged] = [i + 1, i, false];
     while (left !== undefined && list[left.next]?.kind === "equals") {
       const sign = list[left.next]!.text;
       const right = parser.side(left.next + 1);
-      if (right === undefined || list[right.next]?.kind === "op" || list[right.next]?.kind === "open") break;
-      const operations = [...left.operations, ...right.operations];
-      if (operations.length > 0) {
-        const holds = agrees(left.value, right.value, sign) || agrees(left.value, right.first, sign);
+      if (right === undefined || /^[-+*/×÷·(:\d]/.test(list[right.next]?.text ?? "")) break;
+      judged ||= left.operations.length > 0;
+      if (judged) {
+        const holds = agrees(left, right.value, sign) || agrees(left, right.first, sign);
         const shown = source.slice(list[from]!.start, list[right.next - 1]!.end).replace(/\s+/g, " ");
+        const operations = [...left.operations, ...right.operations];
         found.push({ text: shown, operations, left: left.value.readings[0], right: right.value.readings[0], holds });
       }
       [from, left, next] = [left.next + 1, right, right.next];
@@ -210,14 +215,25 @@ export function equationsOf(text: string): Equation[] {
   return found;
 }
 
-/** Equal, or equal as far as the decimals of the right side go; `≈` allows a rounded whole number, too. */
-function agrees(left: Value, right: Value, sign: string): boolean {
-  const slack = right.decimals > 0 || sign === "≈" ? 10 ** -right.decimals : 0;
+function isTail(list: readonly Token[], at: number): boolean {
+  const before = list[at - 1];
+  if (before === undefined) return false;
+  if (before.text === ":") return before.end === list[at]!.start && list[at - 2]?.kind === "number";
+  return before.kind === "op" || before.kind === "number" || before.kind === "close";
+}
+
+/**
+ * Equal, or equal as far as the decimals of the right side go. A quotient that is no whole number may be rounded to one;
+ * so may anything behind `≈`.
+ */
+function agrees({ value: left, operations, hundred }: Side, right: Value, sign: string): boolean {
+  const rounded = sign === "≈" || (operations.includes("÷") && !Number.isInteger(left.readings[0]));
+  const slack = right.decimals > 0 || rounded ? 10 ** -right.decimals : 0;
   const close = (value: number, claimed: number, slack: number): boolean => {
     const gap = Math.abs(value - claimed);
     return gap <= 1e-9 * Math.max(1, Math.abs(value), Math.abs(claimed)) || gap < slack;
   };
-  const inPercent = right.readings[0] !== right.readings[1];
+  const inPercent = hundred || right.readings[0] !== right.readings[1];
   return (
     close(left.readings[0], right.readings[0], slack) ||
     (inPercent && close(left.readings[1], right.readings[1], 100 * slack))

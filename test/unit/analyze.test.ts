@@ -1,12 +1,14 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { afterAll, describe, expect, test, vi } from "vitest";
 import { runAnalyze } from "../../src/commands/analyze.js";
 import { analyze, changes, classOf } from "../../src/eval/analyze.js";
 import { equationsOf } from "../../src/eval/arithmetic.js";
 import { UserError } from "../../src/errors.js";
+import { parseGsm8k } from "../../src/tasks/gsm8k.js";
 import { prediction } from "../support/evaluation.js";
 
 describe("equations", () => {
@@ -35,6 +37,9 @@ describe("equations", () => {
     "48/2 = <<48/2=24>>24",
     "So **3 + 4 = 7**.",
     "1. 5 + 3 = 8",
+    "100 / 3 = 33",
+    "1 / 4 * 100% = 25",
+    "$12.00 for a total of 48+12 = $60.00",
   ])("%j holds", (text) => {
     const found = equationsOf(text);
     expect(found.length).toBeGreaterThan(0);
@@ -46,7 +51,8 @@ describe("equations", () => {
     ["3 + 4 + 5 = 13", 12],
     ["$1,200 * 20% = $24", 240],
     ["10 / 3 = 3.5", 10 / 3],
-    ["7 / 2 = 3", 3.5],
+    ["8 / 2 = 3", 4],
+    ["7 / 2 = 5", 3.5],
     ["2 + 3 * 4 = 20", 14],
     ["20% of 50 = 1000", 10],
   ])("%j does not hold", (text, value) => {
@@ -58,6 +64,11 @@ describe("equations", () => {
   test.each([
     "x + 5 = 12",
     "2x + 3 = 7",
+    "2x-5=13",
+    "10m - 7 = 93",
+    "(3/4)e + 1 = 9",
+    "an hour and 20 minutes = (60+20) minutes",
+    "7:50 + 30 minutes = 8:20",
     "y = 4",
     "There are 3 apples",
     "1 hour + 30 minutes = 90 minutes",
@@ -116,6 +127,19 @@ describe("equations", () => {
     );
     fc.assert(fc.property(fc.array(piece, { maxLength: 30 }), (pieces) => void equationsOf(pieces.join(""))));
   });
+});
+
+const published = fileURLToPath(new URL("../../../shared/gsm8k", import.meta.url));
+const lacking = existsSync(published) ? "" : ` (skipped: no GSM8K at ${published})`;
+test.skipIf(lacking !== "")(`of the equations in GSM8K's own solutions, 57 of 26,507 do not hold${lacking}`, () => {
+  const equations = ["train", "test"].flatMap((name) =>
+    parseGsm8k(readFileSync(join(published, `${name}.jsonl`), "utf8"), name).flatMap(({ answer }) =>
+      equationsOf(answer),
+    ),
+  );
+  expect(equations.length).toBe(26_507);
+  // slips of the data such as 400 / 80 = 180, and a few ways of writing that are misread, such as 500 / 2/5
+  expect(equations.filter(({ holds }) => !holds).length).toBe(57);
 });
 
 const right = prediction({ text: "3 + 4 = 7\n#### 7" });
