@@ -3,8 +3,9 @@
 python llama_side.py <threads>; `model` of a request is a float32 GGUF file (gguf_f32.py).
 
 As its own server decodes: up to `rows` sequences in one batch, a place that becomes free is filled at once. The prompt of
-a group is computed once and shared (llama_memory_seq_cp over a unified cache copies nothing); logits are asked for only
-where a token is sampled.
+a group is computed once and copied (llama_memory_seq_cp); logits are asked for only where a token is sampled. A cache for
+each sequence and flash attention were 6 % faster here (16 sequences, 100 + 24 tokens, one thread) than one cache for all,
+which copies nothing but lets every token look at the others' places, and 10 % faster than without flash attention.
 """
 
 import ctypes
@@ -32,14 +33,14 @@ def model_of(path):
     return models[path]
 
 
-def context_of(model, rows, cells):
-    """@param cells places of the key/value cache, of all sequences together"""
+def context_of(model, rows, length):
+    """@param length places of each sequence in the key/value cache"""
     p = llama.llama_context_default_params()
-    p.n_ctx = cells
-    p.n_seq_max = rows + 1
+    p.n_seq_max = rows + 1  # one more keeps a prompt
+    p.n_ctx = p.n_seq_max * length
     p.n_batch = p.n_ubatch = max(PROMPT_BATCH, rows)
     p.n_threads = p.n_threads_batch = THREADS
-    p.kv_unified = True
+    p.kv_unified = False
     p.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
     p.no_perf = True
     return llama.llama_init_from_model(model, p)
@@ -67,9 +68,7 @@ def sampler_of(temperature, seed):
 
 def rollout(r):
     rows, new, stops = r["rows"], r["maxNewTokens"], set(r["stopIds"])
-    # The prompts in flight, the one that is waiting, and all that is generated.
-    cells = (rows + 1) * max(map(len, r["prompts"])) + rows * new
-    context = context_of(model_of(r["model"]), rows, cells)
+    context = context_of(model_of(r["model"]), rows, max(map(len, r["prompts"])) + new)
     memory = llama.llama_get_memory(context)
     batch = llama.llama_batch_init(max(PROMPT_BATCH, rows), 0, 1)
     sampler = sampler_of(r["temperature"], r["seed"])
