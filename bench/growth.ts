@@ -143,13 +143,12 @@ async function learnerCost({ python, quick }: BenchContext, model: string): Prom
       rowsPerMicrobatch: 16,
     },
     quick ? 1 : 3,
+    false,
   );
   const tokens = Number(settings["promptTokens"]) + Number(settings["completionTokens"]);
-  const { [PADDED]: padded } = measured.peers;
-  const peers: typeof measured.peers = padded === undefined ? {} : { [PADDED]: padded };
   return {
     name: `learner, ${millions(model)}, 2 × 8 completions`,
     settings,
-    ...converted({ ours: measured.ours, peers }, (seconds) => (1e6 * seconds) / tokens),
+    ...converted(measured, (seconds) => (1e6 * seconds) / tokens),
   };
 }

@@ -1,6 +1,6 @@
 /** (b) Seconds of one GRPO step: our packed batch against torch's padded one, and against a packed one in torch. */
 import type { BenchContext, BenchResult, CaseResult, Skipped } from "./bench.js";
-import { interleave } from "./measure.js";
+import { interleave, type Measure } from "./measure.js";
 import { gsm8kPrompts, noSmollm2, starterModel, starterPrompts, type Prompts } from "./models.js";
 import { withAdapter } from "./random-model.js";
 import type { LearnerGroup, LearnerReply, LearnerRequest, RolloutReply, RolloutRequest } from "./requests.js";
@@ -114,6 +114,7 @@ export async function learnerCase(
   python: string | null,
   one: LearnerCase,
   repeats: number,
+  packedPeer = true,
 ): Promise<Omit<CaseResult, "name">> {
   const { model, threads, trained } = one;
   const [ours, torch] = [Side.ours(threads), python === null ? null : Side.torch(python, threads)];
@@ -127,10 +128,9 @@ export async function learnerCase(
         if (repeat < 0) norms[name] = reply.gradNorm;
         return reply.seconds;
       };
-      const peers =
-        torch === null
-          ? {}
-          : { [PADDED]: seconds(PADDED, torch, "padded"), [PACKED]: seconds(PACKED, torch, "packed") };
+      const peers: Record<string, Measure> = {};
+      if (torch !== null) peers[PADDED] = seconds(PADDED, torch, "padded");
+      if (torch !== null && packedPeer) peers[PACKED] = seconds(PACKED, torch, "packed");
       const measured = await interleave(seconds("ours", ours, "packed"), peers, repeats);
       const [low, high] = [Math.min(...Object.values(norms)), Math.max(...Object.values(norms))];
       if (high - low > MAX_GRADIENT_GAP[one.backend] * high)
