@@ -27,7 +27,7 @@ figure.narrow svg { max-width: 620px; min-width: 340px; }
 figure.wide svg { max-width: 960px; min-width: 640px; }
 .charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 6px 24px; }
 table { border-collapse: collapse; margin: 0 0 18px; min-width: min(100%, 480px); font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; min-width: 300px; color: var(--soft); font-size: 0.875rem; padding-bottom: 6px; max-width: 90ch; }
+caption { text-align: left; color: var(--soft); font-size: 0.875rem; padding-bottom: 6px; max-width: min(90ch, calc(100vw - 28px)); }
 th, td { padding: 5px 10px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; vertical-align: top; }
 th:first-child, .words th, .words td { text-align: left; }
 .words td { white-space: normal; overflow-wrap: anywhere; }
