@@ -13,6 +13,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { writeReport } from "../../src/commands/report.js";
 import { UserError } from "../../src/errors.js";
+import { wilsonInterval } from "../../src/eval/statistics.js";
 import { writeRun, writeStudy } from "../support/evaluation.js";
 
 const root = mkdtempSync(join(tmpdir(), "report-"));
@@ -31,7 +32,15 @@ describe("report of a study", () => {
   const dir = join(root, "study");
   let page = "";
   let json: {
-    results: { who: string; mode: string; accuracy: number; accuracies: number[]; seeds: number[] }[];
+    results: {
+      who: string;
+      mode: string;
+      accuracy: number;
+      accuracies: number[];
+      ci95: [number, number];
+      n: number;
+      seeds: number[];
+    }[];
     flows: Record<string, number>[];
   };
   beforeAll(() => {
@@ -54,6 +63,17 @@ describe("report of a study", () => {
       page.replaceAll("&lt;script src=&quot;https://example.org/x.js&quot;", "").match(/https?:\/\/[^"' )]*/g),
     );
     expect([...addresses].filter((address) => !address.startsWith("http://www.w3.org/"))).toEqual([]);
+  });
+
+  test("no path of this machine is in it, and equal seeds are not taken for certainty", () => {
+    for (const name of ["report.html", "report.md", "report.json"])
+      expect(readFileSync(join(dir, name), "utf8")).not.toContain(root);
+    expect(page).toContain("…/study/grpo-seed1");
+    for (const { accuracy, ci95, n } of json.results) {
+      const [low, high] = wilsonInterval(accuracy * n, n);
+      expect(ci95[0]).toBeLessThanOrEqual(low);
+      expect(ci95[1]).toBeGreaterThanOrEqual(Math.min(1, high) - 1e-12);
+    }
   });
 
   test("completions are text: a script in one is shown, not run", () => {

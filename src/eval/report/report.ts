@@ -5,7 +5,7 @@ import { type Gathered, type Run, gather } from "./gather.js";
 import { flows, results } from "./results.js";
 import { auditSection, flowSection, samplesSection } from "./sections/answers.js";
 import { accuracySection, comparisonSection } from "./sections/models.js";
-import { configurationSection, differencesSection, environmentSection } from "./sections/setup.js";
+import { configurationSection, differencesSection, environmentSection, shortPath } from "./sections/setup.js";
 import { beforeAfter, behaviourSection, costSection, learningSection } from "./sections/training.js";
 import { type Style, baselineStyle, styleOf } from "./charts/common.js";
 import { account, algorithmsOf, metricCurves, validationCurves } from "./training.js";
@@ -79,13 +79,13 @@ function subtitleOf({ study, runs, baseline }: Gathered): string {
       : [
           Object.keys(study.definition.algorithms).map(label).join(" and "),
           `seeds ${study.definition.seeds.join(", ")}`,
-          ...baseline.slice(0, 1).map(({ metrics }) => `${metrics.n} questions of ${metrics.data}`),
+          ...baseline.slice(0, 1).map(({ metrics }) => `${metrics.n} questions of ${shortPath(metrics.data)}`),
         ];
   const model = runs[0]?.config.model.path;
   const steps = runs.map(({ config }) => config.max_steps);
   return [
     ...parts,
-    ...(model === undefined ? [] : [model]),
+    ...(model === undefined ? [] : [shortPath(model)]),
     ...(steps.length === 0
       ? []
       : [`${Math.max(...steps)} iterations of ${runs[0]!.config.generation_batch_size} completions`]),

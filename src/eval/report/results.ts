@@ -5,7 +5,7 @@
 import { type AnswerClass, type Changes, analyze, changes } from "../analyze.js";
 import type { EvalDir, ModeFigures } from "../eval-dir.js";
 import { type Mode, modes } from "../result-file.js";
-import { type Interval, tTest } from "../statistics.js";
+import { type Interval, tTest, wilsonInterval } from "../statistics.js";
 import type { Gathered } from "./gather.js";
 import { mean, sum } from "./means.js";
 
@@ -19,7 +19,7 @@ export interface Result {
   /** Training seeds; none for the baseline. */
   readonly seeds: readonly number[];
   readonly accuracy: number;
-  /** Of the mean over seeds: Student's t. Of one model: Wilson's, over questions. */
+  /** Of the mean over seeds: the wider of Student's t and Wilson's over questions. Of one model: Wilson's. */
   readonly ci95: Interval;
   /** One per seed, or the baseline's own. */
   readonly accuracies: readonly number[];
@@ -59,10 +59,13 @@ export function results({ baseline, runs }: Gathered): Result[] {
       mode,
       n: figures[0]!.n,
       seeds,
-      ...overSeeds(figures),
+      ...overSeeds(figures, figures[0]!.n),
       accuracies: figures.map(({ accuracy }) => accuracy),
       extractors: mapValues(figures[0]!.extractors, (_, name) =>
-        overSeeds(figures.map(({ extractors }) => extractors[name]!)),
+        overSeeds(
+          figures.map(({ extractors }) => extractors[name]!),
+          figures[0]!.n,
+        ),
       ),
       agreement: agreementOf(figures),
       format_rate: mean(figures.map((one) => one.format_rate)),
@@ -76,14 +79,21 @@ export function results({ baseline, runs }: Gathered): Result[] {
   });
 }
 
-/** Mean and t interval over seeds, kept within [0, 1]; of a single model its own interval. */
-function overSeeds(list: readonly { readonly accuracy: number; readonly ci95: readonly [number, number] }[]): {
-  accuracy: number;
-  ci95: Interval;
-} {
+/**
+ * The mean over seeds, and the wider of Student's t interval over them and Wilson's over questions: seeds that happen to
+ * agree say nothing of other questions. Of a single model its own interval.
+ */
+function overSeeds(
+  list: readonly { readonly accuracy: number; readonly ci95: readonly [number, number] }[],
+  n: number,
+): { accuracy: number; ci95: Interval } {
   if (list.length === 1) return { accuracy: list[0]!.accuracy, ci95: [...list[0]!.ci95] };
-  const test = tTest(list.map(({ accuracy }) => accuracy));
-  return { accuracy: test.mean, ci95: [Math.max(0, test.interval[0]), Math.min(1, test.interval[1])] };
+  const { mean: accuracy, interval } = tTest(list.map(({ accuracy }) => accuracy));
+  const ofQuestions = wilsonInterval(accuracy * n, n);
+  return {
+    accuracy,
+    ci95: [Math.max(0, Math.min(interval[0], ofQuestions[0])), Math.min(1, Math.max(interval[1], ofQuestions[1]))],
+  };
 }
 
 function agreementOf(figures: readonly ModeFigures[]): Record<string, number> {

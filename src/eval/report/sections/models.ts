@@ -12,7 +12,7 @@ export function accuracySection(results: readonly Result[], styles: ReadonlyMap<
   blocks.push({
     kind: "table",
     caption:
-      "Accuracy on held-out questions, by the rule that rewards in training. Intervals are 95 %: of an algorithm Student's t over its seeds, of one model Wilson's over questions.",
+      "Accuracy on held-out questions, by the rule that rewards in training. Intervals are 95 %: of one model Wilson's over questions, of an algorithm the wider of that and Student's t over its seeds.",
     head: [
       "",
       ...(several ? ["prompt"] : []),
