@@ -28,6 +28,8 @@ export interface Axis {
   readonly percent?: boolean;
   /** Labels are values times this. */
   readonly scale?: number;
+  /** Counts have no ticks between whole numbers. */
+  readonly whole?: boolean;
   readonly min?: number;
   readonly max?: number;
 }
@@ -44,7 +46,7 @@ export function tick(value: number): string {
 }
 
 export function valueAxis(
-  { name, percent = false, scale = percent ? 100 : 1, min, max }: Axis,
+  { name, percent = false, scale = percent ? 100 : 1, whole = false, min, max }: Axis,
   along: "x" | "y",
 ): object {
   return {
@@ -57,6 +59,7 @@ export function valueAxis(
     max,
     scale: true,
     splitNumber: 5,
+    minInterval: whole ? 1 : 0,
     axisLine: { show: true, lineStyle: { color: "#666666" } },
     axisTick: { show: true },
     splitLine: { lineStyle: { color: "#e6e6e6" } },

@@ -107,7 +107,7 @@ export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<
     blocks.push({
       kind: "table",
       caption:
-        "The same in figures, in points. p is corrected by Holm's method among the primary and among the secondary comparisons. Detectable: the true difference that would be found 4 times in 5. With equal tokens or time, accuracies are read off the learning curves between two evaluations; the budget is the mean over seeds.",
+        "The same in figures, in points. p is corrected by Holm's method among the primary and among the secondary comparisons. Detectable: the true difference, in points, that would be found 4 times in 5 (none: not even 100). With equal tokens or time, accuracies are read off the learning curves between two evaluations; the budget is the mean over seeds.",
       head: ["comparison", "seeds", "difference", "95 % interval", "p, corrected", "detectable", "budget"],
       rows: all.map((one, i) => [
         names[i]!,
@@ -115,7 +115,7 @@ export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<
         points(one.difference),
         range(one.difference_ci95),
         one.p_holm.toPrecision(2),
-        (100 * one.detectable).toFixed(1),
+        one.detectable > 1 ? "none" : (100 * one.detectable).toFixed(1),
         budgetText(one),
       ]),
     });

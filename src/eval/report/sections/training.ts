@@ -130,7 +130,7 @@ function chartOf(styles: ReadonlyMap<string, Style>) {
           ? (["thousand tokens", 1e3] as const)
           : (["tokens", 1] as const);
     const x = {
-      iteration: { name: "iteration" },
+      iteration: { name: "iteration", whole: true },
       tokens: { name: tokenName },
       seconds: { name: `training time (${unit})` },
     }[against];
