@@ -60,7 +60,11 @@ export async function withAdapter(model: string | null, use: (folder: string | n
   try {
     const layout = loraLayout(readModelConfig(model), lora);
     const random = mulberry32(1);
-    const packed = Float32Array.from({ length: layoutSize(layout) }, () => 0.02 * (2 * random() - 1));
+    const packed = new Float32Array(layoutSize(layout));
+    // B is small: the completions are sampled without adapters, and ours weighs tokens by how far the policy has moved.
+    for (const { name, offset, size } of layout)
+      for (let i = offset; i < offset + size; i++)
+        packed[i] = (name.endsWith("lora_A.weight") ? 0.02 : 0.0002) * (2 * random() - 1);
     saveAdapterFolder(folder, model, layout, packed, lora);
     await use(folder);
   } finally {
