@@ -72,8 +72,8 @@ export async function benchLearning({ python, quick, progress }: BenchContext): 
       xName: "seconds of training",
       yName: "%",
       lines: Object.entries(curves).flatMap(([side, runs]) =>
-        runs.map((points, seed) => ({
-          name: `${side}, seed ${seed}`,
+        runs.map((points) => ({
+          name: side, // one colour for all seeds
           points: points.map((point) => [point.seconds, 100 * point[mode]] as const),
         })),
       ),
