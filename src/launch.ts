@@ -16,6 +16,7 @@ import type { RunConfig } from "./config/schema.js";
 import { guarded, isEntry } from "./entry.js";
 import { UserError } from "./errors.js";
 import { assignDevices, visibleGpus } from "./launcher/devices.js";
+import { checkMemory } from "./launcher/check-memory.js";
 import { report } from "./launcher/render.js";
 import {
   checkNewRunDir,
@@ -41,6 +42,8 @@ interface LaunchFlags {
   actors?: number;
   resume?: string | true;
   dryRun?: true;
+  /** False with --no-plan. */
+  plan: boolean;
   serial?: true;
   debug?: true;
 }
@@ -61,6 +64,7 @@ function command(): Command {
     .option("--actors <n>", "rollout actors", integer)
     .option("--resume [dir]", "continue the run in DIR (or --run-dir; default: the latest run under runs/)")
     .option("--serial", "one process, strictly on-policy: the reference to compare with")
+    .option("--no-plan", "start even when the memory plan says that the run does not fit")
     .option("--dry-run", "print the resolved configuration as JSON and exit")
     .option("--debug", "show stack traces")
     .helpOption("--help", "show this text")
@@ -106,6 +110,11 @@ export async function launch(
     return 0;
   }
   checkInputs(config);
+  const { refused } = checkMemory(config, flags.serial === true);
+  if (refused !== null && flags.plan)
+    throw new UserError(
+      `${refused}\nAll items: node dist/cli.js plan with the same options. To start all the same: --no-plan`,
+    );
   for (const note of notes) process.stdout.write(`${note}\n`);
   const release = claimRunDir(runDir, config);
   try {

@@ -40,3 +40,11 @@ export function above(limit: number): (text: string) => number {
     return value;
   };
 }
+
+/** Parses an amount of memory, "80GB" or "40GiB", into bytes. */
+export function memorySize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*(G|GB|GiB|M|MB|MiB)$/i.exec(text.trim());
+  if (match === null) throw new InvalidArgumentError("Expected an amount of memory, such as 80GB or 40GiB.");
+  const unit = match[2]!.toLowerCase();
+  return Number(match[1]) * (unit.endsWith("ib") ? 1024 : 1000) ** (unit.startsWith("g") ? 3 : 2);
+}

@@ -21,3 +21,11 @@ function smi(args: readonly string[]): string | null {
     return null;
   }
 }
+
+/** Memory of the smallest GPU in bytes; null where none is listed. */
+export function gpuBytes(): number | null {
+  const mebibytes = (smi(["--query-gpu=memory.total", "--format=csv,noheader,nounits"]) ?? "")
+    .split("\n")
+    .flatMap((line) => (/^\d+$/.test(line.trim()) ? [Number(line)] : []));
+  return mebibytes.length === 0 ? null : Math.min(...mebibytes) * 2 ** 20;
+}

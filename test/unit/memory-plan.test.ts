@@ -1,0 +1,205 @@
+/** The memory plan: items by hand, monotone in every setting that should be, refusals that name a cure. */
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { loadConfig } from "../../src/config/load.js";
+import { runConfigSchema, type RunConfig } from "../../src/config/schema.js";
+import { learnerItems, microbatchShape } from "../../src/launcher/learner-memory.js";
+import { actorItems } from "../../src/launcher/actor-memory.js";
+import { cures, fits, planMemory, sumOf, type Machine } from "../../src/launcher/memory-plan.js";
+import { refusal } from "../../src/launcher/memory-report.js";
+import { parseModelConfig, readModelConfig } from "../../src/model/config.js";
+import { root } from "../support/run.js";
+
+/** 2 layers, tied: P = V H + L (2 H + 2 q H + 2 kv H + 3 I H) + H = 80 + 2 (16 + 128 + 64 + 384) + 8 = 1272. */
+const tiny = parseModelConfig(
+  {
+    model_type: "llama",
+    vocab_size: 10,
+    hidden_size: 8,
+    intermediate_size: 16,
+    num_hidden_layers: 2,
+    num_attention_heads: 2,
+    num_key_value_heads: 1,
+    tie_word_embeddings: true,
+  },
+  "tiny",
+);
+const qwen3b = parseModelConfig(
+  {
+    model_type: "qwen2",
+    vocab_size: 151936,
+    hidden_size: 2048,
+    intermediate_size: 11008,
+    num_hidden_layers: 36,
+    num_attention_heads: 16,
+    num_key_value_heads: 2,
+    tie_word_embeddings: true,
+  },
+  "qwen",
+);
+const run = (layer: object): RunConfig => runConfigSchema.parse(layer);
+const small = {
+  data: { max_prompt_length: 5 },
+  max_completion_length: 4,
+  num_generations: 2,
+  generation_batch_size: 8,
+};
+const bytesOf = (items: readonly { name: string; bytes: number }[], name: string): number =>
+  items.find((item) => item.name.startsWith(name))?.bytes ?? 0;
+const machine = (gpuBytes: number | null, ramBytes: number | null, actors = 1): Machine => ({
+  devices:
+    gpuBytes === null
+      ? { learner: null, actors: Array(actors).fill(null) }
+      : { learner: "0", actors: Array(actors).fill("0") },
+  gpuBytes,
+  ramBytes,
+});
+
+describe("items by hand", () => {
+  test("the largest microbatch: whole groups of the longest prompts and completions", () => {
+    // a group: 5 + 2 · (4 - 1) = 11 tokens; 4 groups a step; 30 tokens hold 2 of them
+    expect(microbatchShape(run({ ...small, tokens_per_microbatch: 30 }))).toEqual({
+      groups: 2,
+      tokens: 22,
+      targets: 16,
+      several: true,
+    });
+    // a group larger than the budget stands alone
+    expect(microbatchShape(run({ ...small, tokens_per_microbatch: 3 })).tokens).toBe(11);
+    expect(microbatchShape(run(small))).toMatchObject({ groups: 4, several: false });
+  });
+
+  test("full fine-tuning: vector, moments, views, gradients and their concatenation", () => {
+    const items = learnerItems(run(small), tiny, "ram");
+    expect(bytesOf(items, "trainable")).toBe(4 * 1272);
+    expect(bytesOf(items, "AdamW")).toBe(8 * 1272);
+    expect(bytesOf(items, "gradient")).toBe(4 * (3 * 1272 + 2 * 80));
+    expect(bytesOf(items, "reference")).toBe(0);
+    expect(bytesOf(learnerItems(run({ ...small, beta: 0.1 }), tiny, "ram"), "reference")).toBe(4 * 1272);
+    expect(bytesOf(learnerItems(run({ ...small, tokens_per_microbatch: 11 }), tiny, "ram"), "gradient")).toBe(
+      4 * (4 * 1272 + 2 * 80),
+    );
+  });
+
+  test("LoRA: adapters beside a frozen base; a separate value trunk is a second set", () => {
+    const lora = { enabled: true, r: 2, target_modules: ["q_proj"] };
+    // A [2, 8] and B [8, 2] in each of two layers
+    expect(bytesOf(learnerItems(run({ ...small, lora }), tiny, "ram"), "trainable")).toBe(4 * 64);
+    expect(bytesOf(learnerItems(run({ ...small, lora }), tiny, "ram"), "frozen")).toBe(4 * 1272);
+    const ppo = { ...small, lora, algo: "ppo", value_model: "separate" };
+    expect(bytesOf(learnerItems(run(ppo), tiny, "ram"), "trainable")).toBe(4 * (2 * 64 + 9));
+  });
+
+  test("an actor: weights, staging, and keys and values of its rows", () => {
+    const items = actorItems(run({ ...small, actors: { max_rows: 6, segment_length: 2 } }), tiny, "ram");
+    expect(bytesOf(items, "weights")).toBe(4 * 1272);
+    expect(bytesOf(items, "staging")).toBe(4 * 1272);
+    // a token: keys and values of 2 layers × 4 = 16 elements; 3 prompts of 5, twice; 6 rows of 4, twice
+    expect(bytesOf(items, "keys and values of prompts")).toBe(2 * 3 * 5 * 16 * 4);
+    expect(bytesOf(items, "keys and values of completions")).toBe(2 * 6 * 4 * 16 * 4);
+  });
+});
+
+test("more of anything never takes less; checkpointing and adapters never take more", () => {
+  const total = (config: RunConfig): number => {
+    const { processes } = planMemory(config, qwen3b, machine(80e9, null));
+    return sumOf(processes, "gpu") + sumOf(processes, "ram");
+  };
+  const settings = fc.record({
+    tokens_per_microbatch: fc.integer({ min: 1, max: 40_000 }),
+    max_completion_length: fc.integer({ min: 2, max: 2_000 }),
+    rows: fc.integer({ min: 8, max: 512 }),
+    prompt: fc.integer({ min: 1, max: 1_000 }),
+    checkpointing: fc.boolean(),
+    enabled: fc.boolean(),
+    more: fc.integer({ min: 1, max: 5_000 }),
+  });
+  fc.assert(
+    fc.property(settings, ({ rows, prompt, checkpointing, enabled, more, ...rest }) => {
+      const layer = {
+        ...rest,
+        actors: { max_rows: rows, device: "cuda" },
+        data: { max_prompt_length: prompt },
+        model: { gradient_checkpointing: checkpointing },
+        lora: { enabled },
+      };
+      const before = total(run(layer));
+      expect(total(run({ ...layer, actors: { ...layer.actors, max_rows: rows + more } }))).toBeGreaterThanOrEqual(
+        before,
+      );
+      expect(total(run({ ...layer, tokens_per_microbatch: rest.tokens_per_microbatch + more }))).toBeGreaterThanOrEqual(
+        before,
+      );
+      expect(total(run({ ...layer, model: { gradient_checkpointing: true } }))).toBeLessThanOrEqual(before);
+      expect(total(run({ ...layer, lora: { enabled: true } }))).toBeLessThanOrEqual(before);
+    }),
+  );
+});
+
+describe("refusals", () => {
+  test("3B with adapters fits an A100 of 80 GB; all of its weights do not, and the message says what would", () => {
+    const layer = {
+      max_completion_length: 512,
+      tokens_per_microbatch: 4096,
+      actors: { device: "cuda", dtype: "float16", max_rows: 128 },
+      model: { gradient_checkpointing: true },
+    };
+    const adapters = run({ ...layer, lora: { enabled: true } });
+    expect(fits(planMemory(adapters, qwen3b, machine(80e9, 256e9)))).toBe(true);
+    const full = run(layer);
+    const plan = planMemory(full, qwen3b, machine(80e9, 256e9));
+    expect(fits(plan)).toBe(false);
+    const ways = cures(full, qwen3b, machine(80e9, 256e9));
+    expect(ways.map(({ settings }) => settings.join(" "))).toContain("--lora.enabled=true");
+    expect(refusal(plan, ways)).toMatch(
+      /GPU 0: expected at most 80\.00 GB, the plan needs .*learner: .*It would fit with .*--lora\.enabled=true/s,
+    );
+  });
+
+  test("every cure, applied, makes the plan fit", () => {
+    const start = run({ max_completion_length: 512, actors: { max_rows: 512 }, lora: { enabled: true } });
+    const room = machine(null, 60e9);
+    const ways = cures(start, qwen3b, room);
+    expect(ways.length).toBeGreaterThan(0);
+    for (const { settings } of ways) {
+      const { config } = loadConfig({
+        overrides: ["--lora.enabled=true", "--actors.max_rows=512", "--max_completion_length=512", ...settings],
+      });
+      const merged = {
+        ...start,
+        tokens_per_microbatch: config.tokens_per_microbatch,
+        model: config.model,
+        actors: config.actors,
+        lora: config.lora,
+        max_completion_length: config.max_completion_length,
+      };
+      const changed = settings.some((one) => one.startsWith("--tokens"))
+        ? merged
+        : { ...merged, tokens_per_microbatch: start.tokens_per_microbatch };
+      expect(fits(planMemory(changed, qwen3b, room)), settings.join(" ")).toBe(true);
+    }
+  });
+
+  test("a machine too small for anything gets no false hope", () => {
+    const room = machine(null, 1e9);
+    expect(cures(run({}), qwen3b, room)).toEqual([]);
+    expect(refusal(planMemory(run({}), qwen3b, room), [])).toMatch(
+      /RAM: expected at most 1\.00 GB.*choose a smaller model/s,
+    );
+  });
+});
+
+test.each(readdirSync(join(root, "configs")))("configs/%s plans, and what runs on a laptop fits one", (file) => {
+  for (const algo of ["grpo", "ppo"] as const) {
+    const { config } = loadConfig({ algo, files: [join("configs", file)] });
+    const plan = planMemory(
+      config,
+      readModelConfig(join(root, "assets/starter")),
+      machine(null, 16e9, config.actors.num),
+    );
+    expect(plan.processes.map(({ name }) => name)).toContain("learner");
+    expect(fits(plan)).toBe(true);
+  }
+});
