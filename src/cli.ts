@@ -46,7 +46,7 @@ export async function cli(argv: readonly string[]): Promise<number> {
   const program = createProgram();
   try {
     await program.parseAsync(argv, { from: "user" });
-    return Number(process.exitCode ?? 0); // a command whose answer is a "no" sets it
+    return Number(process.exitCode ?? 0); // set by a command whose answer is a "no", or that a signal has ended
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return 0;
@@ -62,5 +62,8 @@ if (isEntry(import.meta.url)) {
     if (error.code !== "EPIPE") throw error;
     process.exit(0);
   });
+  // forked by `study`, which has died: nobody waits for the result
+  process.once("disconnect", () => process.exit(1));
+  process.channel?.unref();
   process.exitCode = await guarded(() => cli(process.argv.slice(2)), process.argv.includes("--debug"));
 }

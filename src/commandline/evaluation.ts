@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError } from "commander";
 import type { CompareOptions } from "../commands/compare.js";
 import type { EvalOptions } from "../commands/eval.js";
 import type { ReportOptions } from "../commands/report.js";
+import type { StudyOptions } from "../commands/study.js";
 import { above, atLeast, threadsOption } from "./arguments.js";
 
 const modes = ["sampled", "greedy"] as const;
@@ -45,7 +46,7 @@ export function addEvaluationCommands(program: Command): void {
   program
     .command("compare")
     .description("which of two or more evaluated models is better, if that can be said at all")
-    .argument("[files...]", "checkpoints: results of eval on the same questions")
+    .argument("[files...]", "checkpoints: results of eval on the same questions; or the directory of one study")
     .option("--a <files...>", "an algorithm: results of eval, one file for each training seed")
     .option("--b <files...>", "the other algorithm, seeds in the same order")
     .option("--json <file>", "write the figures as JSON too")
@@ -73,5 +74,16 @@ export function addEvaluationCommands(program: Command): void {
     .action(async (dir: string, options: ReportOptions) => {
       const { runReport } = await import("../commands/report.js");
       runReport(dir, options);
+    });
+
+  program
+    .command("study")
+    .description("the whole experiment: baseline, every algorithm with every seed, evaluation, comparison; resumable")
+    .argument("<file>", "YAML, such as configs/study-starter.yaml")
+    .option("--out <dir>", "directory of the study (default: studies/<name>)")
+    .option("--dry-run", "print the steps and their commands, and run nothing")
+    .action(async (file: string, options: StudyOptions) => {
+      const { runStudy } = await import("../commands/study.js");
+      process.exitCode = await runStudy(file, options);
     });
 }

@@ -1,11 +1,25 @@
-/** `compare`: result files of `eval` against each other; prints a table and a verdict, which may be that nothing was shown. */
-import { mkdirSync, writeFileSync } from "node:fs";
+/**
+ * `compare`: evaluations against each other, or the runs of a study; prints a table and a verdict, which may be that nothing
+ * was shown.
+ */
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { UserError } from "../errors.js";
 import type { CheckpointComparison, SeedComparison } from "../eval/compare.js";
 import { compareCheckpoints, compareSeeds, verdict } from "../eval/compare.js";
-import { type EvalResult, readEvalResult, refuseDifferent, refuseUnpaired } from "../eval/result-file.js";
-import type { Interval } from "../eval/statistics.js";
+import { percent, range, signed } from "../eval/format.js";
+import {
+  type EvalResult,
+  type Mode,
+  accuracyOf,
+  modesOf,
+  readEvalResult,
+  refuseDifferent,
+  refuseUnpaired,
+} from "../eval/result-file.js";
+import { compareStudy } from "../study/comparison.js";
+import { readStudyRecord, studyFile } from "../study/directory.js";
+import { studyText } from "../study/text.js";
 
 export interface CompareOptions {
   /** Result files of one algorithm, a seed each, in the order of `b`; both or neither. */
@@ -16,7 +30,7 @@ export interface CompareOptions {
 }
 
 /**
- * @param files two or more checkpoints' results; none with `--a` and `--b`
+ * @param files two or more checkpoints' results, or one study's directory; none with `--a` and `--b`
  * @throws UserError for files that cannot be compared, saying what differs
  */
 export function runCompare(files: readonly string[], { a, b, json }: CompareOptions): void {
@@ -25,7 +39,13 @@ export function runCompare(files: readonly string[], { a, b, json }: CompareOpti
     throw new UserError(
       `compare: expected files, or --a and --b, found both. Put ${files.join(", ")} behind one of them.`,
     );
-  const report = bySeed ? seedReport(a ?? [], b ?? []) : checkpointReport(files);
+  const study = files.find((file) => existsSync(studyFile(file)));
+  if (study !== undefined && files.length > 1)
+    throw new UserError(
+      `compare: ${study} is the directory of a study, which is compared by itself. Give it alone, or evaluations only.`,
+    );
+  const report =
+    study !== undefined ? studyReport(study) : bySeed ? seedReport(a ?? [], b ?? []) : checkpointReport(files);
   console.log(report.text);
   if (json === undefined) return;
   mkdirSync(dirname(json), { recursive: true });
@@ -57,7 +77,7 @@ function checkpointReport(files: readonly string[]): Report {
       `  detectable           ${c.detectable === null ? "nothing: too few questions differ" : `${percent(c.detectable)} points (power 80 % after the correction)`}`,
     );
   }
-  const sentences = comparisons.map((c) => verdict(c, names[c.a]!, names[c.b]!));
+  const sentences = comparisons.map((c) => `${c.mode}: ${verdict(c, names[c.a]!, names[c.b]!)}`);
   const scope = "Of these checkpoints, not of the algorithms that made them: that takes several seeds (--a, --b).";
   return {
     text: [...lines, "", ...sentences, scope].join("\n"),
@@ -69,7 +89,11 @@ function seedReport(a: readonly string[], b: readonly string[]): Report {
   const [ofA, ofB] = [a.map(readEvalResult), b.map(readEvalResult)];
   refuseUnpaired(ofA, ofB);
   refuseDifferent([...ofA, ...ofB]);
-  const comparisons = compareSeeds(ofA, ofB);
+  const accuracies = (side: readonly EvalResult[], mode: Mode): number[] =>
+    side.map((result) => accuracyOf(result, mode));
+  const comparisons = compareSeeds(
+    modesOf(ofA[0]!).map((mode) => ({ mode, n: ofA[0]!.n, a: accuracies(ofA, mode), b: accuracies(ofB, mode) })),
+  );
   const lines = [
     ...headline(ofA),
     ...ofA.map((result, i) => `${describe(`A${i + 1}`, result)}\n${describe(`B${i + 1}`, ofB[i]!)}`),
@@ -83,11 +107,16 @@ function seedReport(a: readonly string[], b: readonly string[]): Report {
       `  difference           ${signed(c.difference)} points ${range(c.difference_ci95)} (t, ${c.seeds - 1} degrees of freedom)   p = ${c.p.toPrecision(3)}${holm(c, comparisons.length)}`,
       `  detectable           ${percent(c.detectable)} points (power 80 % after the correction, if seeds scatter as these did)`,
     );
-  const sentences = comparisons.map((c) => verdict(c, "A", "B"));
+  const sentences = comparisons.map((c) => `${c.mode}: ${verdict(c, "A", "B")}`);
   return {
     text: [...lines, "", ...sentences].join("\n"),
     json: { kind: "seeds", a: ofA.map(provenance), b: ofB.map(provenance), comparisons, verdicts: sentences },
   };
+}
+
+function studyReport(dir: string): Report {
+  const comparison = compareStudy(dir);
+  return { text: studyText(comparison, readStudyRecord(dir).differences), json: comparison };
 }
 
 function headline(results: readonly EvalResult[]): string[] {
@@ -122,16 +151,4 @@ function labels(results: readonly EvalResult[]): string[] {
 
 function holm({ p_holm }: CheckpointComparison | SeedComparison, tests: number): string {
   return `, ${p_holm.toPrecision(3)} after Holm's correction for ${tests}`;
-}
-
-function percent(share: number): string {
-  return (100 * share).toFixed(1).replace("-", "−");
-}
-
-function signed(share: number): string {
-  return `${share < 0 ? "" : "+"}${percent(share)}`;
-}
-
-function range([low, high]: Interval): string {
-  return `[${percent(low)}, ${percent(high)}]`;
 }

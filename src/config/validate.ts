@@ -135,10 +135,14 @@ export function crossCheck(config: RunConfig): string[] {
   return notes;
 }
 
+/** Whether an algorithm reads a key. */
+export function readsKey(algo: RunConfig["algo"], key: string): boolean {
+  return !(algo === "grpo" ? PPO_KEYS : GRPO_KEYS).has(key);
+}
+
 /** A note when a key was set by hand that the chosen algorithm does not read. Files may serve both algorithms; flags are meant. */
 export function unusedKeyNote(key: string, algo: RunConfig["algo"]): string | undefined {
-  const other = algo === "grpo" ? PPO_KEYS : GRPO_KEYS;
-  return other.has(key) ? `--${key} has no effect: ${algo.toUpperCase()} does not read it.` : undefined;
+  return !readsKey(algo, key) ? `--${key} has no effect: ${algo.toUpperCase()} does not read it.` : undefined;
 }
 
 /** Some gate must hold, and one that float16 can pass: its log-probabilities are off by about 1e-2 nats. */

@@ -45,9 +45,19 @@ export interface CheckpointComparison {
   readonly detectable: number | null;
 }
 
-/** Every pair of files in each of their modes; Holm's correction is over all of them. */
-export function compareCheckpoints(results: readonly EvalResult[]): CheckpointComparison[] {
-  const pairs = results.flatMap((_, a) => results.slice(a + 1).map((_, i) => [a, a + 1 + i] as const));
+/** Every pair of results. */
+export function allPairs(results: readonly unknown[]): (readonly [a: number, b: number])[] {
+  return results.flatMap((_, a) => results.slice(a + 1).map((_, i) => [a, a + 1 + i] as const));
+}
+
+/**
+ * Pairs of results in each of their modes; Holm's correction is over all of them.
+ * @param pairs indices into the results
+ */
+export function compareCheckpoints(
+  results: readonly EvalResult[],
+  pairs: readonly (readonly [a: number, b: number])[] = allPairs(results),
+): CheckpointComparison[] {
   const modes = modesOf(results[0]!);
   const level = LEVEL / (pairs.length * modes.length);
   return withHolm(pairs.flatMap(([a, b]) => modes.map((mode) => comparePair(results, a, b, mode, level))));
@@ -82,8 +92,17 @@ function comparePair(
   };
 }
 
-export interface SeedComparison {
+/** Accuracies of two algorithms at one endpoint, run i of both with the same training seed. */
+export interface SeedPairs {
   readonly mode: Mode;
+  /** Questions asked. */
+  readonly n: number;
+  /** [seeds], at least two. */
+  readonly a: readonly number[];
+  readonly b: readonly number[];
+}
+
+export interface SeedComparison extends SeedPairs {
   readonly seeds: number;
   /** Mean accuracies over seeds. */
   readonly accuracy: readonly [a: number, b: number];
@@ -100,47 +119,60 @@ export interface SeedComparison {
   readonly detectable: number;
 }
 
-/** Seed i of one algorithm against seed i of the other, at least two seeds, in each of their modes. */
-export function compareSeeds(a: readonly EvalResult[], b: readonly EvalResult[]): SeedComparison[] {
-  const modes = modesOf(a[0]!);
+/**
+ * Every verdict on algorithms comes from here: seed i of one against seed i of the other.
+ * @param family comparisons that are judged together: Holm's correction is over all of them
+ */
+export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & SeedComparison)[] {
   return withHolm(
-    modes.map((mode) => {
-      const accuracies = [a, b].map((side) => side.map((result) => count(result[mode]!.correct) / result.n));
-      const [ofA, ofB] = accuracies as [number[], number[]];
-      const differences = ofB.map((accuracy, i) => accuracy - ofA[i]!);
-      const { mean, sd, interval, p } = tTest(differences);
+    family.map((pairs) => {
+      const { a, b, n } = pairs;
+      const differences = b.map((accuracy, i) => accuracy - a[i]!);
+      // Accuracies are multiples of 1/n: each carries a rounding error of variance 1/(12 n²) (Sheppard), a difference
+      // twice that. Differences that happen to be equal are therefore no proof that seeds do not scatter.
+      const { mean, sd, interval, p } = tTest(differences, 1 / (n * Math.sqrt(6)));
       return {
-        mode,
+        ...pairs,
         seeds: a.length,
-        accuracy: [average(ofA), average(ofB)] as const,
+        accuracy: [average(a), average(b)] as const,
         differences,
         difference: mean,
         sd,
         difference_ci95: interval,
         p,
-        detectable: detectableOverSeeds(sd, a.length, LEVEL / modes.length),
+        detectable: detectableOverSeeds(sd, a.length, LEVEL / family.length),
       };
     }),
   );
 }
 
-/** One sentence on one comparison, which may be that nothing was shown. */
-export function verdict(comparison: CheckpointComparison | SeedComparison, nameA: string, nameB: string): string {
-  const { mode, difference, difference_ci95, p_holm, detectable } = comparison;
-  const by = `${points(Math.abs(difference))} points`;
-  if (p_holm >= LEVEL) {
-    const seen = difference === 0 ? "equal accuracy" : `${nameB} ${difference < 0 ? "behind" : "ahead"} by ${by}`;
-    const power = detectable === null ? "too few questions differ" : `4 in 5 times, ${points(detectable)} would be`;
-    return `${mode}: no difference shown (${seen}, corrected p = ${p_holm.toPrecision(2)}; ${power}).`;
-  }
-  const [better, worse] = difference > 0 ? [nameB, nameA] : [nameA, nameB];
-  const [low, high] = difference_ci95.map(Math.abs).sort((x, y) => x - y) as [number, number];
-  return `${mode}: ${better} is better than ${worse} by ${by} (95 % interval ${points(low)} to ${points(high)}).`;
+/** Whether a difference counts as shown. */
+export function isShown({ p_holm }: { readonly p_holm: number }): boolean {
+  return p_holm < LEVEL;
 }
 
-/** Percentage points, without a sign. */
+/** One sentence on one comparison, which may be that nothing was shown. */
+export function verdict(comparison: CheckpointComparison | SeedComparison, nameA: string, nameB: string): string {
+  const { difference, difference_ci95, p_holm, detectable } = comparison;
+  const by = `${points(Math.abs(difference))} points`;
+  if (!isShown(comparison)) {
+    const seen = difference === 0 ? "equal accuracy" : `${nameB} ${difference < 0 ? "behind" : "ahead"} by ${by}`;
+    const power =
+      detectable === null
+        ? "too few questions differ"
+        : detectable > 1
+          ? "seeds scatter too much to show any"
+          : `4 in 5 times, ${points(detectable)} would be`;
+    return `no difference shown (${seen}, corrected p = ${p_holm.toPrecision(2)}; ${power}).`;
+  }
+  const [better, worse] = difference > 0 ? [nameB, nameA] : [nameA, nameB];
+  const [low, high] = difference > 0 ? difference_ci95 : ([-difference_ci95[1], -difference_ci95[0]] as const);
+  return `${better} is better than ${worse} by ${by} (95 % interval ${points(low)} to ${points(high)}).`;
+}
+
+/** Percentage points. */
 function points(share: number): string {
-  return (100 * share).toFixed(1);
+  return (100 * share).toFixed(1).replace("-", "−");
 }
 
 function withHolm<T extends { readonly p: number }>(comparisons: readonly T[]): (T & { p_holm: number })[] {

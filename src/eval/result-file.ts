@@ -17,6 +17,8 @@ export const EVAL_VERSION = 1;
 const modeSchema = z.looseObject({
   /** [n] 1 for each question answered rightly (of several samples: by the first), else 0, in the order of the questions. */
   correct: z.array(z.literal([0, 1])),
+  /** Means over the questions by k; absent with one sample. */
+  pass_at_k: z.looseObject({ "1": z.number() }).optional(),
 });
 
 const resultSchema = z
@@ -33,11 +35,14 @@ const resultSchema = z
     prompt_sha256: z.string(),
     temperature: z.number(),
     max_new_tokens: z.int(),
+    /** Sampled completions of each question. */
+    samples: z.int().positive(),
     /** Of the sampling noise. */
     seed: z.int(),
     /** Of the training run the model is a checkpoint of; null for any other model. */
     train_seed: z.int().nullable(),
     weights_sha256: z.string(),
+    wall_seconds: z.number(),
     sampled: modeSchema.optional(),
     greedy: modeSchema.optional(),
   })
@@ -50,6 +55,12 @@ export interface EvalResult extends z.infer<typeof resultSchema> {
 
 /** The modes that were evaluated. */
 export const modesOf = (result: EvalResult): Mode[] => modes.filter((mode) => result[mode] !== undefined);
+
+/** Share of right answers; of several samples to a question all count, since that is the more exact estimate. */
+export function accuracyOf(result: EvalResult, mode: Mode): number {
+  const { pass_at_k, correct } = result[mode]!;
+  return pass_at_k?.["1"] ?? correct.filter((right) => right === 1).length / correct.length;
+}
 
 /** sha256 of values in their order, in hex. */
 export function sha256OfList(list: readonly unknown[]): string {
@@ -107,6 +118,7 @@ const sameness = [
   ["prompt_sha256", "the prompts' texts (--prompt, --system, --prompt-suffix or --fewshot)"],
   ["max_new_tokens", "--max-new-tokens"],
   ["temperature", "--temperature"],
+  ["samples", "--samples"],
 ] as const;
 
 /** @throws UserError naming two files and everything in which they differ */

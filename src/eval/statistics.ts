@@ -79,22 +79,23 @@ function quantile(sorted: Float64Array, p: number): number {
 
 export interface TTest {
   readonly mean: number;
-  /** Unbiased standard deviation of the values. */
+  /** Unbiased standard deviation of the values, or `leastSd` where that is larger. */
   readonly sd: number;
   readonly interval: Interval;
-  /** Of the mean being 0; with equal values 0, or 1 when they are all 0. */
+  /** Of the mean being 0; without any spread 0, or 1 when all values are 0. */
   readonly p: number;
 }
 
 /**
  * Student's one-sample t test and interval with n − 1 degrees of freedom: for differences paired by seed.
  * @param values at least two
+ * @param leastSd what is known of the spread beforehand
  */
-export function tTest(values: readonly number[]): TTest {
+export function tTest(values: readonly number[], leastSd = 0): TTest {
   const n = values.length;
   if (n < 2) throw new RangeError(`a t interval needs at least 2 values, found ${n}`);
   const mean = values.reduce((sum, x) => sum + x, 0) / n;
-  const sd = Math.sqrt(values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (n - 1));
+  const sd = Math.max(leastSd, Math.sqrt(values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (n - 1)));
   const standardError = sd / Math.sqrt(n);
   const half = studentQuantile(0.975, n - 1) * standardError;
   const p = mean === 0 ? 1 : 2 * Math.max(0, 1 - studentCdf(Math.abs(mean) / standardError, n - 1));
@@ -123,18 +124,24 @@ export function detectablePaired(n: number, discordant: number, level = 0.05): n
  * @param level of the test, such as 0.05 / number of tests
  */
 export function detectableOverSeeds(sd: number, seeds: number, level = 0.05): number {
-  const df = seeds - 1;
-  const critical = studentQuantile(1 - level / 2, df);
-  const shortfall = (delta: number): number => studentPower(critical, df, delta) - 0.8;
-  return (
-    (bisect(
-      shortfall,
-      0,
-      upperBound((delta) => shortfall(delta) >= 0),
-    ) *
-      sd) /
-    Math.sqrt(seeds)
-  );
+  return (detectableShift(seeds, level) * sd) / Math.sqrt(seeds);
+}
+
+/** Roots found so far: each takes milliseconds, and a study or a simulation asks for the same few again and again. */
+const shifts = new Map<string, number>();
+
+/** Shift of the non-central t distribution at which the test has 80 % power. */
+function detectableShift(seeds: number, level: number): number {
+  const key = `${seeds} ${level}`;
+  let shift = shifts.get(key);
+  if (shift === undefined) {
+    const df = seeds - 1;
+    const critical = studentQuantile(1 - level / 2, df);
+    const shortfall = (delta: number): number => studentPower(critical, df, delta) - 0.8;
+    const limit = upperBound((delta) => shortfall(delta) >= 0);
+    shifts.set(key, (shift = bisect(shortfall, 0, limit)));
+  }
+  return shift;
 }
 
 /**

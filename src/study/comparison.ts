@@ -1,0 +1,255 @@
+/**
+ * What a finished study says: the verdict on its primary endpoint, everything else as secondary, and each checkpoint
+ * against the baseline. Reads a study directory; prints and writes nothing.
+ *
+ * The primary endpoint stands in the study file: one mode, the first prompt, final checkpoints after equally many
+ * rollouts. Holm's correction is over the pairs of algorithms there, and over all secondary comparisons together, so that
+ * looking at more never changes the verdict.
+ */
+import { existsSync } from "node:fs";
+import { UserError } from "../errors.js";
+import {
+  type CheckpointComparison,
+  type SeedComparison,
+  type SeedPairs,
+  allPairs,
+  compareCheckpoints,
+  compareSeeds,
+  verdict,
+} from "../eval/compare.js";
+import { type EvalResult, type Mode, accuracyOf, readEvalResult, refuseDifferent } from "../eval/result-file.js";
+import { wilsonInterval } from "../eval/statistics.js";
+import { type Budget, type CurvePoint, budgets, matchedAt, readCurve } from "./curve.js";
+import { type StudyRecord, evalFile, readStudyRecord, runDirOf } from "./directory.js";
+
+/** Which accuracies are compared. */
+export interface Endpoint {
+  readonly prompt: string;
+  /** Names of algorithms; differences are b − a. */
+  readonly algorithms: readonly [a: string, b: string];
+  /** What both had equally much of. */
+  readonly matched_by: "rollouts" | Budget;
+  /** [seeds] how much: completions, completion tokens or seconds of training. */
+  readonly budgets: readonly number[];
+  /** From the learning curve on validation questions, between two evaluations, instead of the final evaluation. */
+  readonly interpolated: boolean;
+  /** Answers to each question. */
+  readonly samples: number;
+}
+
+export type AlgorithmComparison = Endpoint & SeedComparison;
+
+export interface EvaluationRow {
+  /** null = the baseline. */
+  readonly algorithm: string | null;
+  readonly seed: number | null;
+  readonly prompt: string;
+  readonly mode: Mode;
+  readonly n: number;
+  /** Of the first sample of each question. */
+  readonly accuracy: number;
+  /** Wilson. */
+  readonly ci95: readonly [low: number, high: number];
+  /** Of all samples; the comparison of algorithms takes this one. */
+  readonly accuracy_all_samples: number;
+  /** Of the checkpoint against the baseline on the same questions; null for the baseline itself. */
+  readonly against_baseline: Omit<CheckpointComparison, "mode" | "a" | "b" | "n" | "accuracy" | "ci95"> | null;
+}
+
+export interface StudyComparison {
+  readonly version: 1;
+  readonly study: string;
+  readonly algorithms: readonly string[];
+  readonly seeds: readonly number[];
+  readonly endpoint: { readonly mode: Mode; readonly prompt: string; readonly matched_by: "rollouts" };
+  readonly primary: readonly AlgorithmComparison[];
+  readonly secondary: readonly AlgorithmComparison[];
+  readonly evaluations: readonly EvaluationRow[];
+  /** The sentences on the primary endpoint. */
+  readonly verdict: string;
+  /** What could not be compared, and why. */
+  readonly notes: readonly string[];
+}
+
+interface Run {
+  readonly algorithm: string;
+  readonly seed: number;
+  readonly curve: readonly CurvePoint[];
+  /** By prompt. */
+  readonly results: ReadonlyMap<string, EvalResult>;
+}
+
+/** @throws UserError when a part of the study is missing, or evaluations cannot be compared */
+export function compareStudy(dir: string): StudyComparison {
+  const record = readStudyRecord(dir);
+  const { definition } = record;
+  const { prompts, modes } = definition.eval;
+  refuseIncomplete(dir, record);
+  const evaluation = (run: string | null): Map<string, EvalResult> =>
+    new Map(prompts.map((prompt) => [prompt, readEvalResult(evalFile(dir, run, prompt, definition))]));
+  const baseline = evaluation(null);
+  const algorithms = Object.keys(definition.algorithms);
+  const runs = algorithms.flatMap((algorithm) =>
+    definition.seeds.map((seed): Run => {
+      const runDir = runDirOf(dir, algorithm, seed);
+      return { algorithm, seed, curve: readCurve(runDir), results: evaluation(runDir) };
+    }),
+  );
+  for (const prompt of prompts)
+    refuseDifferent([baseline.get(prompt)!, ...runs.map(({ results }) => results.get(prompt)!)]);
+  for (const run of runs) refuseForeign(run);
+
+  const notes: string[] = [];
+  const isPrimary = (mode: Mode, prompt: string): boolean => mode === definition.primary && prompt === prompts[0];
+  const primary: (Endpoint & SeedPairs)[] = [];
+  const secondary: (Endpoint & SeedPairs)[] = [];
+  for (const [i, j] of allPairs(algorithms)) {
+    const pair = [algorithms[i]!, algorithms[j]!] as const;
+    const [a, b] = pair.map((name) => runs.filter(({ algorithm }) => algorithm === name)) as [Run[], Run[]];
+    for (const prompt of prompts)
+      for (const mode of modes)
+        (isPrimary(mode, prompt) ? primary : secondary).push(byRollouts(pair, a, b, prompt, mode, record));
+    for (const budget of budgets)
+      for (const mode of modes) {
+        const matched = byBudget(pair, a, b, budget, mode, prompts[0]!, record);
+        if (typeof matched === "string") notes.push(matched);
+        else secondary.push(matched);
+      }
+  }
+  const judged = compareSeeds(primary);
+  return {
+    version: 1,
+    study: definition.name,
+    algorithms,
+    seeds: definition.seeds,
+    endpoint: { mode: definition.primary, prompt: prompts[0]!, matched_by: "rollouts" },
+    primary: judged,
+    secondary: compareSeeds(secondary),
+    evaluations: prompts.flatMap((prompt) => evaluationRows(prompt, baseline, runs, modes)),
+    verdict: judged.map(sentence).join(" "),
+    notes: [...new Set(notes)],
+  };
+}
+
+/** One sentence that says what was compared and what came out. */
+export function sentence(comparison: AlgorithmComparison): string {
+  const { mode, n, seeds, matched_by, prompt, budgets: spent, interpolated, samples, algorithms } = comparison;
+  const mean = spent.reduce((sum, x) => sum + x, 0) / spent.length;
+  const budget = {
+    rollouts: `${whole(mean)} completions`,
+    tokens: `${whole(mean)} completion tokens`,
+    wall_time: `${whole(mean)} s of training`,
+  }[matched_by];
+  const prompted = prompt === "default" ? "" : `, prompt ${prompt}`;
+  const times = samples === 1 ? "" : ` × ${samples} samples`;
+  const where = interpolated ? `${whole(n)} validation questions, interpolated` : `${whole(n)} questions${times}`;
+  return `${mode[0]!.toUpperCase()}${mode.slice(1)} accuracy after ${budget} (${where}${prompted}, ${seeds} seeds): ${verdict(comparison, ...algorithms)}`;
+}
+
+const whole = (n: number): string => Math.round(n).toLocaleString("en-US");
+
+function byRollouts(
+  algorithms: Endpoint["algorithms"],
+  a: readonly Run[],
+  b: readonly Run[],
+  prompt: string,
+  mode: Mode,
+  { configs }: StudyRecord,
+): Endpoint & SeedPairs {
+  const rollouts = algorithms.map((name) => configs[name]!.max_steps * configs[name]!.generation_batch_size);
+  const of = (runs: readonly Run[]): number[] => runs.map(({ results }) => accuracyOf(results.get(prompt)!, mode));
+  return {
+    prompt,
+    algorithms,
+    matched_by: "rollouts",
+    budgets: a.map(() => Math.max(...rollouts)),
+    interpolated: false,
+    samples: mode === "greedy" ? 1 : a[0]!.results.get(prompt)!.samples,
+    mode,
+    n: a[0]!.results.get(prompt)!.n,
+    a: of(a),
+    b: of(b),
+  };
+}
+
+/** Returns a note when the curves do not allow it. */
+function byBudget(
+  algorithms: Endpoint["algorithms"],
+  a: readonly Run[],
+  b: readonly Run[],
+  budget: Budget,
+  mode: Mode,
+  prompt: string,
+  { configs }: StudyRecord,
+): (Endpoint & SeedPairs) | string {
+  const what = `${mode} accuracy at equal ${budget === "tokens" ? "tokens" : "wall time"}`;
+  if (algorithms.some((name) => configs[name]!.eval_steps === 0))
+    return `${what} is not compared: without eval_steps there is no learning curve.`;
+  const curves = [a, b].map((runs) => runs.map(({ curve }) => curve)) as [CurvePoint[][], CurvePoint[][]];
+  const matched = matchedAt(...curves, budget, mode);
+  if (matched === null) return `${what} is not compared: eval.${mode} is false in training.`;
+  const n = curves[0][0]!.at(-1)!.validation[mode]!.n;
+  return { prompt, algorithms, matched_by: budget, interpolated: true, samples: 1, mode, n, ...matched };
+}
+
+function evaluationRows(
+  prompt: string,
+  baseline: ReadonlyMap<string, EvalResult>,
+  runs: readonly Run[],
+  modes: readonly Mode[],
+): EvaluationRow[] {
+  const results = [baseline.get(prompt)!, ...runs.map((run) => run.results.get(prompt)!)];
+  const comparisons = compareCheckpoints(
+    results,
+    runs.map((_, i) => [0, i + 1] as const),
+  );
+  return results.flatMap((result, i) =>
+    modes.map((mode): EvaluationRow => {
+      const right = result[mode]!.correct.filter((x) => x === 1).length;
+      const found = comparisons.find((comparison) => comparison.b === i && comparison.mode === mode);
+      return {
+        algorithm: runs[i - 1]?.algorithm ?? null,
+        seed: runs[i - 1]?.seed ?? null,
+        prompt,
+        mode,
+        n: result.n,
+        accuracy: right / result.n,
+        ci95: wilsonInterval(right, result.n),
+        accuracy_all_samples: accuracyOf(result, mode),
+        against_baseline: found === undefined ? null : withoutRepeats(found),
+      };
+    }),
+  );
+}
+
+function withoutRepeats(comparison: CheckpointComparison): EvaluationRow["against_baseline"] {
+  const { difference, difference_ci95, only_a, only_b, p, p_holm, detectable } = comparison;
+  return { difference, difference_ci95, only_a, only_b, p, p_holm, detectable };
+}
+
+/** @throws UserError naming every missing part */
+function refuseIncomplete(dir: string, { definition }: StudyRecord): void {
+  const missing: string[] = [];
+  const look = (run: string | null, what: string): void => {
+    for (const prompt of definition.eval.prompts)
+      if (!existsSync(evalFile(dir, run, prompt, definition)))
+        missing.push(definition.eval.prompts.length === 1 ? what : `${what} (${prompt})`);
+  };
+  look(null, "the baseline");
+  for (const seed of definition.seeds)
+    for (const algorithm of Object.keys(definition.algorithms))
+      look(runDirOf(dir, algorithm, seed), `${algorithm} seed ${seed}`);
+  if (missing.length > 0)
+    throw new UserError(
+      `${dir}: expected an evaluation of every run and of the baseline, missing: ${missing.join(", ")}. Run the study again: it goes on where it stopped.`,
+    );
+}
+
+/** @throws UserError when an evaluation in a run's directory is of another seed */
+function refuseForeign({ algorithm, seed, results }: Run): void {
+  for (const { file, train_seed } of results.values())
+    if (train_seed !== null && train_seed !== seed)
+      throw new UserError(
+        `${file}: expected the evaluation of ${algorithm} with training seed ${seed}, found one of seed ${train_seed}. Remove it and run the study again.`,
+      );
+}

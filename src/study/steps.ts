@@ -1,0 +1,122 @@
+/**
+ * The steps of a study in the order they are taken, each the command line of a child process.
+ * Algorithms alternate seed by seed, so that a machine that grows slower or faster does so for all of them.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { readEvalResult } from "../eval/result-file.js";
+import { checkpointName } from "../learner/checkpoint.js";
+import { readSummary } from "./curve.js";
+import { type Study, trainingWords } from "./definition.js";
+import { evalDirOf, evalFile, evaluationState, runDirOf, trainingState } from "./directory.js";
+
+export interface Step {
+  /** Names the log, such as "grpo-seed1" or "grpo-seed1-eval". */
+  readonly name: string;
+  /** Steps of one sort take about equally long: "train grpo", "eval". */
+  readonly sort: string;
+  /** Iterations, or completions; null when only the child knows. */
+  readonly size: number | null;
+  /**
+   * From files.
+   * @throws UserError when they are of something else
+   */
+  readonly isFinished: () => boolean;
+  /** Iterations or completions that are on disk. */
+  readonly done: () => number;
+  /** Seconds that it took; only of a finished step. */
+  readonly seconds: () => number;
+  /** Script of dist/ and arguments; they depend on whether the step was begun. */
+  readonly command: () => { readonly script: "launch" | "cli"; readonly args: readonly string[] };
+}
+
+/** @param file the study file, for messages */
+export function planSteps(dir: string, file: string, study: Study): Step[] {
+  const { definition, configs } = study;
+  const algorithms = Object.keys(definition.algorithms);
+  const { model, max_completion_length } = Object.values(configs)[0]!;
+  return [
+    ...evaluationSteps(dir, study, null, model.path, max_completion_length),
+    ...definition.seeds.flatMap((seed) =>
+      algorithms.flatMap((algorithm) => {
+        const config = { ...configs[algorithm]!, seed };
+        const runDir = runDirOf(dir, algorithm, seed);
+        const checkpoint = join(runDir, "checkpoints", checkpointName(config.max_steps));
+        return [
+          trainingStep(study, algorithm, seed, runDir, file),
+          ...evaluationSteps(dir, study, runDir, checkpoint, config.max_completion_length, `${algorithm}-seed${seed}-`),
+        ];
+      }),
+    ),
+  ];
+}
+
+function trainingStep(
+  { definition, configs }: Study,
+  algorithm: string,
+  seed: number,
+  runDir: string,
+  file: string,
+): Step {
+  const config = { ...configs[algorithm]!, seed };
+  const { algo, words } = trainingWords(definition, algorithm, file);
+  const files = definition.config.flatMap((path) => ["--config", path]);
+  const fresh = ["--algo", algo, ...files, "--run-dir", runDir, "--seed", String(seed), ...words];
+  return {
+    name: `${algorithm}-seed${seed}`,
+    sort: `train ${algorithm}`,
+    size: config.max_steps,
+    isFinished: () => trainingState(runDir, config) === "finished",
+    done: () => linesOf(join(runDir, "metrics.jsonl")),
+    seconds: () => readSummary(runDir).wall_seconds,
+    command: () => ({
+      script: "launch",
+      args: trainingState(runDir, config) === "new" ? fresh : ["--resume", runDir],
+    }),
+  };
+}
+
+/** @param trainedLength tokens of a completion in training */
+function evaluationSteps(
+  dir: string,
+  { definition }: Study,
+  runDir: string | null,
+  model: string,
+  trainedLength: number,
+  prefix = "",
+): Step[] {
+  const { data, prompts, limit, samples, modes, temperature, seed } = definition.eval;
+  const maxNewTokens = definition.eval.max_new_tokens ?? trainedLength;
+  const answers = (modes.includes("greedy") ? 1 : 0) + (modes.includes("sampled") ? samples : 0);
+  return prompts.map((prompt): Step => {
+    const out = evalDirOf(dir, runDir, prompt, definition);
+    const file = evalFile(dir, runDir, prompt, definition);
+    return {
+      name: `${prefix}${runDir === null ? "baseline" : "eval"}${prompts.length === 1 ? "" : `-${prompt}`}`,
+      sort: "eval",
+      size: limit === null ? null : limit * answers,
+      isFinished: () =>
+        evaluationState(out, { samples, seed, temperature, max_new_tokens: maxNewTokens }) === "finished",
+      done: () => linesOf(join(out, "predictions.jsonl")),
+      seconds: () => readEvalResult(file).wall_seconds,
+      command: () => ({
+        script: "cli",
+        args: [
+          "eval",
+          ...wordsOf({ model, data, out, modes: modes.join(","), samples, temperature, seed }),
+          ...wordsOf({ "max-new-tokens": maxNewTokens, ...(limit !== null && { limit }) }),
+          ...(prompt === "default" ? [] : wordsOf({ prompt })),
+        ],
+      }),
+    };
+  });
+}
+
+function wordsOf(options: Readonly<Record<string, string | number>>): string[] {
+  return Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
+}
+
+/** Whole lines of a file that a child appends to. */
+function linesOf(file: string): number {
+  return existsSync(file) ? readFileSync(file).reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0) : 0;
+}
