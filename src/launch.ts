@@ -30,6 +30,7 @@ import { supervise, type SuperviseOptions } from "./launcher/supervise.js";
 import { planThreads } from "./launcher/threads.js";
 import { createView } from "./launcher/view.js";
 import { cudaLibraryPath } from "./machine/cuda-libraries.js";
+import { providerInPlace } from "./machine/onnx-provider.js";
 import { smiList } from "./machine/gpus.js";
 import { readModelConfig } from "./model/config.js";
 
@@ -110,6 +111,7 @@ export async function launch(
     return 0;
   }
   checkInputs(config);
+  await checkDevices(config);
   const { refused } = checkMemory(config, flags.serial === true);
   if (refused !== null && flags.plan)
     throw new UserError(
@@ -185,6 +187,21 @@ function checkInputs(config: RunConfig): void {
   }
 }
 
+/** CUDA that was asked for and cannot be used ends the run here, with what is missing. `auto` takes what there is. */
+async function checkDevices(config: RunConfig): Promise<void> {
+  const asked = (["learner", "actors"] as const).filter((side) => config[side].device === "cuda");
+  if (asked.length === 0) return;
+  const { inspectMachine } = await import("./machine/inspect.js");
+  const { cudaGaps } = await import("./machine/gaps.js");
+  const { describeMachine } = await import("./commands/doctor.js");
+  const machine = await inspectMachine();
+  const gaps = cudaGaps(machine).filter(({ side }) => side === "both" || asked.includes(side));
+  if (gaps.length > 0)
+    throw new UserError(
+      `${asked.map((side) => `${side}.device=cuda`).join(" and ")}: CUDA cannot be used on this machine.\n${describeMachine(machine, gaps)}`,
+    );
+}
+
 /** Supervises the processes under a view and under signals. */
 async function runAndShow(
   config: RunConfig,
@@ -209,7 +226,7 @@ async function runAndShow(
     actors: config.actors,
     threads,
     devices,
-    libraryPath: { learner: cudaLibraryPath(), actor: cudaLibraryPath() },
+    libraryPath: { learner: cudaLibraryPath("12"), actor: cudaLibraryPath(providerInPlace() ?? "12") },
     scripts,
     serial,
     resume: flags.resume !== undefined,

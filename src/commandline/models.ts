@@ -2,9 +2,11 @@
 import { Option } from "commander";
 import type { Command } from "commander";
 import type { CheckModelOptions } from "../commands/check-model.js";
+import type { DoctorOptions } from "../commands/doctor.js";
 import type { DownloadModelOptions } from "../commands/download-model.js";
 import type { InferOptions } from "../commands/infer.js";
 import type { LogprobsOptions } from "../commands/logprobs.js";
+import type { SetupOptions } from "../commands/setup.js";
 import type { SftOptions } from "../commands/sft.js";
 import { above, atLeast, backendOption, number, threadsOption } from "./arguments.js";
 
@@ -12,9 +14,26 @@ export function addModelCommands(program: Command): void {
   program
     .command("setup")
     .description("prepare the native TensorFlow binding (quick when there is nothing to do)")
-    .action(async () => {
+    .option("--cuda", "prepare learner and actors for NVIDIA GPUs instead: about 3.3 GB to download, once", false)
+    .addOption(
+      new Option("--actor-cuda <major>", "CUDA of ONNX Runtime's provider: 12 from NuGet, 13 from PyPI (driver >= 580)")
+        .choices(["12", "13"])
+        .default("12"),
+    )
+    .option("--dry-run", "with --cuda: list what would be downloaded, and where to", false)
+    .action(async (options: SetupOptions) => {
       const { setup } = await import("../commands/setup.js");
-      await setup();
+      await setup(options);
+    });
+
+  program
+    .command("doctor")
+    .description("what this machine has for learner and actors, and what is missing for CUDA")
+    .option("--cuda", "exit 1 when CUDA cannot be used", false)
+    .option("--json", "everything that was found, as JSON", false)
+    .action(async (options: DoctorOptions) => {
+      const { doctor } = await import("../commands/doctor.js");
+      await doctor(options);
     });
 
   program

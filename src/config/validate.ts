@@ -117,6 +117,11 @@ export function crossCheck(config: RunConfig): string[] {
     throw new UserError(
       `actors.max_rows (${config.actors.max_rows}) must be at least num_generations (${groupSize}): a group is sampled together.`,
     );
+  const { backend, device } = config.learner;
+  if (device === "cuda" && (backend === "wasm" || backend === "cpu"))
+    throw new UserError(
+      `learner.device is cuda, but learner.backend=${backend} computes on the CPU only. Set learner.backend: tensorflow.`,
+    );
   checkAddress(config.transport.address);
   checkSelftest(config);
 

@@ -59,6 +59,10 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
   send({ type: "phase", name: "loading the model" });
   const backend = await startBackend(run.learner.backend, options.threads);
   const { tf } = backend;
+  if (run.learner.device === "cuda" && !backend.usesGpu)
+    throw new UserError(
+      `learner.device is cuda, but ${backend.library} found no GPU it can use. Run node dist/cli.js doctor --cuda; the learner's log has TensorFlow's own reasons.`,
+    );
   for (const reason of backend.why)
     send({ type: "log", message: `learner backend ${backend.name}; passed over ${reason}` });
   const config = readModelConfig(run.model.path);

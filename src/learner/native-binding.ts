@@ -2,39 +2,50 @@
  * Prepares the native TensorFlow binding of `@tensorflow/tfjs-node-gpu` without that package's install script (which
  * downloads a libtensorflow of 2022, built for CUDA 11.2, and fails where its host is not reached):
  *
- *   pip download tensorflow-cpu ─▶ libtensorflow_cc, libtensorflow_framework, C headers ─┐
- *   node_modules/@tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ──────────────────────────┴─▶ tfjs_binding.node
+ *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_cc, libtensorflow_framework, C headers ─┐
+ *   node_modules/@tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ────────────────────────────────────────┴─▶ tfjs_binding.node
  *
- * Both libraries and the binding are kept in the user's cache (about 640 MB); node_modules gets a symbolic link to it.
+ * Both libraries and the binding are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a folder of its own);
+ * node_modules gets a symbolic link to one of the two. The CUDA build opens CUDA's libraries when it starts and computes
+ * on the CPU where it finds none, so it serves both.
  * Knows nothing of TensorFlow.js itself; whether the binding computes correctly is backend.ts's to find out.
  */
-import { execFile, spawn } from "node:child_process";
-import { createHash } from "node:crypto";
-import { createReadStream, existsSync, lstatSync, realpathSync } from "node:fs";
-import { mkdir, readdir, rename, rm, stat, symlink } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { existsSync, lstatSync, realpathSync } from "node:fs";
+import { mkdir, rename, rm, symlink } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
-import { pipeline } from "node:stream/promises";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
 import { cacheRoot } from "../machine/cache.js";
+import { fetchWheel, findPip, firstThatRuns, temporaryBeside, type Wheel } from "../machine/wheels.js";
 
 const run = promisify(execFile);
 
-/** The libtensorflow that is used: one PyPI wheel, by version and content. */
+export type TensorFlowBuild = "cpu" | "cuda";
+
+/** The libtensorflow that is used: one PyPI wheel for each build, by version and content. */
 const TENSORFLOW_VERSION = "2.21.0";
-const WHEEL_SHA256 = "2b847d217b02ee7731ed91431daf3250daa0196c3c94614d23be27232e6e5b6c";
-const WHEEL_MB = 274;
+export const TENSORFLOW_WHEELS: Record<TensorFlowBuild, Wheel> = {
+  cpu: {
+    name: "tensorflow-cpu",
+    version: TENSORFLOW_VERSION,
+    sha256: "2b847d217b02ee7731ed91431daf3250daa0196c3c94614d23be27232e6e5b6c",
+    megabytes: 274,
+  },
+  cuda: {
+    name: "tensorflow",
+    version: TENSORFLOW_VERSION,
+    sha256: "9056fbc9ba04235810b71ae6cbd958a196e8804fb53bbcffbf3e23b56155f124",
+    megabytes: 572,
+  },
+};
 
 /** What is taken from the wheel; everything else in it is Python. */
 const LIBRARIES = ["libtensorflow_cc.so.2", "libtensorflow_framework.so.2"];
 const HEADER_FOLDERS = ["tensorflow/c", "tensorflow/core/platform", "tensorflow/tsl", "tsl", "xla/tsl"];
 
 const BINDING = "tfjs_binding.node";
-
-/** Temporary folders older than this were left by a killed setup. */
-const ABANDONED_AFTER_MS = 60 * 60 * 1000;
-const PROGRESS_EVERY_MS = 3000;
 
 /** How preparing the binding ended. `reason` is one clause that says what was missing and, where known, what to install. */
 export type NativeBinding = { ok: true; path: string; built: boolean } | { ok: false; reason: string };
@@ -46,27 +57,30 @@ export function nativeBindingPath(): string {
 
 /**
  * Makes sure that the native binding is in place: does nothing when it is, links it from the cache when that has it, else
- * downloads libtensorflow (274 MB) and compiles. Safe to run twice at the same time. Never throws for what a machine may
+ * downloads libtensorflow and compiles. Safe to run twice at the same time. Never throws for what a machine may
  * lack (network, pip, g++, headers): that is the `reason`, and the wasm backend is there for it.
  *
+ * @param build "cpu" keeps a CUDA build that is in place, which computes on the CPU as well
  * @param log receives whole lines of progress; nothing is logged when nothing has to be built
  * @param path where the binding belongs (tests put it elsewhere)
  * @param cache folder that keeps libraries and binding; by default under $XDG_CACHE_HOME, else ~/.cache
  */
 export async function prepareNativeBinding({
   log,
+  build = "cpu",
   path = nativeBindingPath(),
-  cache = cacheFolder(),
+  cache = tensorFlowFolder(build),
 }: {
   log: (line: string) => void;
+  build?: TensorFlowBuild;
   path?: string;
   cache?: string;
 }): Promise<NativeBinding> {
   try {
-    if (isInPlace(path, cache)) return { ok: true, path, built: false };
+    if (isInPlace(path, cache, build)) return { ok: true, path, built: false };
     const cached = join(cache, BINDING);
     const built = !existsSync(cached);
-    if (built) await buildInto(cache, log);
+    if (built) await buildInto(cache, TENSORFLOW_WHEELS[build], log);
     await link(cached, path);
     return { ok: true, path, built };
   } catch (error) {
@@ -78,17 +92,21 @@ function packageFolder(): string {
   return dirname(createRequire(import.meta.url).resolve("@tensorflow/tfjs-node-gpu/package.json"));
 }
 
-function cacheFolder(): string {
-  return join(cacheRoot(), `libtensorflow-${TENSORFLOW_VERSION}`);
-}
+/** Folder of a build's libraries and binding, whether or not it is there. */
+export const tensorFlowFolder = (build: TensorFlowBuild): string =>
+  join(cacheRoot(), `libtensorflow-${TENSORFLOW_VERSION}${build === "cuda" ? CUDA_SUFFIX : ""}`);
+
+const CUDA_SUFFIX = "-cuda";
 
 /**
  * True for a link into a cache of this version, wherever that cache is, and for a file that is no link: somebody's own
- * build is theirs to keep.
+ * build is theirs to keep. A CUDA build serves where a CPU build is wanted; not the other way round.
  */
-function isInPlace(path: string, cache: string): boolean {
+function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean {
   if (!existsSync(path)) return false; // also for a link whose cache was cleared
-  return !lstatSync(path).isSymbolicLink() || basename(dirname(realpathSync(path))) === basename(cache);
+  if (!lstatSync(path).isSymbolicLink()) return true;
+  const linked = basename(dirname(realpathSync(path)));
+  return linked === basename(cache) || (build === "cpu" && linked === `${basename(cache)}${CUDA_SUFFIX}`);
 }
 
 /** Replaces `path` by a link in one step, so that a process starting meanwhile finds the old or the new one. */
@@ -101,17 +119,12 @@ async function link(target: string, path: string): Promise<void> {
 }
 
 /** Fills `cache` by way of a temporary folder beside it; whoever renames first wins, the other uses the winner's. */
-async function buildInto(cache: string, log: (line: string) => void): Promise<void> {
+async function buildInto(cache: string, wheel: Wheel, log: (line: string) => void): Promise<void> {
   const tools = await findTools();
-  await mkdir(dirname(cache), { recursive: true });
-  await removeAbandoned(dirname(cache));
-  const folder = `${cache}.tmp-${process.pid}`;
-  await mkdir(folder);
+  const folder = await temporaryBeside(cache);
   try {
-    log(`preparing TensorFlow ${TENSORFLOW_VERSION}, once: ${WHEEL_MB} MB to download, kept in ${dirname(cache)}`);
-    const wheel = await download(tools.python, folder, log);
-    await unpack(tools.python, wheel, folder);
-    await rm(dirname(wheel), { recursive: true });
+    log(`preparing TensorFlow ${wheel.version}, once: ${wheel.megabytes} MB to download, kept in ${dirname(cache)}`);
+    await unpack(tools.python, wheel, folder, log);
     log("compiling the binding");
     await compile(tools, folder);
     await rm(join(folder, "tensorflow"), { recursive: true });
@@ -136,7 +149,7 @@ async function findTools(): Promise<Tools> {
     throw new Error(`it is prepared on Linux x64 only, this is ${process.platform} ${process.arch}`);
   }
   const missing: string[] = [];
-  const python = await firstThatRuns(["python3", "python"], ["-m", "pip", "--version"]);
+  const python = await findPip();
   if (python === undefined) missing.push("python3 with pip (Debian: apt install python3-pip)");
   const compiler = await firstThatRuns([process.env["CXX"] || "g++", "clang++"], ["--version"]);
   if (compiler === undefined) missing.push("g++ (Debian: apt install g++)");
@@ -153,89 +166,13 @@ async function findTools(): Promise<Tools> {
   return { python, compiler, nodeHeaders };
 }
 
-async function firstThatRuns(commands: string[], args: string[]): Promise<string | undefined> {
-  for (const command of commands) {
-    const runs = await run(command, args).then(
-      () => true,
-      () => false,
-    );
-    if (runs) return command;
-  }
-  return undefined;
-}
-
-/** Downloads the wheel into `folder`/wheel and checks its content. The result does not depend on the local Python's version. */
-async function download(python: string, folder: string, log: (line: string) => void): Promise<string> {
-  const destination = join(folder, "wheel");
-  await mkdir(destination);
-  const platforms = ["manylinux_2_27_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x86_64"].flatMap((tag) => [
-    "--platform",
-    tag,
-  ]);
-  const args = ["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--python-version", "3.11", ...platforms];
-  args.push(
-    "--no-cache-dir",
-    "--disable-pip-version-check",
-    "--dest",
-    destination,
-    `tensorflow-cpu==${TENSORFLOW_VERSION}`,
-  );
-  // pip's temporary files go where their growth can be seen (and where 274 MB fit: /tmp is small on some clusters).
-  const env = { ...process.env, TMPDIR: destination, PIP_REQUIRE_VIRTUALENV: "false" };
-
-  const onTerminal = process.stderr.isTTY;
-  const child = spawn(python, args, { env, stdio: ["ignore", onTerminal ? process.stderr : "ignore", "pipe"] });
-  let errors = "";
-  child.stderr?.setEncoding("utf8").on("data", (text: string) => (errors += text));
-  const report = () =>
-    void bytesUnder(destination).then((bytes) =>
-      log(`downloading TensorFlow: ${Math.round(bytes / 1e6)} of ${WHEEL_MB} MB`),
-    );
-  const timer = onTerminal ? undefined : setInterval(report, PROGRESS_EVERY_MS);
-  const code = await new Promise((resolve, reject) => child.on("error", reject).on("close", resolve)).finally(() =>
-    clearInterval(timer),
-  );
-  if (code !== 0) {
-    const why = errors.split("\n").findLast((line) => line.startsWith("ERROR")) ?? `pip ended with ${String(code)}`;
-    throw new Error(
-      `tensorflow-cpu ${TENSORFLOW_VERSION} could not be downloaded with pip; is its package index reachable? (${why.replace(/^ERROR: /, "").slice(0, 200)})`,
-    );
-  }
-
-  const name = (await readdir(destination)).find((file) => file.endsWith(".whl"));
-  if (name === undefined) throw new Error("pip reported success and left no wheel");
-  const hash = createHash("sha256");
-  await pipeline(createReadStream(join(destination, name)), hash);
-  const found = hash.digest("hex");
-  if (found !== WHEEL_SHA256)
-    throw new Error(`${name} has sha256 ${found}, expected ${WHEEL_SHA256}: not the published file, not used`);
-  return join(destination, name);
-}
-
-/** Bytes of all files under a folder that may be changing. */
-async function bytesUnder(folder: string): Promise<number> {
-  const entries = await readdir(folder, { withFileTypes: true, recursive: true }).catch(() => []);
-  const files = entries.filter((entry) => entry.isFile());
-  const sizes = await Promise.all(
-    files.map((file) =>
-      stat(join(file.parentPath, file.name)).then(
-        (s) => s.size,
-        () => 0,
-      ),
-    ),
-  );
-  return sizes.reduce((sum, size) => sum + size, 0);
-}
-
-/** Takes libraries and headers out of the wheel (a zip file) and leaves the 800 MB of Python alone. */
-async function unpack(python: string, wheel: string, folder: string): Promise<void> {
+/** Takes libraries and headers out of the wheel and leaves the rest, Python, alone. */
+async function unpack(python: string, wheel: Wheel, folder: string, log: (line: string) => void): Promise<void> {
   const wanted = [
     ...LIBRARIES.map((name) => `tensorflow/${name}`),
     ...HEADER_FOLDERS.map((name) => `tensorflow/include/${name}/`),
   ];
-  const script =
-    "import sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); z.extractall(sys.argv[2], [n for n in z.namelist() if n.startswith(tuple(sys.argv[3:]))])";
-  await run(python, ["-c", script, wheel, folder, ...wanted]);
+  await fetchWheel(python, wheel, folder, `(${wanted.join("|")})`, log);
   for (const name of LIBRARIES) {
     await rename(join(folder, "tensorflow", name), join(folder, name));
     await run("strip", ["--strip-unneeded", join(folder, name)]).catch(() => undefined); // smaller where binutils is there, the same otherwise
@@ -270,14 +207,5 @@ async function compile({ compiler, nodeHeaders }: Tools, folder: string): Promis
         .split("\n")
         .find((line) => /error/i.test(line)) ?? messageOf(error);
     throw new Error(`the binding did not build with ${compiler} (${why.slice(0, 200)})`, { cause: error });
-  }
-}
-
-async function removeAbandoned(folder: string): Promise<void> {
-  for (const name of await readdir(folder)) {
-    if (!name.includes(".tmp-")) continue;
-    const path = join(folder, name);
-    const info = await stat(path).catch(() => undefined);
-    if (info && Date.now() - info.mtimeMs > ABANDONED_AFTER_MS) await rm(path, { recursive: true, force: true });
   }
 }

@@ -10,7 +10,7 @@ export function smiList(): string | null {
 }
 
 /** Output of nvidia-smi with `args`; null where there is no such program, or it fails. */
-function smi(args: readonly string[]): string | null {
+export function smi(args: readonly string[]): string | null {
   try {
     return execFileSync("nvidia-smi", args, {
       encoding: "utf8",

@@ -189,6 +189,7 @@ describe("refusals", () => {
     [["--actors.max_rows=4"], /actors.max_rows \(4\) must be at least num_generations \(8\)/],
     [["--actors.dtype=float16"], /selftest.max_logprob_gap \(0.0001\).*Set selftest.max_logprob_gap=null/],
     [["--selftest.max_logprob_gap=null"], /all null, so that actor and learner would never be compared/],
+    [["--learner.device=cuda", "--learner.backend=wasm"], /learner.backend=wasm computes on the CPU only/],
     [["--transport.address=tcp://10.0.0.1:5555"], /Other hosts are refused/],
     [["--transport.address=tcp://127.0.0.1:65535"], /PORT from 1 to 65534/],
   ])("%j is refused", (overrides, message) => {

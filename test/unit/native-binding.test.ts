@@ -62,6 +62,18 @@ test("a link into another version's cache is replaced, one into the same version
   expect(await readlink(path)).toBe(elsewhere);
 });
 
+test("a CUDA build serves where the CPU's is wanted, and not the other way round", async () => {
+  await fillCache();
+  const cuda = `${cache}-cuda`;
+  await fillCache(cuda);
+  const prepareCuda = () => prepareNativeBinding({ log: (line) => lines.push(line), build: "cuda", path, cache: cuda });
+  await prepare();
+  await prepareCuda();
+  expect(await readlink(path)).toBe(join(cuda, "tfjs_binding.node"));
+  await prepare();
+  expect(await readlink(path)).toBe(join(cuda, "tfjs_binding.node"));
+});
+
 test("a link whose cache was cleared is mended", async () => {
   await mkdir(join(path, ".."), { recursive: true });
   await symlink(join(folder, "gone"), path);

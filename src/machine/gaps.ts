@@ -1,0 +1,107 @@
+/**
+ * What stands between this machine and CUDA, in the order in which to mend it, each with what to do. Pure.
+ */
+import type { Machine } from "./inspect.js";
+
+export interface Gap {
+  /** Whose: both sides', the learner's or the actors'. */
+  readonly side: "both" | "learner" | "actors";
+  readonly missing: string;
+  readonly cure: string;
+}
+
+/** Oldest drivers for CUDA 12.x and 13.x (NVIDIA's CUDA Compatibility, table of minor version compatibility). */
+const OLDEST_DRIVER = { "12": 525, "13": 580 } as const;
+
+export function cudaGaps(machine: Machine): Gap[] {
+  const { driver, gpus, visibleGpus, learner, actors } = machine;
+  const gaps: Gap[] = [];
+  if (machine.platform !== "linux x64")
+    return [
+      {
+        side: "both",
+        missing: `CUDA is set up on Linux x64 only, this is ${machine.platform}`,
+        cure: "use another machine",
+      },
+    ];
+  if (driver === null)
+    gaps.push({
+      side: "both",
+      missing: "no NVIDIA driver (neither nvidia-smi nor /proc/driver/nvidia)",
+      cure: "run on a machine with a GPU (SLURM: ask for one with --gpus=1; Apptainer: exec --nv), or install the driver",
+    });
+  else if (gpus.length === 0)
+    gaps.push({ side: "both", missing: "a driver and no GPU", cure: "SLURM: ask for one with --gpus=1" });
+  else if (visibleGpus.length === 0)
+    gaps.push({
+      side: "both",
+      missing: "CUDA_VISIBLE_DEVICES hides every GPU",
+      cure: "unset CUDA_VISIBLE_DEVICES, or name a GPU in it",
+    });
+  const age = driver === null ? NaN : Number.parseInt(driver, 10);
+  if (age < OLDEST_DRIVER["12"])
+    gaps.push({
+      side: "both",
+      missing: `driver ${driver} is too old for CUDA 12, which needs ${OLDEST_DRIVER["12"]} or newer`,
+      cure: "update the driver",
+    });
+  else if (actors.provider === "13" && age < OLDEST_DRIVER["13"])
+    gaps.push({
+      side: "actors",
+      missing: `driver ${driver} is too old for CUDA 13, which needs ${OLDEST_DRIVER["13"]} or newer`,
+      cure: "node dist/cli.js setup --cuda (CUDA 12)",
+    });
+
+  if (learner.build === null || learner.build === "cpu")
+    gaps.push({
+      side: "learner",
+      missing: learner.build === null ? "no native TensorFlow" : "TensorFlow's CPU build is in place",
+      cure: "node dist/cli.js setup --cuda",
+    });
+  if (learner.backend?.usesGpu !== true) addLibraries("learner", learner.libraries);
+  if (learner.backend?.usesGpu !== true && gaps.every(({ side }) => side === "actors"))
+    gaps.push({
+      side: "learner",
+      missing: `TensorFlow takes no GPU (${learner.passedOver[0] ?? learner.backend?.library ?? "no backend"})`,
+      cure: "node dist/cli.js doctor --json has all that was found",
+    });
+
+  if (actors.provider === null)
+    gaps.push({
+      side: "actors",
+      missing: "ONNX Runtime's CUDA provider is not installed (libonnxruntime_providers_cuda.so)",
+      cure: "node dist/cli.js setup --cuda",
+    });
+  const reason = actors.providers["cuda"];
+  if (reason !== null) addLibraries("actors", actors.libraries);
+  if (reason !== null && gaps.every(({ side }) => side === "learner"))
+    gaps.push({
+      side: "actors",
+      missing: `ONNX Runtime's CUDA provider does not load (${reason})`,
+      cure: "node dist/cli.js doctor --json has all that was found",
+    });
+  return gaps;
+
+  /** The driver's own library is the driver's gap; of the others the first is named, since the rest mostly follows from it. */
+  function addLibraries(side: Gap["side"], libraries: Machine["learner"]["libraries"]): void {
+    const lost = libraries.filter(({ error, name }) => error !== null && name !== "libcuda.so.1");
+    const [first] = lost;
+    if (first !== undefined)
+      gaps.push({
+        side,
+        missing: `${first.error}${lost.length > 1 ? ` (and ${lost.length - 1} more)` : ""}`,
+        cure: "node dist/cli.js setup --cuda",
+      });
+    const driverLibrary = libraries.find(({ error, name }) => error !== null && name === "libcuda.so.1");
+    if (driverLibrary !== undefined && driver !== null)
+      gaps.push({
+        side,
+        missing: String(driverLibrary.error),
+        cure: "Apptainer: exec --nv brings the driver's libraries in; else install the driver's CUDA part (libcuda1)",
+      });
+  }
+}
+
+/** True when training and sampling work without a GPU. */
+export const cpuWorks = ({ learner, actors }: Machine): boolean =>
+  learner.backend !== null && actors.providers["cpu"] === null;

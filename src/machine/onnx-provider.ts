@@ -1,0 +1,122 @@
+/**
+ * ONNX Runtime's CUDA provider for onnxruntime-node, which npm's package leaves out: two libraries that must lie beside
+ * its libonnxruntime. They are kept in the user's cache; node_modules gets links.
+ *
+ *   CUDA 12  onnxruntime-node's own install script, which takes them from NuGet
+ *   CUDA 13  PyPI's onnxruntime-gpu of the same version
+ *
+ * The script can end with 0 having done nothing, so its result is looked at and its exit code is not trusted.
+ * Knows nothing of CUDA's own libraries.
+ */
+import { execFile } from "node:child_process";
+import { existsSync, lstatSync, readFileSync, realpathSync } from "node:fs";
+import { cp, rename, rm, symlink } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { basename, dirname, join } from "node:path";
+import { promisify } from "node:util";
+import { messageOf } from "../errors.js";
+import { cacheRoot } from "./cache.js";
+import type { CudaMajor } from "./cuda-libraries.js";
+import { fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
+
+const run = promisify(execFile);
+
+/** 300 MB from NuGet over a slow line. */
+const INSTALL_TIMEOUT_MS = 30 * 60_000;
+const PROVIDER = ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"];
+
+/** The wheel that holds the provider for CUDA 13; its version must be onnxruntime-node's. */
+export const ONNX_CUDA_13: Wheel = {
+  name: "onnxruntime-gpu",
+  version: "1.30.0",
+  sha256: "4fbf0c5d7b5fb99266c2e8a802e3e64af68bdc383e0f3c7349b985f1087eedaa",
+  megabytes: 247,
+};
+
+const packageFolder = (): string => dirname(createRequire(import.meta.url).resolve("onnxruntime-node/package.json"));
+
+export const onnxVersion = (): string =>
+  (JSON.parse(readFileSync(join(packageFolder(), "package.json"), "utf8")) as { version: string }).version;
+
+/** Where libonnxruntime looks for providers. */
+const binFolder = (): string => join(packageFolder(), "bin", "napi-v6", process.platform, process.arch);
+
+/** Folder in the cache that keeps the provider for CUDA `major`. */
+export const providerFolder = (major: CudaMajor): string =>
+  join(cacheRoot(), `onnxruntime-${onnxVersion()}-cuda${major}`);
+
+/**
+ * For which CUDA the provider in place was built; undefined when none is there. One that is no link of ours was put there
+ * by the package's own script, which knows CUDA 12 only.
+ */
+export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
+  const files = PROVIDER.map((name) => join(bin, name));
+  if (!files.every((file) => existsSync(file))) return undefined;
+  const linked = lstatSync(files[1]!).isSymbolicLink() && basename(dirname(realpathSync(files[1]!))).endsWith("cuda13");
+  return linked ? "13" : "12";
+}
+
+/**
+ * Puts the provider for CUDA `major` in place, from the cache or by download.
+ * @throws Error with one clause that says what failed
+ */
+export async function prepareOnnxProvider(
+  python: string,
+  major: CudaMajor,
+  log: (line: string) => void,
+  { bin = binFolder(), cache = providerFolder(major), script = join(packageFolder(), "script", "install.js") } = {},
+): Promise<void> {
+  if (providerInPlace(bin) === major) return;
+  if (!existsSync(cache)) {
+    const folder = await temporaryBeside(cache);
+    try {
+      await (major === "12" ? fromNuGet(folder, bin, script, log) : fromPyPI(python, folder, log));
+      await rename(folder, cache).catch((error: unknown) => {
+        if (!existsSync(cache)) throw error;
+      });
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  }
+  for (const name of PROVIDER) {
+    await rm(join(bin, name), { force: true });
+    await symlink(join(cache, name), join(bin, name));
+  }
+}
+
+/** Lets the package's script download into `bin`, and moves what came to `folder`. */
+async function fromNuGet(folder: string, bin: string, script: string, log: (line: string) => void): Promise<void> {
+  log(`ONNX Runtime's CUDA 12 provider, from NuGet by onnxruntime-node's install script`);
+  // the script says nothing while it downloads
+  for (const name of PROVIDER) await rm(join(bin, name), { force: true });
+  const said = await run(process.execPath, [script], {
+    env: { ...process.env, ONNXRUNTIME_NODE_INSTALL: "true" },
+    timeout: INSTALL_TIMEOUT_MS,
+  }).then(
+    ({ stdout, stderr }) => `${stdout}\n${stderr}`,
+    (error: unknown) => messageOf(error),
+  );
+  const missing = PROVIDER.filter((name) => !existsSync(join(bin, name)));
+  if (missing.length > 0) {
+    const why =
+      said.split("\n").find((line) => /error|ENOTFOUND|ECONN|EAI_AGAIN|timed? ?out/i.test(line)) ?? "it said nothing";
+    throw new Error(
+      `onnxruntime-node's install script left no ${missing[0]}; is api.nuget.org reachable? (${why.trim().slice(0, 200)})`,
+    );
+  }
+  for (const name of PROVIDER) {
+    await cp(join(bin, name), join(folder, name));
+    await rm(join(bin, name));
+  }
+}
+
+async function fromPyPI(python: string, folder: string, log: (line: string) => void): Promise<void> {
+  if (ONNX_CUDA_13.version !== onnxVersion())
+    throw new Error(
+      `onnxruntime-node is ${onnxVersion()}, the pinned provider ${ONNX_CUDA_13.version}: they must be equal`,
+    );
+  log(`ONNX Runtime's CUDA 13 provider, from PyPI (${ONNX_CUDA_13.megabytes} MB)`);
+  await fetchWheel(python, ONNX_CUDA_13, folder, `onnxruntime/capi/(${PROVIDER.join("|")})`, log);
+  for (const name of PROVIDER) await rename(join(folder, "onnxruntime", "capi", name), join(folder, name));
+  await rm(join(folder, "onnxruntime"), { recursive: true });
+}

