@@ -34,6 +34,12 @@ import { providerInPlace } from "./machine/onnx-provider.js";
 import { smiList } from "./machine/gpus.js";
 import { readModelConfig } from "./model/config.js";
 
+/**
+ * A signal that comes again within this time is the same request: SLURM signals every process of a job, and npm and
+ * Apptainer, which are among them, pass on what they get.
+ */
+const SAME_SIGNAL_MS = 1000;
+
 interface LaunchFlags {
   algo?: RunConfig["algo"];
   config?: string[];
@@ -236,8 +242,13 @@ async function runAndShow(
   });
 
   let signalCode: number | undefined;
+  let signalledAt = 0;
   const onSignal = (signal: NodeJS.Signals) => {
-    if (signalCode !== undefined) return run.kill();
+    if (signalCode !== undefined) {
+      if (performance.now() - signalledAt > SAME_SIGNAL_MS) run.kill();
+      return;
+    }
+    signalledAt = performance.now();
     signalCode = 128 + constants.signals[signal];
     view.note(`${signal}: writing a checkpoint, then stopping. Once more kills everything at once.`);
     run.stop();

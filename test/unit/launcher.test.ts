@@ -246,11 +246,23 @@ describe.skipIf(!built)("the launcher as a process", () => {
     },
   );
 
+  test("a signal passed on by several is one request: the learner saves", async () => {
+    const { child, text, seen, exited } = launch({ FAKE_LEARNER: "wait" });
+    await seen("step   2/");
+    child.kill("SIGTERM");
+    await seen("Once more");
+    child.kill("SIGTERM");
+    expect(await exited).toBe(143);
+    expect(text.out).toContain("--resume");
+  });
+
   test("a second signal kills at once", async () => {
     const { child, seen, exited } = launch({ FAKE_LEARNER: "deaf" });
     await seen("learner ready");
     child.kill("SIGINT");
     await seen("Once more");
+    // longer than signals passed on by several processes are apart (SAME_SIGNAL_MS)
+    await new Promise((resolve) => setTimeout(resolve, 1500));
     child.kill("SIGINT");
     expect(await exited).toBe(130);
     expect(orphans()).toEqual([]);

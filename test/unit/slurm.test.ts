@@ -102,14 +102,19 @@ describe("the job", () => {
   test("near its time limit has a checkpoint written, waits for it, and goes back into the queue", async () => {
     const { status, output } = await runJob({ FAKE_RUN: "wait" }, [], "SIGUSR1");
     expect(status).toBe(0);
-    expect(record().slice(2)).toEqual(["running", "saved", "scontrol <requeue> <42>"]);
+    expect(record().slice(2)).toEqual([
+      "running",
+      "scancel <--signal=TERM> <42.0>",
+      "saved",
+      "scontrol <requeue> <42>",
+    ]);
     expect(output).toMatch(/USR1: asking the launcher for a checkpoint[\s\S]*back into the queue/);
   });
 
   test("that is cancelled or preempted has a checkpoint written and leaves the queue to SLURM", async () => {
     const { status } = await runJob({ FAKE_RUN: "wait" }, [], "SIGTERM");
     expect(status).toBe(143);
-    expect(record().slice(2)).toEqual(["running", "saved"]);
+    expect(record().slice(2)).toEqual(["running", "scancel <--signal=TERM> <42.0>", "saved"]);
   });
 });
 
@@ -182,7 +187,7 @@ describe("submission", () => {
 const hasShellcheck = spawnSync("shellcheck", ["--version"]).status === 0;
 test.skipIf(!hasShellcheck)("shellcheck finds nothing (skipped where shellcheck is not installed)", () => {
   const files = ["slurm/submit.sh", "slurm/train.sbatch", "slurm/site.env"];
-  const fixtures = ["sbatch", "srun", "scontrol", "apptainer"].map((name) => `test/fixtures/slurm/${name}`);
+  const fixtures = ["sbatch", "srun", "scancel", "scontrol", "apptainer"].map((name) => `test/fixtures/slurm/${name}`);
   const { stdout } = spawnSync("shellcheck", ["-x", ...files, ...fixtures], { cwd: project, encoding: "utf8" });
   expect(stdout).toBe("");
 });
