@@ -129,9 +129,11 @@ test("more of anything never takes less; checkpointing and adapters never take m
       expect(total(run({ ...layer, actors: { ...layer.actors, max_rows: rows + more } }))).toBeGreaterThanOrEqual(
         before,
       );
-      expect(total(run({ ...layer, tokens_per_microbatch: rest.tokens_per_microbatch + more }))).toBeGreaterThanOrEqual(
-        before,
-      );
+      // Where larger microbatches become one, no sum over them is kept: one vector less, with the allocator's share.
+      const larger = run({ ...layer, tokens_per_microbatch: rest.tokens_per_microbatch + more });
+      const isOneNow = microbatchShape(run(layer)).several && !microbatchShape(larger).several;
+      const vector = bytesOf(learnerItems(larger, qwen3b, "gpu"), "trainable");
+      expect(total(larger) + (isOneNow ? 1.2 * vector : 0)).toBeGreaterThanOrEqual(before * (1 - 1e-12));
       expect(total(run({ ...layer, model: { gradient_checkpointing: true } }))).toBeLessThanOrEqual(before);
       expect(total(run({ ...layer, lora: { enabled: true } }))).toBeLessThanOrEqual(before);
     }),
