@@ -263,8 +263,10 @@ describe("resume", () => {
 
 describe("shipped files and help", () => {
   const shipped = readdirSync(join(packageRoot, "configs")).filter((name) => name.endsWith(".yaml"));
+  // studies have a schema of their own (study.test.ts)
+  const runs = shipped.filter((name) => !name.startsWith("study-"));
 
-  test.each(shipped)("configs/%s opens with the command that runs it, and resolves for both algorithms", (name) => {
+  test.each(runs)("configs/%s opens with the command that runs it, and resolves for both algorithms", (name) => {
     const text = readFileSync(join(packageRoot, "configs", name), "utf8");
     expect(text).toMatch(/^# node dist\/launch\.js /);
     const files = name.endsWith("_config.yaml") ? ["configs/starter.yaml", `configs/${name}`] : [`configs/${name}`];
