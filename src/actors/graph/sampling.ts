@@ -5,7 +5,7 @@
  * the block, a second CumSum inside it chooses the token: no pass over the vocabulary is sequential, and no
  * CumSum axis is long (ONNX Runtime's CUDA kernel is quadratic in it).
  */
-import type { Graph } from "./onnx.js";
+import { DATA_TYPE, type Graph } from "./onnx.js";
 
 export interface VocabularyBlocks {
   readonly count: number;
@@ -96,8 +96,12 @@ export function sample(g: Graph, logits: string, vocabSize: number, rows: Sampli
   return { token, logprob: g.node("Sub", [centred, logTotal]), topToken, topLogprob: g.node("Neg", [logTotal]) };
 }
 
-/** [R, 1]: the first column of `sums` [R, C] above `target` [R, 1] (ArgMax takes the first of equals). */
+/**
+ * int64 [R, 1]: the first column of `sums` [R, C] above `target` [R, 1], as the number of columns that are not: running
+ * sums of weights never fall. (ArgMax would have to take the first of equals, which cuDNN does not promise.)
+ */
 function firstAbove(g: Graph, sums: string, target: string): string {
-  const above = g.node("Cast", [g.node("Greater", [sums, target])], { to: { int: 1 } });
-  return g.node("ArgMax", [above], { axis: { int: 1 } });
+  const notAbove = g.node("Cast", [g.node("LessOrEqual", [sums, target])], { to: { int: DATA_TYPE.float32 } });
+  const count = g.node("ReduceSum", [notAbove, g.int64([1])], { keepdims: { int: 1 } });
+  return g.node("Cast", [count], { to: { int: DATA_TYPE.int64 } });
 }
