@@ -28,7 +28,7 @@ const definition = (changes: object = {}): object => ({
 const study = (changes: object = {}) => resolveStudy(definition(changes), "small.yaml", root);
 
 describe("the study file", () => {
-  it.each(["configs/study-starter.yaml"])("%s can be run", (file) => {
+  it.each(["configs/study-starter.yaml", "configs/study-qwen2.5-3b.yaml"])("%s can be run", (file) => {
     const { definition: read, differences, configs } = readStudy(join(root, file), root);
     expect(differences).toEqual([]);
     expect(configs["grpo"]!.eval_steps).toBeGreaterThan(0);
