@@ -8,11 +8,24 @@ import { join } from "node:path";
 import { UserError } from "../errors.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
-import { loadAdapter, loraLayout, readAdapterConfig } from "../model/lora.js";
+import { layoutSize, weightLayout } from "../model/layout.js";
+import { loadAdapter, loraLayout, readAdapterConfig, type LoraSpec } from "../model/lora.js";
 import { loadPacked } from "../model/safetensors.js";
 import { loadTokenizer, type Tokenizer } from "../model/tokenizer.js";
 import type { GenerateRequest, GeneratedGroup } from "./engine-types.js";
 import { OrtEngine } from "./engine.js";
+
+/** What a model's folder holds. */
+export interface ModelFiles {
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  /** The folder, or an adapter's base. */
+  readonly baseFolder: string;
+  /** Of an adapter folder, else null. */
+  readonly lora: LoraSpec | null;
+  /** Reads what an engine loads: all weights, in memory that threads can share, or the adapters. */
+  readonly published: () => Float32Array;
+}
 
 export interface LocalModel {
   readonly config: ModelConfig;
@@ -21,12 +34,11 @@ export interface LocalModel {
 }
 
 /**
- * Opens a model folder, or a PEFT adapter folder (its base is where adapter_config.json says).
+ * Reads a model folder, or a PEFT adapter folder (its base is where adapter_config.json says).
  * @param spec the folder, or the hub id of a downloaded model
- * @param threads of ONNX Runtime; 0 = all cores
  * @throws UserError when a file is missing, damaged or does not fit
  */
-export async function openModel(spec: string, threads: number): Promise<LocalModel> {
+export function readModel(spec: string): ModelFiles {
   const folder = resolveModelFolder(spec);
   const adapter = existsSync(join(folder, "adapter_config.json")) ? readAdapterConfig(folder) : null;
   const adapterBase = adapter?.base == null ? null : resolveModelFolder(adapter.base);
@@ -38,12 +50,25 @@ export async function openModel(spec: string, threads: number): Promise<LocalMod
   const baseFolder = adapterBase ?? folder;
   const config = readModelConfig(baseFolder);
   const tokenizer = loadTokenizer(folder, config);
+  const lora = adapter?.lora ?? null;
+  const published = (): Float32Array => {
+    if (lora !== null) return loadAdapter(folder, loraLayout(config, lora), lora);
+    const bytes = new SharedArrayBuffer(4 * layoutSize(weightLayout(config)));
+    return loadPacked(folder, config, new Float32Array(bytes));
+  };
+  return { config, tokenizer, baseFolder, lora, published };
+}
+
+/**
+ * Opens a model for use in this thread.
+ * @param spec as in readModel
+ * @param threads of ONNX Runtime; 0 = all cores
+ */
+export async function openModel(spec: string, threads: number): Promise<LocalModel> {
+  const { config, tokenizer, baseFolder, lora, published } = readModel(spec);
   const options = { threads: threads || availableParallelism(), maxRows: 256, segmentLength: 8 };
-  const lora = adapter === null ? null : { spec: adapter.lora, baseFolder };
-  const engine = await OrtEngine.create(config, options, lora);
-  const published =
-    adapter === null ? loadPacked(folder, config) : loadAdapter(folder, loraLayout(config, adapter.lora), adapter.lora);
-  await engine.load(published, 0);
+  const engine = await OrtEngine.create(config, options, lora === null ? null : { spec: lora, baseFolder });
+  await engine.load(published(), 0);
   return { config, tokenizer, engine };
 }
 

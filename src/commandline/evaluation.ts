@@ -1,11 +1,12 @@
 /** Evaluation and what is concluded from it. Options are parsed here; a command's module is loaded only when it runs. */
+import { type Command, InvalidArgumentError, Option } from "commander";
 import type { AnalyzeOptions } from "../commands/analyze.js";
-import { type Command, InvalidArgumentError } from "commander";
 import type { CompareOptions } from "../commands/compare.js";
 import type { EvalOptions } from "../commands/eval.js";
 import type { ReportOptions } from "../commands/report.js";
 import type { StudyOptions } from "../commands/study.js";
-import { above, atLeast, threadsOption } from "./arguments.js";
+import { promptNames } from "../eval/prompt-names.js";
+import { above, atLeast } from "./arguments.js";
 
 const modes = ["sampled", "greedy"] as const;
 
@@ -19,11 +20,14 @@ function modeList(text: string): (typeof modes)[number][] {
 export function addEvaluationCommands(program: Command): void {
   program
     .command("eval")
-    .description("sampled and greedy accuracy on held-out problems, with 95 % intervals")
+    .description(
+      "answers to held-out problems, sampled and greedy: accuracy with 95 % intervals; goes on where it was cut",
+    )
     .requiredOption(
       "--model <dir>",
-      "Hugging Face folder, such as a checkpoint of a run, or the hub id of a downloaded model",
+      "model, checkpoint or adapter folder, a run directory (its last checkpoint), or the hub id of a downloaded model",
     )
+    .option("--checkpoint <step>", "another checkpoint of the run directory", atLeast(0))
     .requiredOption(
       "--data <source>",
       '"starter" (generated problems, those a training run is validated on), "starter-test" (others), or a JSONL file with question/answer',
@@ -34,10 +38,21 @@ export function addEvaluationCommands(program: Command): void {
     .option("--samples <n>", "sampled completions of each question; more than 1 gives pass@k and maj@k", atLeast(1), 1)
     .option("--temperature <t>", "of the sampled answers", above(0), 1)
     .option("--max-new-tokens <n>", "tokens", atLeast(1), 256)
-    .option("--system <text>", "system message (default: the chat template's own)")
-    .option("--prompt-suffix <text>", "appended to each question", "")
+    .addOption(new Option("--prompt <name>", "how questions are put").choices(promptNames).default("default"))
+    .option(
+      "--system <text>",
+      "system message of --prompt default (default: that of the checkpoint's run, else the chat template's own)",
+    )
+    .option(
+      "--prompt-suffix <text>",
+      "appended to each question by --prompt default (default: that of the checkpoint's run, else none)",
+    )
+    .option("--fewshot <file>", "training problems for --prompt lm-eval-5shot: GSM8K's train.jsonl as published")
     .option("--seed <n>", "seed of sampling", atLeast(0), 42)
-    .addOption(threadsOption())
+    .option("--actors <n>", "engines, each in a thread of its own, that share the questions", atLeast(1), 1)
+    .option("--max-rows <n>", "completions in flight in each engine: fewer take less memory", atLeast(1), 256)
+    .option("--threads <n>", "of each engine; 0 = the cores, shared out", atLeast(0), 0)
+    .option("--overwrite", "begin anew where --out holds an evaluation of other settings", false)
     .action(async (options: EvalOptions) => {
       const { runEval } = await import("../commands/eval.js");
       await runEval(options);

@@ -1,120 +1,263 @@
-/** `eval`: sampled and greedy answers of a model to held-out problems, judged as in training and as others would. */
-import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { SingleBar } from "cli-progress";
-import { generateAll, openModel } from "../actors/local.js";
+/** `eval`: a model's sampled and greedy answers to held-out problems, judged as in training and as others would judge them. */
+import { readModel } from "../actors/local.js";
+import { EnginePool } from "../actors/pool.js";
+import type { GeneratedCompletion, GeneratedGroup } from "../actors/engine-types.js";
 import { UserError } from "../errors.js";
+import { type EvalFolder, type EvalSettings, openEvalFolder } from "../eval/eval-folder.js";
 import { type Prediction, judge } from "../eval/predictions.js";
-import { EVAL_VERSION, type Mode, sha256OfList, trainSeedOf } from "../eval/result-file.js";
-import { summarize } from "../eval/summary.js";
-import type { ChatMessage } from "../model/tokenizer.js";
+import { type PromptName, type Prompts, findStop, makePrompts, promptIdsOf } from "../eval/prompts.js";
+import { EVAL_VERSION, type Mode, modes, sha256OfList } from "../eval/result-file.js";
+import { type ModeMetrics, summarize } from "../eval/summary.js";
+import { type Target, findTarget } from "../eval/target.js";
+import type { Tokenizer } from "../model/tokenizer.js";
 import { taskSeed } from "../protocol/seeds.js";
-import { loadDataset } from "../tasks/dataset.js";
+import { type Problem, loadDataset } from "../tasks/dataset.js";
+import { countBar } from "./count-bar.js";
 
 export interface EvalOptions {
+  /** Model, checkpoint or adapter folder, run directory, or hub id. */
   readonly model: string;
+  /** Step, of a run directory; default the last. */
+  readonly checkpoint?: number;
   /** "starter", "starter-test", or a JSONL file with question/answer. */
   readonly data: string;
   /** Problems taken from the beginning; undefined = all of a file, 512 of the starter's. */
   readonly limit?: number;
   /** Folder for predictions.jsonl and metrics.json. */
   readonly out: string;
+  readonly overwrite: boolean;
   readonly modes: readonly Mode[];
   /** Completions of each question when sampled. */
   readonly samples: number;
   readonly temperature: number;
   readonly maxNewTokens: number;
+  readonly prompt: PromptName;
+  /** Of the prompt "default"; undefined = those of the run that the model is a checkpoint of, if it is one. */
   readonly system?: string;
-  readonly promptSuffix: string;
+  readonly promptSuffix?: string;
+  readonly fewshot?: string;
   readonly seed: number;
-  /** 0 = all cores. */
+  readonly actors: number;
+  /** Completions in flight in each actor. */
+  readonly maxRows: number;
+  /** Of each actor; 0 = the cores, shared out. */
   readonly threads: number;
 }
 
 const STARTER_PROBLEMS = 512;
 
+/** What is asked, the same for every mode. */
+interface Questions {
+  readonly problems: readonly Problem[];
+  readonly promptIds: readonly Int32Array[];
+  readonly prompts: Prompts;
+  readonly tokenizer: Tokenizer;
+}
+
 export async function runEval(options: EvalOptions): Promise<void> {
   const begun = performance.now();
-  const dataset = loadDataset(options.data, "validation");
-  const generatedData = options.data === "starter" || options.data === "starter-test";
-  const n = Math.min(options.limit ?? (generatedData ? STARTER_PROBLEMS : dataset.size), dataset.size);
-  const { config, tokenizer, engine } = await openModel(options.model, options.threads);
-  const problems = Array.from({ length: n }, (_, i) => dataset.problem(i));
-  const prompts = problems.map(({ id, question }) => {
-    const messages: ChatMessage[] = [{ role: "user", content: question + options.promptSuffix }];
-    if (options.system !== undefined) messages.unshift({ role: "system", content: options.system });
-    const ids = tokenizer.chatPrompt(messages);
-    if (ids.length + options.maxNewTokens > config.maxPositions)
-      throw new UserError(
-        `${id}: the prompt has ${ids.length} tokens; with --max-new-tokens ${options.maxNewTokens} that is more than the model's context of ${config.maxPositions}. Lower --max-new-tokens.`,
+  const target = findTarget(options.model, options.checkpoint);
+  const problems = takeProblems(options);
+  const prompts = choosePrompts(options, target, problems);
+  if (prompts.note !== undefined) process.stderr.write(`${prompts.note}\n`);
+  const model = readModel(target.model);
+  const { tokenizer, config } = model;
+  const promptIds = prompts.texts.map((text) => promptIdsOf(tokenizer, text));
+  refuseLong(promptIds, problems, options.maxNewTokens, config.maxPositions);
+  const wanted = modes.filter((mode) => options.modes.includes(mode));
+
+  const pool = await EnginePool.open(model, options);
+  try {
+    const settings: EvalSettings = {
+      version: EVAL_VERSION,
+      model: target.model,
+      data: options.data,
+      n: problems.length,
+      prompt: options.prompt,
+      questions_sha256: sha256OfList(problems.map(({ question, answer }) => [question, answer])),
+      prompt_sha256: prompts.sha256,
+      temperature: options.temperature,
+      max_new_tokens: options.maxNewTokens,
+      samples: options.samples,
+      seed: options.seed,
+      train_seed: target.trainSeed,
+      weights_sha256: pool.version.sha256,
+    };
+    const folder = openEvalFolder(options.out, settings, wanted, options.overwrite);
+    if (folder.kept.length > 0)
+      process.stderr.write(
+        `${options.out}: ${folder.finished ? "already evaluated" : "going on"}, ${folder.kept.length} completions are there\n`,
       );
-    return ids;
-  });
-  const predictions: Prediction[] = [];
-  const figures: Record<string, unknown> = {};
-  for (const mode of options.modes) {
-    const samples = mode === "greedy" ? 1 : options.samples;
-    const temperature = mode === "greedy" ? 0 : options.temperature;
-    const requests = problems.map(({ id }, i) => ({
-      requestId: `${mode}-${id}`,
-      promptIds: prompts[i]!,
-      groupSize: samples,
-      seed: taskSeed(options.seed, `${mode}-${id}`),
-      sampling: { temperature, maxNewTokens: options.maxNewTokens, stopIds: tokenizer.stopIds },
-    }));
-    const bar = new SingleBar({
-      format: `${mode.padEnd(7)} {bar} {value}/{total}  ETA {eta_formatted}`,
-      hideCursor: true,
-      noTTYOutput: false,
-      stream: process.stderr,
-    });
-    bar.start(n, 0);
-    const started = performance.now();
-    const generated = await generateAll(engine, requests, (done) => bar.update(done));
-    bar.stop();
-    const seconds = (performance.now() - started) / 1000;
-    const judged = generated.flatMap(({ completions }, index) =>
-      completions.map(({ ids, finishReason }, sample) => {
-        if (finishReason === "error") throw new Error(`${problems[index]!.id}: the engine gave no completion`);
-        const text = tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);
-        return judge({
-          mode,
-          index,
-          sample,
-          ...problems[index]!,
-          text,
-          finish_reason: finishReason,
-          tokens: ids.length,
-        });
-      }),
-    );
-    predictions.push(...judged);
-    const metrics = summarize(judged, samples, seconds);
-    figures[mode] = metrics;
-    const percent = (x: number): string => (100 * x).toFixed(1);
-    console.log(
-      `${mode.padEnd(7)} accuracy ${percent(metrics.accuracy)} %  (95 % interval ${percent(metrics.ci95[0])} to ${percent(metrics.ci95[1])}, n = ${n})`,
-    );
+    const predictions: Prediction[] = [];
+    const figures: Partial<Record<Mode, ModeMetrics>> = {};
+    const earlier = folder.seconds.wall;
+    for (const mode of wanted) {
+      const ofMode = await answer(mode, { problems, promptIds, prompts, tokenizer }, pool, folder, options);
+      folder.seconds.wall = earlier + (performance.now() - begun) / 1000;
+      predictions.push(...ofMode);
+      figures[mode] = summarize(ofMode, samplesOf(mode, options), folder.seconds.modes[mode] ?? Number.NaN);
+      console.log(describe(mode, figures[mode]));
+    }
+    if (!folder.finished) folder.finish(predictions, figures);
+  } finally {
+    await pool.close();
   }
-  const result = {
-    version: EVAL_VERSION,
-    model: options.model,
-    data: options.data,
-    n,
-    prompt: "default",
-    questions_sha256: sha256OfList(problems.map(({ question, answer }) => [question, answer])),
-    prompt_sha256: sha256OfList([options.system ?? null, options.promptSuffix]),
-    temperature: options.temperature,
-    max_new_tokens: options.maxNewTokens,
-    samples: options.samples,
-    seed: options.seed,
-    train_seed: trainSeedOf(options.model),
-    weights_sha256: engine.version.sha256,
-    wall_seconds: (performance.now() - begun) / 1000,
-    ...figures,
+}
+
+function takeProblems({ data, limit }: EvalOptions): Problem[] {
+  const dataset = loadDataset(data, "validation");
+  const generated = data === "starter" || data === "starter-test";
+  const n = Math.min(limit ?? (generated ? STARTER_PROBLEMS : dataset.size), dataset.size);
+  return Array.from({ length: n }, (_, i) => dataset.problem(i));
+}
+
+function choosePrompts(options: EvalOptions, target: Target, problems: readonly Problem[]): Prompts {
+  const { prompt: name, system, promptSuffix, fewshot } = options;
+  if (name !== "default" && (system !== undefined || promptSuffix !== undefined))
+    throw new UserError(
+      `--system and --prompt-suffix are of --prompt default, found --prompt ${name}. Leave them out.`,
+    );
+  if (name !== "lm-eval-5shot" && fewshot !== undefined)
+    throw new UserError(`--fewshot is of --prompt lm-eval-5shot, found --prompt ${name}. Leave it out.`);
+  const choice = {
+    name,
+    system: system ?? target.prompt?.system ?? null,
+    suffix: promptSuffix ?? target.prompt?.suffix ?? "",
+    ...(fewshot !== undefined && { fewshot }),
   };
-  await engine.dispose();
-  mkdirSync(options.out, { recursive: true });
-  writeFileSync(join(options.out, "predictions.jsonl"), predictions.map((p) => `${JSON.stringify(p)}\n`).join(""));
-  writeFileSync(join(options.out, "metrics.json"), `${JSON.stringify(result, null, 2)}\n`);
+  return makePrompts(
+    choice,
+    problems.map(({ question }) => question),
+  );
+}
+
+function refuseLong(
+  promptIds: readonly Int32Array[],
+  problems: readonly Problem[],
+  maxNewTokens: number,
+  context: number,
+): void {
+  for (const [i, { length }] of promptIds.entries())
+    if (length + maxNewTokens > context)
+      throw new UserError(
+        `${problems[i]!.id}: the prompt has ${length} tokens; with --max-new-tokens ${maxNewTokens} that is more than the model's context of ${context}. Lower --max-new-tokens.`,
+      );
+}
+
+const samplesOf = (mode: Mode, { samples }: EvalOptions): number => (mode === "greedy" ? 1 : samples);
+
+/** All predictions of a mode, in order: those kept, and what is generated for the other questions. */
+async function answer(
+  mode: Mode,
+  questions: Questions,
+  pool: EnginePool,
+  folder: EvalFolder,
+  options: EvalOptions,
+): Promise<Prediction[]> {
+  const { problems, promptIds, prompts, tokenizer } = questions;
+  const predictions = folder.kept.filter((prediction) => prediction.mode === mode);
+  const there = new Set(predictions.map(({ index }) => index));
+  const indexOf = new Map<string, number>();
+  const requests = problems.flatMap(({ id }, index) => {
+    if (there.has(index)) return [];
+    const requestId = `${mode}-${id}`;
+    indexOf.set(requestId, index);
+    return {
+      requestId,
+      promptIds: promptIds[index]!,
+      groupSize: samplesOf(mode, options),
+      seed: taskSeed(options.seed, requestId),
+      sampling: {
+        temperature: mode === "greedy" ? 0 : options.temperature,
+        maxNewTokens: options.maxNewTokens,
+        stopIds: tokenizer.stopIds,
+      },
+      stream: prompts.stopStrings.length > 0,
+    };
+  });
+  const bar = countBar(mode, problems.length, there.size);
+  const [started, earlier] = [performance.now(), folder.seconds.modes[mode] ?? 0];
+  const tails = new StopWatch(tokenizer, prompts.stopStrings);
+  await pool.generate(requests, {
+    onTokens({ requestId, completion, ids }, end) {
+      if (tails.stops(`${requestId} ${completion}`, ids)) end();
+    },
+    onGroup(group) {
+      const index = indexOf.get(group.requestId)!;
+      const judged = judgeGroup(group, mode, index, questions);
+      predictions.push(...judged);
+      folder.seconds.modes[mode] = earlier + (performance.now() - started) / 1000;
+      folder.append(judged);
+      bar.add(1);
+    },
+  });
+  bar.stop();
+  return predictions.sort((a, b) => a.index - b.index || a.sample - b.sample);
+}
+
+function judgeGroup({ completions }: GeneratedGroup, mode: Mode, index: number, questions: Questions): Prediction[] {
+  const { problems, prompts, tokenizer } = questions;
+  const raw = typeof prompts.texts[index] === "string";
+  return completions.map((completion, sample) => {
+    const read = readCompletion(completion, tokenizer, prompts.stopStrings, raw);
+    return judge({ mode, index, sample, ...problems[index]!, ...read });
+  });
+}
+
+/**
+ * The text that is judged. In a raw text special tokens are left out, as lm-eval leaves them out; in a chat only the stop
+ * token is, as in training.
+ */
+function readCompletion(
+  { ids, finishReason }: GeneratedCompletion,
+  tokenizer: Tokenizer,
+  stopStrings: readonly string[],
+  raw: boolean,
+): Pick<Prediction, "text" | "finish_reason" | "tokens"> {
+  if (finishReason === "error") throw new Error("the engine gave no completion");
+  const textOf = (count: number): string => tokenizer.decode(ids.subarray(0, count), { skipSpecial: raw });
+  const text = textOf(finishReason === "stop" ? ids.length - 1 : ids.length);
+  const stop = findStop(text, stopStrings);
+  if (stop === undefined) return { text, finish_reason: finishReason, tokens: ids.length };
+  // the fewest tokens that spell a stop string: what was generated behind them does not count
+  let tokens = ids.length;
+  while (findStop(textOf(tokens - 1), stopStrings) !== undefined) tokens--;
+  return { text: text.slice(0, stop), finish_reason: "stop", tokens };
+}
+
+/** Looks for stop strings in what is being generated. */
+class StopWatch {
+  /** More tokens than a stop string and a segment have together. */
+  static readonly TAIL = 48;
+  private readonly tails = new Map<string, number[]>();
+  private readonly tokenizer: Tokenizer;
+  private readonly stopStrings: readonly string[];
+
+  constructor(tokenizer: Tokenizer, stopStrings: readonly string[]) {
+    this.tokenizer = tokenizer;
+    this.stopStrings = stopStrings;
+  }
+
+  stops(completion: string, ids: Int32Array): boolean {
+    const tail = [...(this.tails.get(completion) ?? []), ...ids].slice(-StopWatch.TAIL);
+    this.tails.set(completion, tail);
+    return findStop(this.tokenizer.decode(tail, { skipSpecial: true }), this.stopStrings) !== undefined;
+  }
+}
+
+function describe(mode: Mode, metrics: ModeMetrics): string {
+  const percent = (x: number): string => (100 * x).toFixed(1);
+  const { accuracy, ci95, n, extractors, format_rate, truncation_rate } = metrics;
+  const atK = Object.entries({ "pass@": metrics.pass_at_k, "maj@": metrics.maj_at_k }).flatMap(([name, byK]) =>
+    Object.entries(byK ?? {}).map(([k, share]) => `${name}${k} ${percent(share)}`),
+  );
+  return [
+    `${mode.padEnd(7)} accuracy ${percent(accuracy)} %  (95 % interval ${percent(ci95[0])} to ${percent(ci95[1])}, n = ${n})`,
+    `        format ${percent(format_rate)} %, truncated ${percent(truncation_rate)} %; by extractor ${Object.entries(
+      extractors,
+    )
+      .map(([name, reading]) => `${name} ${percent(reading.accuracy)}`)
+      .join(", ")}`,
+    ...(atK.length > 0 ? [`        ${atK.join(", ")}`] : []),
+  ].join("\n");
 }

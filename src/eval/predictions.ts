@@ -48,17 +48,22 @@ export function judge(completion: Omit<Prediction, "outcome" | "extracted">): Pr
   return { ...completion, outcome: outcomeOf(text, finish_reason, answer), extracted };
 }
 
-/**
- * Reads predictions; a torn last line, left by a kill, is left out.
- * @throws UserError for a missing or empty file, and naming the line for anything malformed
- */
+/** @throws UserError for a missing or empty file, and as parsePredictions */
 export function readPredictions(file: string): Prediction[] {
-  const lines = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
-  lines.pop(); // what follows the last line break
-  if (lines.length === 0)
+  const predictions = existsSync(file) ? parsePredictions(file) : [];
+  if (predictions.length === 0)
     throw new UserError(
       `${file}: expected predictions of eval, found ${existsSync(file) ? "an empty file" : "nothing"}. Run eval again.`,
     );
+  return predictions;
+}
+
+/**
+ * The lines of a file, possibly none; a torn last one, left by a kill, is left out.
+ * @throws UserError naming the line for anything malformed
+ */
+export function parsePredictions(file: string): Prediction[] {
+  const lines = readFileSync(file, "utf8").split("\n").slice(0, -1);
   return lines.map((line, i) => {
     let json: unknown;
     try {

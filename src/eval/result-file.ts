@@ -4,7 +4,7 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
 
@@ -65,14 +65,6 @@ export function accuracyOf(result: EvalResult, mode: Mode): number {
 /** sha256 of values in their order, in hex. */
 export function sha256OfList(list: readonly unknown[]): string {
   return createHash("sha256").update(JSON.stringify(list)).digest("hex");
-}
-
-/** Seed of the run that a checkpoint (`RUN/checkpoints/step-N`) belongs to; null for any other model folder. */
-export function trainSeedOf(modelFolder: string): number | null {
-  const config = join(modelFolder, "../../config.json");
-  if (basename(dirname(resolve(modelFolder))) !== "checkpoints" || !existsSync(config)) return null;
-  const { seed } = JSON.parse(readFileSync(config, "utf8")) as { seed?: unknown };
-  return typeof seed === "number" ? seed : null;
 }
 
 /**

@@ -4,6 +4,7 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { RunConfig } from "../config/schema.js";
 import { readEvalResult } from "../eval/result-file.js";
 import { checkpointName } from "../learner/checkpoint.js";
 import { readSummary } from "./curve.js";
@@ -34,9 +35,9 @@ export interface Step {
 export function planSteps(dir: string, file: string, study: Study): Step[] {
   const { definition, configs } = study;
   const algorithms = Object.keys(definition.algorithms);
-  const { model, max_completion_length } = Object.values(configs)[0]!;
+  const first = Object.values(configs)[0]!;
   return [
-    ...evaluationSteps(dir, study, null, model.path, max_completion_length),
+    ...evaluationSteps(dir, study, null, first.model.path, first),
     ...definition.seeds.flatMap((seed) =>
       algorithms.flatMap((algorithm) => {
         const config = { ...configs[algorithm]!, seed };
@@ -44,7 +45,7 @@ export function planSteps(dir: string, file: string, study: Study): Step[] {
         const checkpoint = join(runDir, "checkpoints", checkpointName(config.max_steps));
         return [
           trainingStep(study, algorithm, seed, runDir, file),
-          ...evaluationSteps(dir, study, runDir, checkpoint, config.max_completion_length, `${algorithm}-seed${seed}-`),
+          ...evaluationSteps(dir, study, runDir, checkpoint, config, `${algorithm}-seed${seed}-`),
         ];
       }),
     ),
@@ -76,17 +77,19 @@ function trainingStep(
   };
 }
 
-/** @param trainedLength tokens of a completion in training */
+/** @param trained how training asks: the prompt "default" asks in the same way, of the baseline too */
 function evaluationSteps(
   dir: string,
   { definition }: Study,
   runDir: string | null,
   model: string,
-  trainedLength: number,
+  trained: Pick<RunConfig, "data" | "max_completion_length">,
   prefix = "",
 ): Step[] {
   const { data, prompts, limit, samples, modes, temperature, seed } = definition.eval;
-  const maxNewTokens = definition.eval.max_new_tokens ?? trainedLength;
+  const maxNewTokens = definition.eval.max_new_tokens ?? trained.max_completion_length;
+  const { system_prompt: system, prompt_suffix: suffix } = trained.data;
+  const asTrained = { ...(system !== null && { system }), ...(suffix !== "" && { "prompt-suffix": suffix }) };
   const answers = (modes.includes("greedy") ? 1 : 0) + (modes.includes("sampled") ? samples : 0);
   return prompts.map((prompt): Step => {
     const out = evalDirOf(dir, runDir, prompt, definition);
@@ -105,7 +108,7 @@ function evaluationSteps(
           "eval",
           ...wordsOf({ model, data, out, modes: modes.join(","), samples, temperature, seed }),
           ...wordsOf({ "max-new-tokens": maxNewTokens, ...(limit !== null && { limit }) }),
-          ...(prompt === "default" ? [] : wordsOf({ prompt })),
+          ...wordsOf(prompt === "default" ? asTrained : { prompt }),
         ],
       }),
     };

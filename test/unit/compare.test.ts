@@ -1,11 +1,11 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { cli } from "../../src/cli.js";
 import { type SeedPairs, compareCheckpoints, compareSeeds, verdict } from "../../src/eval/compare.js";
 import type { EvalResult } from "../../src/eval/result-file.js";
-import { sha256OfList, trainSeedOf } from "../../src/eval/result-file.js";
+import { sha256OfList } from "../../src/eval/result-file.js";
 import {
   detectableOverSeeds,
   detectablePaired,
@@ -274,18 +274,5 @@ describe("cli compare", () => {
   ])("refuses %s", async (_, args, message) => {
     await expect(compare(...args())).rejects.toThrow(message);
     expect(stdout).toBe("");
-  });
-});
-
-describe("the training seed of a model folder", () => {
-  it("is that of the run whose checkpoint it is", () => {
-    const model = join(folder, "run/checkpoints/step-000100");
-    mkdirSync(model, { recursive: true });
-    expect(trainSeedOf(model)).toBeNull();
-    write("run/config.json", { seed: 7, algo: "ppo" });
-    expect(trainSeedOf(model)).toBe(7);
-    expect(trainSeedOf(`${model}/`)).toBe(7);
-    expect(trainSeedOf(join(folder, "run"))).toBeNull();
-    expect(trainSeedOf("Qwen/Qwen2.5-3B-Instruct")).toBeNull();
   });
 });
