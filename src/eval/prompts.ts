@@ -52,7 +52,8 @@ export function makePrompts(choice: PromptChoice, questions: readonly string[]):
   switch (name) {
     case "default":
       return chat([system, suffix], questions, system, (question) => question + suffix);
-    case "qwen25-math-cot":
+    // theirs is called qwen25-math-cot, and the other one qwen-boxed
+    case "boxed":
       return chat([name, BOXED], questions, BOXED, (question) => question);
     case "qwen-boxed": {
       const plain = "You are a helpful assistant.";

@@ -30,7 +30,7 @@ describe("prompts", () => {
       { role: "system", content: "S" },
       user("2+2? Go."),
     ]);
-    expect(of("qwen25-math-cot").texts[0]).toEqual([{ role: "system", content: box }, user("1+1?")]);
+    expect(of("boxed").texts[0]).toEqual([{ role: "system", content: box }, user("1+1?")]);
     expect(of("qwen-boxed").texts[0]).toEqual([
       { role: "system", content: "You are a helpful assistant." },
       user(`1+1?\n${box}`),
