@@ -39,13 +39,14 @@ const predictionSchema = z.object({
 
 export type Prediction = z.infer<typeof predictionSchema>;
 
-/** Judges one completion: the outcome, and every extractor's reading. */
+/** Judges one completion: the outcome, and every extractor's reading. Its fields are in the schema's order. */
 export function judge(completion: Omit<Prediction, "outcome" | "extracted">): Prediction {
-  const { text, finish_reason, answer } = completion;
+  const { mode, index, id, sample, question, answer, text, finish_reason, tokens } = completion;
+  const outcome = outcomeOf(text, finish_reason, answer);
   const extracted = Object.fromEntries(
     extractorNames.map((name) => [name, extractors[name](text, answer)]),
   ) as Prediction["extracted"];
-  return { ...completion, outcome: outcomeOf(text, finish_reason, answer), extracted };
+  return { mode, index, id, sample, question, answer, text, finish_reason, tokens, outcome, extracted };
 }
 
 /** @throws UserError for a missing or empty file, and as parsePredictions */

@@ -2,6 +2,7 @@ import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
+import { cli } from "../../src/cli.js";
 import { type EvalSettings, openEvalFolder } from "../../src/eval/eval-folder.js";
 import { fewshotIndices } from "../../src/eval/fewshot.js";
 import { type Prediction, judge } from "../../src/eval/predictions.js";
@@ -210,5 +211,23 @@ describe("an evaluation folder", () => {
     writeFileSync(join(folder, "predictions.jsonl"), "");
     expect(() => open()).toThrow(/found predictions.jsonl without/);
     expect(open({}, true).kept).toEqual([]);
+  });
+});
+
+describe("cli eval", () => {
+  it.each<[string[], RegExp]>([
+    [
+      ["--prompt", "verl", "--system", "S"],
+      /--system and --prompt-suffix are of --prompt default, found --prompt verl/,
+    ],
+    [["--fewshot", "f.jsonl"], /--fewshot is of --prompt lm-eval-5shot, found --prompt default/],
+    [["--prompt", "lm-eval-5shot"], /Give GSM8K's published train.jsonl: --fewshot FILE/],
+    [["--checkpoint", "5"], /expected --model to be a run directory/],
+    [["--max-new-tokens", "5000"], /the prompt has \d+ tokens; with --max-new-tokens 5000/],
+  ])("refuses %j before anything is written", async (options, message) => {
+    const out = join(folder, "out");
+    const args = ["eval", "--model", "assets/starter", "--data", "starter", "--limit", "2", "--out", out, ...options];
+    await expect(cli(args)).rejects.toThrow(message);
+    expect(existsSync(out)).toBe(false);
   });
 });
