@@ -6,6 +6,7 @@ import type { DoctorOptions } from "../commands/doctor.js";
 import type { DownloadModelOptions } from "../commands/download-model.js";
 import type { InferOptions } from "../commands/infer.js";
 import type { LogprobsOptions } from "../commands/logprobs.js";
+import type { ServeOptions } from "../commands/serve.js";
 import type { SetupOptions } from "../commands/setup.js";
 import type { SftOptions } from "../commands/sft.js";
 import { above, atLeast, backendOption, number, threadsOption } from "./arguments.js";
@@ -83,6 +84,31 @@ export function addModelCommands(program: Command): void {
     .action(async (dir: string, options: CheckModelOptions) => {
       const { runCheckModel } = await import("../commands/check-model.js");
       await runCheckModel(dir, options);
+    });
+
+  program
+    .command("serve")
+    .description("answer HTTP requests as OpenAI's API does: completions, chat completions, models")
+    .argument("<model>", "Hugging Face folder, PEFT adapter folder, or the hub id of a downloaded model")
+    .option("--host <address>", "to listen on; another than loopback needs an API key", "127.0.0.1")
+    .option("--port <n>", "0 = any free one", atLeast(0), 8000)
+    .option(
+      "--api-key <key>",
+      "clients must send it as a bearer token (default: FINELLAMA_API_KEY, which ps does not show)",
+    )
+    .option("--model-name <name>", "what requests call the model (default: <model> as given)")
+    .option("--max-rows <n>", "completions computed at once", atLeast(1), 64)
+    .option(
+      "--segment-length <n>",
+      "tokens between two moments at which requests join, leave and stream",
+      atLeast(1),
+      8,
+    )
+    .option("--max-queue <n>", "completions that may wait; beyond, requests get status 429", atLeast(0), 256)
+    .addOption(threadsOption())
+    .action(async (model: string, options: ServeOptions) => {
+      const { runServe } = await import("../commands/serve.js");
+      await runServe(model, options);
     });
 
   program

@@ -1,8 +1,7 @@
 /** `infer`: answers one prompt with the actor's engine. */
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { generateAll, openModel } from "../actors/local.js";
 import { UserError } from "../errors.js";
+import { notAppliedNote, readGenerationConfig } from "../model/generation-config.js";
 import { resolveModelFolder } from "../model/hub.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import { taskSeed } from "../protocol/seeds.js";
@@ -35,7 +34,10 @@ export async function runInfer(given: InferOptions): Promise<void> {
     throw new UserError(
       `--prompt: expected 1 to ${config.maxPositions - 1} tokens (the model's context is ${config.maxPositions}), found ${promptIds.length}. ${room < 1 ? "Shorten it." : "Write something."}`,
     );
-  const temperature = options.greedy ? 0 : (options.temperature ?? generationTemperature(options.model));
+  const generation = readGenerationConfig(options.model);
+  const temperature = options.greedy ? 0 : (options.temperature ?? generation.temperature);
+  const note = temperature === 0 ? undefined : notAppliedNote(generation);
+  if (note !== undefined) process.stderr.write(`${note}\n`);
   const request = {
     requestId: "infer",
     promptIds,
@@ -52,15 +54,4 @@ export async function runInfer(given: InferOptions): Promise<void> {
       JSON.stringify({ prompt_ids: [...promptIds], completion_ids: [...ids], text, finish_reason: finishReason }),
     );
   else console.log(text);
-}
-
-/** The model's own sampling temperature: 0 when generation_config.json says do_sample false, else its temperature or 1. */
-function generationTemperature(folder: string): number {
-  const file = join(folder, "generation_config.json");
-  if (!existsSync(file)) return 1;
-  const { do_sample: sample, temperature } = JSON.parse(readFileSync(file, "utf8")) as {
-    do_sample?: boolean;
-    temperature?: number;
-  };
-  return sample === false ? 0 : (temperature ?? 1);
 }
