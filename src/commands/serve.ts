@@ -61,7 +61,11 @@ export async function runServe(spec: string, options: ServeOptions): Promise<voi
 
   const name = options.modelName ?? spec;
   const app = createApp({
-    ...{ engine, limits, maxQueue, apiKey, log },
+    engine,
+    limits,
+    maxQueue,
+    apiKey,
+    log,
     model: { name, config, tokenizer, temperature: generation.temperature },
   });
   const server = serve({ fetch: app.fetch, hostname: host, port }) as Server;

@@ -41,7 +41,7 @@ type Result = Awaited<ReturnType<typeof generate>>;
 
 export function createApp({ engine, limits, model, maxQueue, apiKey, log }: AppOptions): ServeApp {
   const { tokenizer } = model;
-  const { decode } = tokenizer;
+  const decode: typeof tokenizer.decode = (ids, options) => tokenizer.decode(ids, options);
   const started = seconds();
   const counts = { answered: 0, cancelled: 0, refused: 0, failed: 0, prompt_tokens: 0, completion_tokens: 0 };
   let open = 0;
@@ -103,7 +103,8 @@ export function createApp({ engine, limits, model, maxQueue, apiKey, log }: AppO
     const head = { id: `chatcmpl-${randomUUID()}`, created: seconds(), model: model.name };
     if (!work.stream)
       return answer(c, work, ([result]) => ({
-        ...{ ...head, object: "chat.completion" },
+        ...head,
+        object: "chat.completion",
         choices: result!.choices.map((choice) => chatChoice(decode, choice, work.logprobs)),
       }));
     const begun = new Set<number>();

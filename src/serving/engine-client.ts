@@ -42,7 +42,7 @@ export class EngineClient {
     this.failed = new Promise((_, reject) => {
       this.fail = (error) => {
         reject(error);
-        for (const id of [...this.pending.keys()]) this.take(id)?.reject(error);
+        for (const id of this.pending.keys()) this.take(id)?.reject(error);
       };
     });
     this.failed.catch(() => {}); // told to whoever awaits it

@@ -47,7 +47,11 @@ beforeAll(async () => {
   engine = new EngineClient(port1 as unknown as EnginePort);
   const { config, tokenizer } = local;
   settings = {
-    ...{ engine, limits, maxQueue: 16, apiKey: null, log: (line) => logged.push(line) },
+    engine,
+    limits,
+    maxQueue: 16,
+    apiKey: null,
+    log: (line) => logged.push(line),
     model: { name: "starter", config, tokenizer, temperature: 1 },
   };
   app = createApp(settings);
@@ -186,8 +190,11 @@ describe("streams", () => {
     const body = { prompt: ["Ben has", "Tom buys"], n: 2, seed: 5, temperature: 1, max_tokens: 30 };
     const whole = await complete({ ...body, logprobs: 0 });
     const response = await post("/v1/completions", {
-      ...{ model: "starter", ...body, logprobs: 0 },
-      ...{ stream: true, stream_options: { include_usage: true } },
+      model: "starter",
+      ...body,
+      logprobs: 0,
+      stream: true,
+      stream_options: { include_usage: true },
     });
     const pieces = await events<Answer>(response);
     expect(pieces.length).toBeGreaterThan(5);
@@ -204,7 +211,12 @@ describe("streams", () => {
     const whole = (await chat({ temperature: 0, max_tokens: 64, stop: "####" })).choices[0]!.message.content;
     const messages = [{ role: "user", content: [{ type: "text", text: QUESTION }] }];
     const response = await post("/v1/chat/completions", {
-      ...{ model: "starter", messages, temperature: 0, max_completion_tokens: 64, stop: "####", stream: true },
+      model: "starter",
+      messages,
+      temperature: 0,
+      max_completion_tokens: 64,
+      stop: "####",
+      stream: true,
     });
     const pieces = await events<{ choices: { delta: { role?: string; content: string } }[] }>(response);
     const deltas = pieces.map(({ choices }) => choices[0]!.delta);
