@@ -88,8 +88,8 @@ def streams(url: str, model: str) -> dict:
     whole = client.chat.completions.create(messages=messages, **common).choices[0].message.content
     chunks = [c for c in client.chat.completions.create(messages=messages, stream=True, **common)]
     chat = [c.choices[0].delta.content or "" for c in chunks]
-    text = client.completions.create(prompt=QUESTION, **common).choices[0].text
-    pieces = [c.choices[0].text for c in client.completions.create(prompt=QUESTION, stream=True, **common)]
+    text = client.completions.create(prompt="Once upon a time", **common).choices[0].text
+    pieces = [c.choices[0].text for c in client.completions.create(prompt="Once upon a time", stream=True, **common)]
     infer = subprocess.run(
         ["node", "dist/cli.js", "infer", "--model", model, "--greedy", "--max-new-tokens", "48", "--prompt", QUESTION],
         cwd=ROOT, capture_output=True, text=True, check=True,
