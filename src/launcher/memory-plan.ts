@@ -57,8 +57,15 @@ const RUNTIME_BYTES = { learner: 416e6, actor: 93e6 };
 /** CUDA's context and loaded kernels. Assumed: nothing has been measured on a GPU. */
 const CUDA_CONTEXT_BYTES = 0.6e9;
 
+/** The run with prompts no longer than the model's context allows: longer ones are refused by name when they are read. */
+function withinContext(run: RunConfig, model: ModelConfig): RunConfig {
+  const room = Math.max(1, model.maxPositions - run.max_completion_length);
+  return { ...run, data: { ...run.data, max_prompt_length: Math.min(run.data.max_prompt_length, room) } };
+}
+
 /** @param serial one process that also samples */
-export function planMemory(run: RunConfig, model: ModelConfig, machine: Machine, serial = false): MemoryPlan {
+export function planMemory(asked: RunConfig, model: ModelConfig, machine: Machine, serial = false): MemoryPlan {
+  const run = withinContext(asked, model);
   const process = (name: string, kind: "learner" | "actor", gpu: string | null): ProcessPlan => {
     const where = gpu === null ? "ram" : "gpu";
     const items: MemoryItem[] = [{ name: RUNTIME, bytes: RUNTIME_BYTES[kind], where: "ram" }];

@@ -45,9 +45,6 @@ describe.skipIf(unrunnable)(`study${reason}`, { timeout: 240_000 }, () => {
     );
     const stopped = start("cli", args);
     await until(() => iterationsOf(join(dir, "grpo-seed1")).length > 0);
-    const second = await run("cli", args);
-    expect(second.code).toBe(1);
-    expect(second.stderr).toMatch(/being run by process \d+/);
     stopped.signalGroup("SIGINT");
     const { code, stdout } = await stopped.ended;
     expect(code, stdout).toBe(130);
@@ -63,7 +60,13 @@ describe.skipIf(unrunnable)(`study${reason}`, { timeout: 240_000 }, () => {
     // the training it left behind sees that nobody waits for it, and stops
     await until(() => livingMembers(launcher).length === 0);
 
-    const last = await run("cli", args);
+    const finishing = start("cli", args);
+    // the longest of the three: a second one is refused while it runs
+    await until(() => iterationsOf(join(dir, "ppo-seed1")).length === 3);
+    const second = await run("cli", args);
+    expect(second.code).toBe(1);
+    expect(second.stderr).toMatch(/being run by process \d+/);
+    const last = await finishing.ended;
     expect(last.code, last.stdout + last.stderr).toBe(0);
     expect(last.stdout).toMatch(/9 steps, 3 finished/);
     expect(last.stdout).toMatch(
