@@ -48,7 +48,7 @@ const common = {
   peerNames: [TRL],
   notes: [
     `Completions of the steps after the first ${SKIPPED}, over the seconds from the end of one to the end of the next. Groups of 8, temperature 1, AdamW, no KL, no evaluation, no checkpoint before the end.`,
-    "Ours: one actor and the learner with one thread each, samples at most one iteration old. TRL: two torch threads, strictly on-policy, microbatches of 64 rows.",
+    "Ours: one actor and the learner on the same two cores, threads as the launcher shares them out (actor 1, learner 2), samples at most one iteration old. TRL: two torch threads, strictly on-policy, microbatches of 64 rows.",
   ],
 };
 

@@ -3,12 +3,14 @@ import { fork } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { runConfigSchema } from "../src/config/schema.js";
+import { threadEnv } from "../src/launcher/threads.js";
 import { readModelConfig } from "../src/model/config.js";
 import { layoutSize, weightLayout } from "../src/model/layout.js";
 import { publishedHash, publishedLayout } from "../src/model/published.js";
 import { loadPacked } from "../src/model/safetensors.js";
 import { hashPacked } from "../src/model/weights.js";
 import { taskSeed } from "../src/protocol/seeds.js";
+import { sharedMemoryFolder } from "../src/protocol/shared-memory.js";
 import type { BenchContext, BenchResult, CaseResult } from "./bench.js";
 import { interleave } from "./measure.js";
 import { starterModel } from "./models.js";
@@ -17,18 +19,26 @@ import { CHUNK_BYTES, withLearner } from "./transport.js";
 
 export async function benchRefresh({ smollm2, quick, progress }: BenchContext): Promise<BenchResult> {
   const wanted = [
-    { name: "starter model, all weights", model: starterModel, lora: false, repeats: 21 },
+    { name: "starter model, all weights", model: starterModel, lora: false, repeats: 21, file: true },
     ...(smollm2 === null
       ? []
       : [
-          { name: "SmolLM2-135M, LoRA", model: smollm2, lora: true, repeats: 11 },
-          { name: "SmolLM2-135M, all weights", model: smollm2, lora: false, repeats: 7 },
+          { name: "SmolLM2-135M, LoRA", model: smollm2, lora: true, repeats: 11, file: true },
+          { name: "SmolLM2-135M, all weights", model: smollm2, lora: false, repeats: 7, file: true },
+          { name: "SmolLM2-135M, all weights", model: smollm2, lora: false, repeats: 7, file: false },
         ]),
   ];
   const cases: CaseResult[] = [];
-  for (const { name, model, lora, repeats } of wanted) {
-    cases.push({ name: `${name}, ipc, threads: 1`, ...(await refresh(model, lora, quick ? 2 : repeats)) });
-    progress(name);
+  const shared = sharedMemoryFolder();
+  try {
+    for (const { name: what, model, lora, repeats, file } of wanted) {
+      const folder = file ? (shared?.folder ?? null) : null;
+      const name = `${what}, ${folder === null ? "chunks over ipc" : "file in shared memory"}, threads: 1`;
+      cases.push({ name, ...(await refresh(model, lora, folder, quick ? 2 : repeats)) });
+      progress(name);
+    }
+  } finally {
+    shared?.cleanup();
   }
   return {
     title: "Weight refresh of an idle actor",
@@ -43,7 +53,13 @@ export async function benchRefresh({ smollm2, quick, progress }: BenchContext): 
   };
 }
 
-async function refresh(model: string, loraEnabled: boolean, repeats: number): Promise<Omit<CaseResult, "name">> {
+/** @param weightsFolder for weights as a file; null: they travel in chunks */
+async function refresh(
+  model: string,
+  loraEnabled: boolean,
+  weightsFolder: string | null,
+  repeats: number,
+): Promise<Omit<CaseResult, "name">> {
   const run = runConfigSchema.parse({ model: { path: model }, lora: { enabled: loraEnabled } });
   const config = readModelConfig(model);
   const base = loadPacked(model, config);
@@ -55,11 +71,11 @@ async function refresh(model: string, loraEnabled: boolean, repeats: number): Pr
     : [base, base.slice()];
   // One token, so that no prompt has to be computed before it.
   const promptIds = Int32Array.of(1);
-  const measured = await withLearner(0, async (dispatcher, { work, weights }, folder) => {
+  const measured = await withLearner(0, weightsFolder, async (dispatcher, { work, weights }, folder) => {
     const configFile = join(folder, "config.json");
     writeFileSync(configFile, JSON.stringify(run));
     const args = ["--config", configFile, "--work", work, "--weights", weights, "--threads", "1"];
-    const actor = fork(repositoryFile("dist/actors/main.js"), args);
+    const actor = fork(repositoryFile("dist/actors/main.js"), args, { env: { ...process.env, ...threadEnv(1) } });
     const ended = new Promise((resolve) => actor.once("exit", resolve));
     try {
       return await interleave(

@@ -2,6 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { threadEnv } from "../src/launcher/threads.js";
 import { starterProblem } from "../src/tasks/starter.js";
 import { mean } from "./measure.js";
 import { run } from "./python.js";
@@ -46,7 +47,7 @@ export async function withProblems(use: (folder: string) => Promise<void>): Prom
   }
 }
 
-/** One actor and the learner with a thread each; configs/starter.yaml for what is not said here. */
+/** One actor and the learner, threads as the launcher shares them out; configs/starter.yaml for what is not said here. */
 export async function launchRun(options: RunOptions): Promise<RunSeen> {
   const { model, completions, steps, reward, saveSteps, folder, seed } = options;
   const runDir = mkdtempSync(join(folder, "ours-"));
@@ -57,8 +58,6 @@ export async function launchRun(options: RunOptions): Promise<RunSeen> {
     "data.train": join(folder, "problems.jsonl"),
     max_steps: steps,
     generation_batch_size: completions,
-    "learner.threads": 1,
-    "actors.threads": 1,
     "eval.sampled": false,
     "eval.greedy": false,
     save_steps: saveSteps,
@@ -86,7 +85,7 @@ export async function trlRun(python: string, options: RunOptions): Promise<RunSe
   const args = { model, data, out, completions, steps, reward, "save-steps": saveSteps, threads: 2, seed };
   const words = Object.entries(args).flatMap(([name, value]) => [`--${name}`, String(value)]);
   await run(python, [benchFile("peers/trl_grpo.py"), ...words], {
-    env: { ...process.env, OMP_NUM_THREADS: "2", HF_HUB_OFFLINE: "1" },
+    env: { ...process.env, ...threadEnv(2), HF_HUB_OFFLINE: "1" },
     maxBuffer: 2 ** 26,
   });
   const seen = JSON.parse(readFileSync(out, "utf8")) as Omit<RunSeen, "checkpoint">;

@@ -1,10 +1,12 @@
 /**
  * A long-lived process that answers one JSON line on stdin with one JSON line on stdout, so that neither imports nor
  * loading a model is in any measurement. Both sides of a comparison live in such a process and take their own time.
+ * All get the environment that the launcher gives its children (threads, huge pages).
  */
 import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { threadEnv } from "../src/launcher/threads.js";
 
 export class Side {
   readonly #child: ChildProcessWithoutNullStreams;
@@ -14,7 +16,7 @@ export class Side {
 
   private constructor(name: string, command: string, args: readonly string[], threads: number) {
     this.#name = name;
-    this.#child = spawn(command, args, { env: { ...process.env, OMP_NUM_THREADS: String(threads) } });
+    this.#child = spawn(command, args, { env: { ...process.env, ...threadEnv(threads) } });
     this.#child.stderr.on("data", (data: Buffer) => (this.#stderr = (this.#stderr + data.toString()).slice(-4_000)));
     this.#child.stdin.on("error", () => {}); // its end is noticed at stdout
     this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]();

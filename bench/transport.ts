@@ -25,6 +25,7 @@ export async function benchTransport({ quick, progress }: BenchContext): Promise
   const repeats = quick ? 1 : 5;
   const measured = await withLearner(
     (repeats + 1) * BATCHES_PER_REPEAT,
+    null,
     async (dispatcher, { work }, folder, ledger) => {
       const script = fileURLToPath(new URL("./feeder.js", import.meta.url));
       const rows = GROUPS_PER_BATCH * GROUP_SIZE;
@@ -67,9 +68,14 @@ export async function benchTransport({ quick, progress }: BenchContext): Promise
   };
 }
 
-/** A dispatcher with sockets and a journal of its own. @param maxBatches training batches it may open */
+/**
+ * A dispatcher with sockets and a journal of its own.
+ * @param maxBatches training batches it may open
+ * @param weightsFolder in shared memory, for weights as a file; null: they travel in chunks
+ */
 export async function withLearner<T>(
   maxBatches: number,
+  weightsFolder: string | null,
   use: (dispatcher: Dispatcher, addresses: Addresses, folder: string, ledger: Ledger) => Promise<T>,
 ): Promise<T> {
   const folder = mkdtempSync(join(tmpdir(), "frl-bench-"));
@@ -81,6 +87,7 @@ export async function withLearner<T>(
   const dispatcher = await Dispatcher.start({
     addresses,
     chunkBytes: CHUNK_BYTES,
+    weightsFolder,
     minCapacityRows: 1,
     ledger,
     log,

@@ -64,12 +64,9 @@ export class AdapterMerger {
       // loraLayout puts each module's A and B side by side.
       const [a, b] = [this.layout[i]!, this.layout[i + 1]!];
       const target = this.#baseLayout.get(a.name.replace(".lora_A.", "."))!;
-      const { merged } = await this.#gemm.run({
-        b: view(adapters, b),
-        a: view(adapters, a),
-        w: view(this.#base, target),
-      });
-      arena.set(merged!.data as Float32Array, target.offset);
+      const feeds = { b: view(adapters, b), a: view(adapters, a), w: view(this.#base, target) };
+      // Into its place in the arena: an output of its own would be allocated and copied, half of the time a merge takes.
+      await this.#gemm.run(feeds, { merged: view(arena, target) });
     }
     return publishedHash(adapters, this.layout, this.#baseSha256);
   }

@@ -13,7 +13,7 @@ import {
   latestRunDir,
   newRunDir,
 } from "../../src/launcher/run-dir.js";
-import { planThreads } from "../../src/launcher/threads.js";
+import { planThreads, threadEnv } from "../../src/launcher/threads.js";
 
 let root = "";
 beforeEach(() => {
@@ -103,11 +103,19 @@ test("threads: equal shares, the rest to the learner, at least one each, fixed n
       { actors: { ...config.actors, num, threads: actor }, learner: { ...config.learner, threads: learner } },
       serial,
     );
-  expect(plan(2, 1)).toEqual({ learner: 1, actor: 1 });
-  expect(plan(8, 1)).toEqual({ learner: 4, actor: 4 });
-  expect(plan(8, 2)).toEqual({ learner: 4, actor: 2 });
-  expect(plan(2, 4)).toEqual({ learner: 1, actor: 1 });
-  expect(plan(8, 2, 1)).toEqual({ learner: 6, actor: 1 });
+  expect(plan(2, 1)).toEqual({ learner: 2, actor: 1 });
+  expect(plan(8, 1)).toEqual({ learner: 8, actor: 4 });
+  expect(plan(8, 2)).toEqual({ learner: 8, actor: 2 });
+  expect(plan(2, 4)).toEqual({ learner: 2, actor: 1 });
+  expect(plan(8, 2, 1)).toEqual({ learner: 8, actor: 1 });
+  expect(plan(2, 1, 0, 2)).toEqual({ learner: 2, actor: 1 });
   expect(plan(8, 2, 0, 2)).toEqual({ learner: 2, actor: 3 });
   expect(plan(8, 1, 0, 0, true)).toEqual({ learner: 8, actor: 0 });
+});
+
+test("children get huge pages unless the user has tuned glibc", () => {
+  expect(threadEnv(3, {})).toMatchObject({ OMP_NUM_THREADS: "3", GLIBC_TUNABLES: "glibc.malloc.hugetlb=1" });
+  expect(threadEnv(3, { GLIBC_TUNABLES: "glibc.malloc.check=3" })).toMatchObject({
+    GLIBC_TUNABLES: "glibc.malloc.check=3",
+  });
 });
