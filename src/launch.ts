@@ -30,7 +30,7 @@ import { supervise, type SuperviseOptions } from "./launcher/supervise.js";
 import { planThreads } from "./launcher/threads.js";
 import { createView } from "./launcher/view.js";
 import { cudaLibraryPath } from "./machine/cuda-libraries.js";
-import { providerInPlace } from "./machine/onnx-provider.js";
+import { actorLibraryPath } from "./machine/onnx-provider.js";
 import { smiList } from "./machine/gpus.js";
 import { readModelConfig } from "./model/config.js";
 
@@ -197,14 +197,11 @@ function checkInputs(config: RunConfig): void {
 async function checkDevices(config: RunConfig): Promise<void> {
   const asked = (["learner", "actors"] as const).filter((side) => config[side].device === "cuda");
   if (asked.length === 0) return;
-  const { inspectMachine } = await import("./machine/inspect.js");
-  const { cudaGaps } = await import("./machine/gaps.js");
-  const { describeMachine } = await import("./commands/doctor.js");
-  const machine = await inspectMachine();
-  const gaps = cudaGaps(machine).filter(({ side }) => side === "both" || asked.includes(side));
-  if (gaps.length > 0)
+  const { whyNoCuda } = await import("./machine/why-no-cuda.js");
+  const obstacle = await whyNoCuda(asked);
+  if (obstacle !== null)
     throw new UserError(
-      `${asked.map((side) => `${side}.device=cuda`).join(" and ")}: CUDA cannot be used on this machine.\n${describeMachine(machine, gaps)}`,
+      `${asked.map((side) => `${side}.device=cuda`).join(" and ")}: CUDA cannot be used on this machine.\n${obstacle.report}`,
     );
 }
 
@@ -232,7 +229,7 @@ async function runAndShow(
     actors: config.actors,
     threads,
     devices,
-    libraryPath: { learner: cudaLibraryPath("12"), actor: cudaLibraryPath(providerInPlace() ?? "12") },
+    libraryPath: { learner: cudaLibraryPath("12"), actor: actorLibraryPath() },
     scripts,
     serial,
     resume: flags.resume !== undefined,

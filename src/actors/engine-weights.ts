@@ -276,9 +276,9 @@ async function checkCuda(): Promise<void> {
     await session.release();
   } catch (error) {
     throw new UserError(
-      `actors.device is cuda, but ONNX Runtime makes no session there: ${messageOf(error)}. Its CUDA provider needs ` +
+      `the actors' device is cuda, but ONNX Runtime makes no session there: ${messageOf(error)}. Its CUDA provider needs ` +
         `libonnxruntime_providers_cuda.so and libonnxruntime_providers_shared.so beside onnxruntime-node's binding, ` +
-        `CUDA 12 with cuDNN 9, and a GPU. Install what is missing, or set actors.device=cpu.`,
+        `CUDA 12 with cuDNN 9, and a GPU. Install what is missing, or compute on the CPU (actors.device=cpu, --device cpu).`,
     );
   }
 }

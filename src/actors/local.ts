@@ -6,6 +6,7 @@ import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../errors.js";
+import { type GenerationSettings, readGenerationConfig } from "../model/generation-config.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
@@ -23,6 +24,8 @@ export interface ModelFiles {
   readonly baseFolder: string;
   /** Of an adapter folder, else null. */
   readonly lora: LoraSpec | null;
+  /** How the model's makers want it to be sampled. */
+  readonly generation: GenerationSettings;
   /** Reads what an engine loads: all weights, in memory that threads can share, or the adapters. */
   readonly published: () => Float32Array;
 }
@@ -49,14 +52,17 @@ export function readModel(spec: string): ModelFiles {
     );
   const baseFolder = adapterBase ?? folder;
   const config = readModelConfig(baseFolder);
-  const tokenizer = loadTokenizer(folder, config);
+  // PEFT writes an adapter without the tokenizer, a trainer with it; neither with a generation_config.json
+  const having = (name: string): string => (existsSync(join(folder, name)) ? folder : baseFolder);
+  const tokenizer = loadTokenizer(having("tokenizer.json"), config);
+  const generation = readGenerationConfig(having("generation_config.json"));
   const lora = adapter?.lora ?? null;
   const published = (): Float32Array => {
     if (lora !== null) return loadAdapter(folder, loraLayout(config, lora), lora);
     const bytes = new SharedArrayBuffer(4 * layoutSize(weightLayout(config)));
     return loadPacked(folder, config, new Float32Array(bytes));
   };
-  return { config, tokenizer, baseFolder, lora, published };
+  return { config, tokenizer, baseFolder, lora, generation, published };
 }
 
 /**

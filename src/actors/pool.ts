@@ -1,6 +1,8 @@
 /**
- * Engines in threads of their own, for commands that need no learner: the same engine, graph and noise as in training.
- * A request goes to the engine with the fewest rows in hand; what it is answered does not depend on which that is.
+ * The asking side of engines in threads of their own (engine-thread.ts), for commands that need no learner: the same
+ * engine, graph and noise as in training. Requests by id, their tokens as they come, cancelling. Requests go out in the
+ * order asked, each to the engine with the fewest rows in hand; what it is answered does not depend on which that is.
+ * Knows neither text nor HTTP.
  */
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
@@ -10,137 +12,195 @@ import type { EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } f
 import type { EngineThreadData, FromEngine, ToEngine } from "./engine-thread.js";
 import type { ModelFiles } from "./local.js";
 
-export interface PoolOptions {
+export interface PoolOptions extends EngineOptions {
   /** Number of engines. */
   readonly actors: number;
-  /** ONNX Runtime threads of each; 0 = the cores, shared out. */
+  /** ONNX Runtime threads of each engine; 0 = the cores, shared out. */
   readonly threads: number;
-  readonly maxRows: number;
 }
 
-export interface GenerateHooks {
-  readonly onGroup: (group: GeneratedGroup) => void;
-  /** New tokens of requests that stream; `end` ends a completion where it is. */
-  readonly onTokens?: (tokens: StreamedTokens, end: () => void) => void;
+/** The other end of serveEngine: a Worker, or a MessagePort. */
+export interface EnginePort {
+  postMessage(message: ToEngine): void;
+  on(event: "message", listener: (message: FromEngine) => void): unknown;
+  on(event: "error", listener: (error: unknown) => void): unknown;
+  on(event: "exit", listener: () => void): unknown;
 }
 
-const SEGMENT_LENGTH = 8;
+/** The request was cancelled: nobody waits for its answer. */
+export class Cancelled extends Error {
+  override name = "Cancelled";
+}
+
+interface Engine {
+  readonly port: EnginePort;
+  readonly ended: Promise<void>;
+  /** Completions it was given and has not answered. */
+  rows: number;
+}
+
+interface Pending {
+  readonly request: GenerateRequest;
+  readonly onTokens: (tokens: StreamedTokens) => void;
+  readonly resolve: (group: GeneratedGroup) => void;
+  readonly reject: (error: unknown) => void;
+  /** Null while it waits. */
+  engine: Engine | null;
+}
 
 export class EnginePool {
-  private readonly engines: readonly Worker[];
-  /** Rejects when an engine fails or its thread ends. */
-  private readonly failure: Promise<never>;
+  /** Rejects when an engine cannot go on; every request has then been rejected, too. */
+  readonly failed: Promise<never>;
+  /** Completions asked for and not yet answered, running or waiting. */
+  rows = 0;
+  /** Completions that can run at once. */
+  readonly capacity: number;
+  private readonly engines: readonly Engine[];
   private readonly maxRows: number;
-  readonly version: PolicyVersion;
+  private readonly pending = new Map<string, Pending>();
+  private readonly waiting: Pending[] = [];
+  private stopping = false;
+  /** Why the engines cannot go on. */
+  private failure: { readonly error: unknown } | null = null;
+  private fail!: (error: unknown) => void;
 
-  private constructor(engines: readonly Worker[], failure: Promise<never>, maxRows: number, version: PolicyVersion) {
-    this.engines = engines;
-    this.failure = failure;
+  /** @param maxRows rows of an engine's batch, of which it gets a second one in advance */
+  constructor(ports: readonly EnginePort[], maxRows: number) {
+    this.engines = ports.map((port) => ({
+      port,
+      rows: 0,
+      ended: new Promise((resolve) => port.on("exit", resolve)),
+    }));
     this.maxRows = maxRows;
-    this.version = version;
-  }
-
-  /** Starts the engines and gives them the model. @throws UserError when they cannot hold it */
-  static async open(model: ModelFiles, { actors, threads, maxRows }: PoolOptions): Promise<EnginePool> {
-    const each = threads || Math.max(1, Math.floor(availableParallelism() / actors));
-    const options: EngineOptions = { threads: each, maxRows, segmentLength: SEGMENT_LENGTH };
-    const { config, lora, baseFolder } = model;
-    const workerData: EngineThreadData = {
-      model: config,
-      options,
-      lora: lora === null ? null : { spec: lora, baseFolder },
-    };
-    const packed = model.published();
-    const engines = Array.from(
-      { length: actors },
-      () => new Worker(new URL("./engine-thread.js", import.meta.url), { workerData }),
-    );
-    const failure = Promise.race(engines.map(failureOf));
-    // of use to whoever waits for it; closing is no failure
-    failure.catch(() => {});
-    const versions = engines.map((engine) => {
-      const version = new Promise<PolicyVersion>((resolve) => {
-        engine.on("message", (message: FromEngine) => {
-          if (message.type === "loaded") resolve(message.version);
-        });
+    this.capacity = ports.length * maxRows;
+    this.failed = new Promise((_, reject) => {
+      this.fail = (error) => {
+        this.failure ??= { error };
+        reject(error);
+        for (const id of this.pending.keys()) this.take(id)?.reject(error);
+      };
+    });
+    this.failed.catch(() => {}); // told to whoever awaits it
+    for (const port of ports) {
+      port.on("message", (message) => this.receive(message));
+      port.on("error", (error) => this.fail(error));
+      port.on("exit", () => {
+        if (!this.stopping) this.fail(new Error("an engine's thread ended by itself"));
       });
-      post(engine, { type: "load", packed, iteration: 0 });
-      return Promise.race([version, failure]);
-    });
-    return new EnginePool(engines, failure, maxRows, (await Promise.all(versions))[0]!);
-  }
-
-  /** Answers all requests; groups come as they finish. */
-  async generate(requests: readonly GenerateRequest[], { onGroup, onTokens }: GenerateHooks): Promise<void> {
-    const waiting = requests.toReversed();
-    let open = requests.length;
-    if (open === 0) return;
-    /** Rows that each engine has in hand or in its queue, which is kept filled for its next segment. */
-    const inHand = this.engines.map(() => 0);
-    const rowsOf = new Map(requests.map(({ requestId, groupSize }) => [requestId, groupSize]));
-    const handOut = (): void => {
-      for (let next = waiting.at(-1); next !== undefined; next = waiting.at(-1)) {
-        const fewest = inHand.indexOf(Math.min(...inHand));
-        if (inHand[fewest]! > 0 && inHand[fewest]! + next.groupSize > 2 * this.maxRows) return;
-        inHand[fewest]! += next.groupSize;
-        post(this.engines[fewest]!, { type: "submit", request: waiting.pop()! });
-      }
-    };
-    const listeners: ((message: FromEngine) => void)[] = [];
-    const answered = new Promise<void>((resolve, reject) => {
-      for (const [i, engine] of this.engines.entries()) {
-        const hear = (message: FromEngine): void => {
-          if (message.type !== "stepped") return;
-          try {
-            for (const tokens of message.streamed) {
-              const { requestId, completion } = tokens;
-              onTokens?.(tokens, () => post(engine, { type: "cancel", requestId, completion }));
-            }
-            for (const group of message.groups) {
-              inHand[i]! -= rowsOf.get(group.requestId)!;
-              onGroup(group);
-              if (--open === 0) resolve();
-            }
-            handOut();
-          } catch (error) {
-            reject(error);
-          }
-        };
-        engine.on("message", hear);
-        listeners.push(hear);
-      }
-    });
-    handOut();
-    try {
-      await Promise.race([answered, this.failure]);
-    } finally {
-      this.engines.forEach((engine, i) => engine.off("message", listeners[i]!));
     }
   }
 
-  /** Ends the threads, after the segment at hand. */
-  async close(): Promise<void> {
-    await Promise.all(
-      this.engines.map((engine) => {
-        const ended = new Promise((resolve) => engine.once("exit", resolve));
-        post(engine, { type: "stop" });
-        return ended;
-      }),
+  /**
+   * Starts engines and gives them the model.
+   * @returns the pool, and the weights it answers with
+   * @throws UserError when they cannot hold it
+   */
+  static async open(model: ModelFiles, options: PoolOptions): Promise<{ pool: EnginePool; version: PolicyVersion }> {
+    const { config, lora, baseFolder } = model;
+    const { actors, ...engine } = options;
+    const threads = options.threads || Math.max(1, Math.floor(availableParallelism() / actors));
+    const workerData: EngineThreadData = {
+      model: config,
+      options: { ...engine, threads },
+      lora: lora === null ? null : { spec: lora, baseFolder },
+    };
+    const packed = model.published();
+    const url = new URL("./engine-thread.js", import.meta.url);
+    const pool = new EnginePool(
+      Array.from({ length: actors }, () => new Worker(url, { workerData })),
+      options.maxRows,
     );
+    try {
+      return { pool, version: await pool.load(packed) };
+    } catch (error) {
+      await pool.stop();
+      throw error;
+    }
   }
-}
 
-function post(engine: Worker, message: ToEngine): void {
-  engine.postMessage(message);
-}
-
-function failureOf(engine: Worker): Promise<never> {
-  return new Promise((_, reject) => {
-    engine.on("message", (message: FromEngine) => {
-      if (message.type === "failed")
-        reject(message.user ? new UserError(message.message) : new Error(`the engine failed: ${message.message}`));
+  private async load(packed: Float32Array): Promise<PolicyVersion> {
+    const versions = this.engines.map(({ port }) => {
+      const version = new Promise<PolicyVersion>((resolve) => {
+        port.on("message", (message) => {
+          if (message.type === "loaded") resolve(message.version);
+        });
+      });
+      port.postMessage({ type: "load", packed, iteration: 0 });
+      return version;
     });
-    engine.on("error", reject);
-    engine.on("exit", () => reject(new Error("an engine's thread ended by itself")));
-  });
+    return (await Promise.race([Promise.all(versions), this.failed]))[0]!;
+  }
+
+  /**
+   * @param request already checked (check-request.ts): the engine ends at one it cannot serve
+   * @param onTokens of a request that streams: new tokens after each segment; those of the last one come with the result only
+   * @throws Cancelled
+   */
+  async generate(
+    request: GenerateRequest,
+    onTokens: (tokens: StreamedTokens) => void = () => {},
+  ): Promise<GeneratedGroup> {
+    if (this.failure !== null) throw this.failure.error;
+    return new Promise((resolve, reject) => {
+      const pending: Pending = { request, onTokens, resolve, reject, engine: null };
+      this.pending.set(request.requestId, pending);
+      this.waiting.push(pending);
+      this.rows += request.groupSize;
+      this.handOut();
+    });
+  }
+
+  /** Ends one completion where it is; the others of its request go on. */
+  endCompletion(requestId: string, completion: number): void {
+    this.pending.get(requestId)?.engine?.port.postMessage({ type: "cancel", requestId, completion });
+  }
+
+  /** Drops a request; its promise rejects with Cancelled. A finished one is let be. */
+  cancel(requestId: string): void {
+    const pending = this.take(requestId);
+    if (pending === undefined) return;
+    if (pending.engine === null) this.waiting.splice(this.waiting.indexOf(pending), 1);
+    else pending.engine.port.postMessage({ type: "cancel", requestId });
+    pending.reject(new Cancelled(requestId));
+    this.handOut();
+  }
+
+  /** Ends the threads, after the segment at hand. Resolves when they are gone. */
+  async stop(): Promise<void> {
+    this.stopping = true;
+    for (const { port } of this.engines) port.postMessage({ type: "stop" });
+    await Promise.all(this.engines.map(({ ended }) => ended));
+  }
+
+  /** Keeps every engine's batch full, and its next one prepared. */
+  private handOut(): void {
+    for (let next = this.waiting[0]; next !== undefined; next = this.waiting[0]) {
+      const engine = this.engines.reduce((least, other) => (other.rows < least.rows ? other : least));
+      if (engine.rows > 0 && engine.rows + next.request.groupSize > 2 * this.maxRows) return;
+      this.waiting.shift();
+      next.engine = engine;
+      engine.rows += next.request.groupSize;
+      engine.port.postMessage({ type: "submit", request: next.request });
+    }
+  }
+
+  private take(requestId: string): Pending | undefined {
+    const pending = this.pending.get(requestId);
+    if (pending === undefined) return undefined;
+    this.pending.delete(requestId);
+    this.rows -= pending.request.groupSize;
+    if (pending.engine !== null) pending.engine.rows -= pending.request.groupSize;
+    return pending;
+  }
+
+  private receive(message: FromEngine): void {
+    if (message.type === "failed")
+      return this.fail(
+        message.user ? new UserError(message.message) : new Error(`the engine failed: ${message.message}`),
+      );
+    if (message.type === "loaded") return;
+    for (const tokens of message.streamed) this.pending.get(tokens.requestId)?.onTokens(tokens);
+    for (const group of message.groups) this.take(group.requestId)?.resolve(group);
+    this.handOut();
+  }
 }

@@ -1,9 +1,43 @@
 /** Arguments that several commands share, and parsers that say what was expected. */
-import { InvalidArgumentError, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { PoolOptions } from "../actors/pool.js";
+import { type DeviceChoice, deviceChoices, onDevice } from "../launcher/engine-device.js";
 
 export const backendOption = () =>
   new Option("--backend <name>", "of TensorFlow.js").choices(["auto", "tensorflow", "wasm", "cpu"]).default("auto");
 export const threadsOption = () => new Option("--threads <n>", "0 = all cores").argParser(atLeast(0)).default(0);
+
+/** Options of the engines of commands that answer without a learner. */
+export type EngineFlags = Required<Omit<PoolOptions, "device">> & { readonly device: DeviceChoice };
+
+/** @param maxRows default of --max-rows */
+export function addEngineOptions(command: Command, maxRows: number): Command {
+  return command
+    .addOption(
+      new Option("--device <name>", "auto = a GPU that can be used, else the CPU; cuda fails where it cannot")
+        .choices(deviceChoices)
+        .default("auto"),
+    )
+    .addOption(
+      new Option("--dtype <name>", "of linear layers, keys and values; float16 is meant for cuda")
+        .choices(["float32", "float16"])
+        .default("float32"),
+    )
+    .option("--actors <n>", "engines, each in a thread of its own, that share the work", atLeast(1), 1)
+    .option("--max-rows <n>", "completions in flight in each engine: fewer take less memory", atLeast(1), maxRows)
+    .option("--segment-length <n>", "tokens between two moments at which rows come, go and stream", atLeast(1), 8)
+    .option("--threads <n>", "of each engine; 0 = the cores, shared out", atLeast(0), 0);
+}
+
+/** Runs a command with its engines on the device that was asked for. */
+export function withEngines<T extends EngineFlags>(
+  flags: T,
+  run: (options: Omit<T, keyof EngineFlags> & { engines: PoolOptions }) => Promise<void>,
+): Promise<void> {
+  const { device: asked, dtype, actors, maxRows, segmentLength, threads, ...options } = flags;
+  const engines = { dtype, actors, maxRows, segmentLength, threads };
+  return onDevice(asked, (device) => run({ ...options, engines: { ...engines, device } }));
+}
 
 /** Parses a whole number of at least `least`. */
 export function atLeast(least: number): (text: string) => number {

@@ -6,7 +6,7 @@ import type { EvalOptions } from "../commands/eval.js";
 import type { ReportOptions } from "../commands/report.js";
 import type { StudyOptions } from "../commands/study.js";
 import { promptNames } from "../eval/prompt-names.js";
-import { above, atLeast } from "./arguments.js";
+import { type EngineFlags, above, addEngineOptions, atLeast, withEngines } from "./arguments.js";
 
 const modes = ["sampled", "greedy"] as const;
 
@@ -18,7 +18,7 @@ function modeList(text: string): (typeof modes)[number][] {
 }
 
 export function addEvaluationCommands(program: Command): void {
-  program
+  const evaluate = program
     .command("eval")
     .description(
       "answers to held-out problems, sampled and greedy: accuracy with 95 % intervals; goes on where it was cut",
@@ -49,14 +49,13 @@ export function addEvaluationCommands(program: Command): void {
     )
     .option("--fewshot <file>", "training problems for --prompt lm-eval-5shot: GSM8K's train.jsonl as published")
     .option("--seed <n>", "seed of sampling", atLeast(0), 42)
-    .option("--actors <n>", "engines, each in a thread of its own, that share the questions", atLeast(1), 1)
-    .option("--max-rows <n>", "completions in flight in each engine: fewer take less memory", atLeast(1), 256)
-    .option("--threads <n>", "of each engine; 0 = the cores, shared out", atLeast(0), 0)
-    .option("--overwrite", "begin anew where --out holds an evaluation of other settings", false)
-    .action(async (options: EvalOptions) => {
+    .option("--overwrite", "begin anew where --out holds an evaluation of other settings", false);
+  addEngineOptions(evaluate, 256).action(async (flags: Omit<EvalOptions, "engines"> & EngineFlags) => {
+    await withEngines(flags, async (options) => {
       const { runEval } = await import("../commands/eval.js");
       await runEval(options);
     });
+  });
 
   program
     .command("compare")

@@ -9,7 +9,17 @@ import type { LogprobsOptions } from "../commands/logprobs.js";
 import type { ServeOptions } from "../commands/serve.js";
 import type { SetupOptions } from "../commands/setup.js";
 import type { SftOptions } from "../commands/sft.js";
-import { above, atLeast, backendOption, number, threadsOption } from "./arguments.js";
+import { UserError } from "../errors.js";
+import {
+  type EngineFlags,
+  above,
+  addEngineOptions,
+  atLeast,
+  backendOption,
+  number,
+  threadsOption,
+  withEngines,
+} from "./arguments.js";
 
 export function addModelCommands(program: Command): void {
   program
@@ -47,26 +57,44 @@ export function addModelCommands(program: Command): void {
       await runDownloadModel(repo, options);
     });
 
-  program
+  const infer = program
     .command("infer")
-    .description("answer one prompt")
-    .requiredOption(
-      "--model <dir>",
-      "Hugging Face folder, such as a checkpoint of a run, or the hub id of a downloaded model",
+    .description("answer one prompt, or each line of a file (resumable)")
+    .argument("[model]", "Hugging Face folder, such as a checkpoint of a run, PEFT adapter folder, or a hub id")
+    .option("--model <dir>", "the same")
+    .addOption(new Option("--prompt <text>", "the user's message").conflicts("input"))
+    .addOption(
+      new Option("--input <file>", "JSONL; of each line prompt, messages, or question is answered").conflicts([
+        "json",
+        "stream",
+      ]),
     )
-    .requiredOption("--prompt <text>", "the user's message")
-    .option("--system <text>", "system message (default: the chat template's own)")
-    .option("--raw", "take the prompt as it is, without the chat template", false)
+    .option("--output <file>", "of --input: JSONL, one line for each line; goes on where it was cut")
+    .option("--overwrite", "begin anew where --output holds something else", false)
+    .option("--system <text>", "system message, where a line has none of its own (default: the chat template's)")
+    .option("--raw", "take prompts as they are, without the chat template", false)
+    .option("-n, --samples <n>", "answers to each prompt", atLeast(1), 1)
     .option("--greedy", "the most probable token each time, no sampling", false)
     .option("--temperature <t>", "of sampling (default: the model's generation_config.json)", above(0))
     .option("--max-new-tokens <n>", "tokens", atLeast(1), 256)
     .option("--seed <n>", "seed of sampling", atLeast(0), 42)
-    .option("--json", "print prompt_ids, completion_ids and text as JSON", false)
-    .addOption(threadsOption())
-    .action(async (options: InferOptions) => {
-      const { runInfer } = await import("../commands/infer.js");
-      await runInfer(options);
-    });
+    .addOption(new Option("--stream", "print the text as it comes").default(false).conflicts("json"))
+    .option("--json", "print prompt_ids, completion_ids, text and more as JSON", false);
+  addEngineOptions(infer, 256).action(
+    async (
+      model: string | undefined,
+      flags: Omit<InferOptions, "engines" | "model"> & EngineFlags & { model?: string },
+    ) => {
+      if (model !== undefined && flags.model !== undefined)
+        throw new UserError("infer: expected one model, found it as an argument and as --model. Leave one out.");
+      const named = model ?? flags.model;
+      if (named === undefined) throw new UserError("infer: expected a model. Name its folder or hub id: infer MODEL …");
+      await withEngines({ ...flags, model: named }, async (options) => {
+        const { runInfer } = await import("../commands/infer.js");
+        await runInfer(options);
+      });
+    },
+  );
 
   program
     .command("check-model")
@@ -86,7 +114,7 @@ export function addModelCommands(program: Command): void {
       await runCheckModel(dir, options);
     });
 
-  program
+  const serve = program
     .command("serve")
     .description("answer HTTP requests as OpenAI's API does: completions, chat completions, models")
     .argument("<model>", "Hugging Face folder, PEFT adapter folder, or the hub id of a downloaded model")
@@ -97,19 +125,13 @@ export function addModelCommands(program: Command): void {
       "clients must send it as a bearer token (default: FINELLAMA_API_KEY, which ps does not show)",
     )
     .option("--model-name <name>", "what requests call the model (default: <model> as given)")
-    .option("--max-rows <n>", "completions computed at once", atLeast(1), 64)
-    .option(
-      "--segment-length <n>",
-      "tokens between two moments at which requests join, leave and stream",
-      atLeast(1),
-      8,
-    )
-    .option("--max-queue <n>", "completions that may wait; beyond, requests get status 429", atLeast(0), 256)
-    .addOption(threadsOption())
-    .action(async (model: string, options: ServeOptions) => {
+    .option("--max-queue <n>", "completions that may wait; beyond, requests get status 429", atLeast(0), 256);
+  addEngineOptions(serve, 64).action(async (model: string, flags: Omit<ServeOptions, "engines"> & EngineFlags) => {
+    await withEngines(flags, async (options) => {
       const { runServe } = await import("../commands/serve.js");
       await runServe(model, options);
     });
+  });
 
   program
     .command("logprobs")

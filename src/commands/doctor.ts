@@ -1,7 +1,8 @@
 /** `doctor`: what this machine has, what is missing for CUDA, and what to do about each gap. */
 import { UserError } from "../errors.js";
-import { cpuWorks, cudaGaps, type Gap } from "../machine/gaps.js";
-import { inspectMachine, type Machine } from "../machine/inspect.js";
+import { describeMachine } from "../machine/describe.js";
+import { cpuWorks, cudaGaps } from "../machine/gaps.js";
+import { inspectMachine } from "../machine/inspect.js";
 
 export interface DoctorOptions {
   readonly cuda: boolean;
@@ -19,56 +20,3 @@ export async function doctor({ cuda, json }: DoctorOptions): Promise<void> {
   if (cuda ? !ok.cuda : !ok.cpu)
     throw new UserError(`${cuda ? "CUDA" : "The CPU path"} cannot be used; the report says what is missing.`);
 }
-
-const BUILD = { cpu: ", CPU build", cuda: ", CUDA build", own: ", own build" };
-
-/** The report, in lines. */
-export function describeMachine(machine: Machine, gaps: readonly Gap[]): string {
-  const { learner, actors } = machine;
-  const lines: [string, string][] = [
-    [
-      "machine",
-      `node ${machine.node.slice(1)}, ${machine.platform}, ${machine.cores} cores, ${(machine.ramBytes / 1e9).toFixed(0)} GB RAM`,
-    ],
-    ["NVIDIA driver", machine.driver ?? "none"],
-    [
-      "GPUs",
-      machine.gpus
-        .map(({ name, memoryMiB }) => `${name}${memoryMiB === null ? "" : ` (${(memoryMiB / 1024).toFixed(0)} GiB)`}`)
-        .join(", ") || "none",
-    ],
-    ["visible", machine.visibleGpus.join(", ") || "none"],
-    [
-      "learner",
-      learner.backend === null
-        ? "no backend"
-        : `${learner.backend.library} on the ${learner.backend.usesGpu ? "GPU" : "CPU"}${learner.build === null ? "" : BUILD[learner.build]}`,
-    ],
-    ...learner.passedOver.map((why): [string, string] => ["  passed over", why]),
-    ...libraryLines(learner.libraries),
-    [
-      "actors",
-      `ONNX Runtime ${actors.onnxruntime}, CUDA provider ${actors.provider === null ? "not installed" : `for CUDA ${actors.provider}`}`,
-    ],
-    ...Object.entries(actors.providers).map(([name, why]): [string, string] => [
-      `  provider ${name}`,
-      why ?? "computes",
-    ]),
-    ...libraryLines(actors.libraries),
-  ];
-  const width = Math.max(...lines.map(([name]) => name.length));
-  return [
-    ...lines.map(([name, text]) => `${name.padEnd(width)}  ${text}`),
-    "",
-    ...(gaps.length === 0
-      ? ["CUDA can be used by learner and actors."]
-      : [
-          "CUDA cannot be used as it is; in this order:",
-          ...gaps.map(({ side, missing, cure }) => `- ${side === "both" ? "" : `${side}: `}${missing}\n  ${cure}`),
-        ]),
-    cpuWorks(machine) ? "The CPU path works." : "The CPU path does not work either.",
-  ].join("\n");
-}
-
-const libraryLines = (libraries: Machine["learner"]["libraries"]): [string, string][] =>
-  libraries.map(({ name, path }) => [`  ${name}`, path ?? "not found"]);

@@ -1,7 +1,7 @@
 /** `eval`: a model's sampled and greedy answers to held-out problems, judged as in training and as others would judge them. */
 import { readModel } from "../actors/local.js";
-import { EnginePool } from "../actors/pool.js";
-import type { GeneratedCompletion, GeneratedGroup } from "../actors/engine-types.js";
+import { EnginePool, type PoolOptions } from "../actors/pool.js";
+import type { GenerateRequest, GeneratedCompletion, GeneratedGroup } from "../actors/engine-types.js";
 import { UserError } from "../errors.js";
 import { type EvalFolder, type EvalSettings, openEvalFolder } from "../eval/eval-folder.js";
 import { type Prediction, judge } from "../eval/predictions.js";
@@ -37,11 +37,8 @@ export interface EvalOptions {
   readonly promptSuffix?: string;
   readonly fewshot?: string;
   readonly seed: number;
-  readonly actors: number;
-  /** Completions in flight in each actor. */
-  readonly maxRows: number;
-  /** Of each actor; 0 = the cores, shared out. */
-  readonly threads: number;
+  /** Where and how the engines compute. */
+  readonly engines: PoolOptions;
 }
 
 const STARTER_PROBLEMS = 512;
@@ -66,7 +63,7 @@ export async function runEval(options: EvalOptions): Promise<void> {
   refuseLong(promptIds, problems, options.maxNewTokens, config.maxPositions);
   const wanted = modes.filter((mode) => options.modes.includes(mode));
 
-  const pool = await EnginePool.open(model, options);
+  const { pool, version } = await EnginePool.open(model, options.engines);
   try {
     const settings: EvalSettings = {
       version: EVAL_VERSION,
@@ -81,7 +78,9 @@ export async function runEval(options: EvalOptions): Promise<void> {
       samples: options.samples,
       seed: options.seed,
       train_seed: target.trainSeed,
-      weights_sha256: pool.version.sha256,
+      weights_sha256: version.sha256,
+      device: options.engines.device ?? "cpu",
+      dtype: options.engines.dtype ?? "float32",
     };
     const folder = openEvalFolder(options.out, settings, wanted, options.overwrite);
     if (folder.kept.length > 0)
@@ -100,7 +99,7 @@ export async function runEval(options: EvalOptions): Promise<void> {
     }
     if (!folder.finished) folder.finish(predictions, figures);
   } finally {
-    await pool.close();
+    await pool.stop();
   }
 }
 
@@ -157,12 +156,10 @@ async function answer(
   const { problems, promptIds, prompts, tokenizer } = questions;
   const predictions = folder.kept.filter((prediction) => prediction.mode === mode);
   const there = new Set(predictions.map(({ index }) => index));
-  const indexOf = new Map<string, number>();
-  const requests = problems.flatMap(({ id }, index) => {
+  const asked = problems.flatMap(({ id }, index) => {
     if (there.has(index)) return [];
     const requestId = `${mode}-${id}`;
-    indexOf.set(requestId, index);
-    return {
+    const request: GenerateRequest = {
       requestId,
       promptIds: promptIds[index]!,
       groupSize: samplesOf(mode, options),
@@ -174,23 +171,24 @@ async function answer(
       },
       stream: prompts.stopStrings.length > 0,
     };
+    return { index, request };
   });
   const bar = countBar(mode, problems.length, there.size);
   const [started, earlier] = [performance.now(), folder.seconds.modes[mode] ?? 0];
-  const tails = new StopWatch(tokenizer, prompts.stopStrings);
-  await pool.generate(requests, {
-    onTokens({ requestId, completion, ids }, end) {
-      if (tails.stops(`${requestId} ${completion}`, ids)) end();
-    },
-    onGroup(group) {
-      const index = indexOf.get(group.requestId)!;
+  const tails = new StopWatch(tokenizer, prompts.stopStrings, options.engines.segmentLength);
+  await Promise.all(
+    asked.map(async ({ index, request }) => {
+      const { requestId } = request;
+      const group = await pool.generate(request, ({ completion, ids }) => {
+        if (tails.stops(`${requestId} ${completion}`, ids)) pool.endCompletion(requestId, completion);
+      });
       const judged = judgeGroup(group, mode, index, questions);
       predictions.push(...judged);
       folder.seconds.modes[mode] = earlier + (performance.now() - started) / 1000;
       folder.append(judged);
       bar.add(1);
-    },
-  });
+    }),
+  );
   bar.stop();
   return predictions.sort((a, b) => a.index - b.index || a.sample - b.sample);
 }
@@ -227,19 +225,21 @@ function readCompletion(
 
 /** Looks for stop strings in what is being generated. */
 class StopWatch {
-  /** More tokens than a stop string and a segment have together. */
-  static readonly TAIL = 48;
+  /** More tokens than a stop string has. */
+  static readonly LONGEST_STOP = 40;
   private readonly tails = new Map<string, number[]>();
   private readonly tokenizer: Tokenizer;
   private readonly stopStrings: readonly string[];
+  private readonly tailLength: number;
 
-  constructor(tokenizer: Tokenizer, stopStrings: readonly string[]) {
+  constructor(tokenizer: Tokenizer, stopStrings: readonly string[], segmentLength: number) {
     this.tokenizer = tokenizer;
     this.stopStrings = stopStrings;
+    this.tailLength = StopWatch.LONGEST_STOP + segmentLength;
   }
 
   stops(completion: string, ids: Int32Array): boolean {
-    const tail = [...(this.tails.get(completion) ?? []), ...ids].slice(-StopWatch.TAIL);
+    const tail = [...(this.tails.get(completion) ?? []), ...ids].slice(-this.tailLength);
     this.tails.set(completion, tail);
     return findStop(this.tokenizer.decode(tail, { skipSpecial: true }), this.stopStrings) !== undefined;
   }

@@ -1,57 +1,173 @@
-/** `infer`: answers one prompt with the actor's engine. */
-import { generateAll, openModel } from "../actors/local.js";
+/** `infer`: answers one prompt, at once or as the text comes, or each line of a file. The engines are those of `serve` and `eval`. */
+import type { GenerateRequest } from "../actors/engine-types.js";
+import { type ModelFiles, readModel } from "../actors/local.js";
+import { EnginePool, type PoolOptions } from "../actors/pool.js";
 import { UserError } from "../errors.js";
-import { notAppliedNote, readGenerationConfig } from "../model/generation-config.js";
-import { resolveModelFolder } from "../model/hub.js";
-import type { ChatMessage } from "../model/tokenizer.js";
-import { taskSeed } from "../protocol/seeds.js";
+import {
+  type AnswerFile,
+  type AnswerLine,
+  type PromptLine,
+  openAnswerFile,
+  parsePrompt,
+  readPromptLines,
+  shortHash,
+} from "../infer/prompt-file.js";
+import { type Asking, answersOf, makeRequest } from "../infer/prompting.js";
+import { notAppliedNote } from "../model/generation-config.js";
+import { type Generation, generate } from "../serving/generation.js";
+import { countBar } from "./count-bar.js";
 
 export interface InferOptions {
+  /** Model or adapter folder, or hub id. */
   readonly model: string;
-  readonly prompt: string;
+  /** Either this or `input`. */
+  readonly prompt?: string;
+  /** JSON lines, see infer/prompt-file.ts. */
+  readonly input?: string;
+  /** Goes with `input`. */
+  readonly output?: string;
+  readonly overwrite: boolean;
   /** System message; undefined = the template's own default. */
   readonly system?: string;
   /** The prompt is taken as it is, without the chat template. */
   readonly raw: boolean;
+  /** Answers to each prompt. */
+  readonly samples: number;
   readonly greedy: boolean;
   /** Undefined = what the model's generation_config.json says. */
   readonly temperature?: number;
   readonly maxNewTokens: number;
   readonly seed: number;
+  readonly stream: boolean;
   readonly json: boolean;
-  /** 0 = all cores. */
-  readonly threads: number;
+  /** Where and how the engines compute. */
+  readonly engines: PoolOptions;
 }
 
-export async function runInfer(given: InferOptions): Promise<void> {
-  const options = { ...given, model: resolveModelFolder(given.model) };
-  const { config, tokenizer, engine } = await openModel(options.model, options.threads);
-  const messages: ChatMessage[] = [{ role: "user", content: options.prompt }];
-  if (options.system !== undefined) messages.unshift({ role: "system", content: options.system });
-  const promptIds = options.raw ? tokenizer.encode(options.prompt) : tokenizer.chatPrompt(messages);
-  const room = config.maxPositions - promptIds.length;
-  if (promptIds.length === 0 || room < 1)
-    throw new UserError(
-      `--prompt: expected 1 to ${config.maxPositions - 1} tokens (the model's context is ${config.maxPositions}), found ${promptIds.length}. ${room < 1 ? "Shorten it." : "Write something."}`,
-    );
-  const generation = readGenerationConfig(options.model);
-  const temperature = options.greedy ? 0 : (options.temperature ?? generation.temperature);
-  const note = temperature === 0 ? undefined : notAppliedNote(generation);
-  if (note !== undefined) process.stderr.write(`${note}\n`);
-  const request = {
-    requestId: "infer",
-    promptIds,
-    groupSize: 1,
-    seed: taskSeed(options.seed, "infer"),
-    sampling: { temperature, maxNewTokens: Math.min(options.maxNewTokens, room), stopIds: tokenizer.stopIds },
+/** Everything an answer needs besides the prompt. */
+interface Asked {
+  readonly pool: EnginePool;
+  readonly model: ModelFiles;
+  readonly asking: Asking;
+}
+
+export async function runInfer(options: InferOptions): Promise<void> {
+  const { input, output, prompt, samples, engines: settings } = options;
+  refuseCombinations(options);
+  const lines = input === undefined ? [] : readPromptLines(input);
+  const model = readModel(options.model);
+  const asking: Asking = {
+    system: options.system ?? null,
+    raw: options.raw,
+    samples,
+    temperature: options.greedy ? 0 : (options.temperature ?? model.generation.temperature),
+    maxNewTokens: options.maxNewTokens,
+    seed: options.seed,
   };
-  const [group] = await generateAll(engine, [request]);
-  const { ids, finishReason } = group!.completions[0]!;
-  await engine.dispose();
-  const text = tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);
-  if (options.json)
-    console.log(
-      JSON.stringify({ prompt_ids: [...promptIds], completion_ids: [...ids], text, finish_reason: finishReason }),
-    );
-  else console.log(text);
+  const note = asking.temperature === 0 ? undefined : notAppliedNote(model.generation);
+  if (note !== undefined) process.stderr.write(`${note}\n`);
+  // before the weights are read: a prompt that cannot be asked
+  const request = prompt === undefined ? null : makeRequest(model, prompt, asking, "--prompt", 0);
+  const { pool, version } = await EnginePool.open(model, settings);
+  const asked: Asked = { pool, model, asking };
+  try {
+    if (request === null) {
+      const settingsHash = shortHash(JSON.stringify([version.sha256, settings.dtype, asking]));
+      const file = openAnswerFile(output!, input!, lines, settingsHash, options.overwrite);
+      try {
+        await answerLines(asked, lines, file, settingsHash);
+      } finally {
+        file.close();
+      }
+      process.stderr.write(`${output}: ${lines.length} lines, ${file.errors()} errors\n`);
+      if (file.errors() > 0) process.exitCode = 1;
+    } else if (options.stream) await streamAnswer(asked, request);
+    else await printAnswers(asked, request, options.json);
+  } finally {
+    await pool.stop();
+  }
+}
+
+function refuseCombinations({ prompt, input, output, stream, samples, engines }: InferOptions): void {
+  if ((prompt === undefined) === (input === undefined))
+    throw new UserError("infer: expected --prompt TEXT or --input FILE. Give one of them.");
+  if ((input === undefined) !== (output === undefined))
+    throw new UserError("infer: --input and --output go together: the answers to a file are written to another.");
+  if (stream && samples > 1)
+    throw new UserError(`--stream: expected one answer, found -n ${samples}. Leave one of them out.`);
+  if (samples > engines.maxRows)
+    throw new UserError(`-n ${samples}: expected at most --max-rows (${engines.maxRows}). Lower it, or raise that.`);
+}
+
+async function printAnswers({ pool, model }: Asked, request: GenerateRequest, json: boolean): Promise<void> {
+  const group = await pool.generate(request);
+  for (const [c, { text, finish_reason, tokens, logprob }] of answersOf(group, model).entries()) {
+    if (json) {
+      const ids = { prompt_ids: [...request.promptIds], completion_ids: [...group.completions[c]!.ids] };
+      console.log(JSON.stringify({ ...ids, text, finish_reason, logprob }));
+      continue;
+    }
+    if (request.groupSize > 1) console.log(`--- ${c + 1} of ${request.groupSize} (${finish_reason}, ${tokens} tokens)`);
+    console.log(text);
+  }
+}
+
+/** Text as it comes; a character spread over several tokens is held back until it is whole (model/text-stream.ts). */
+async function streamAnswer({ pool, model, asking }: Asked, request: GenerateRequest): Promise<void> {
+  const { requestId, promptIds, seed, sampling } = request;
+  const generation: Generation = {
+    requestId,
+    promptIds,
+    n: 1,
+    temperature: asking.temperature,
+    maxTokens: sampling.maxNewTokens,
+    stopIds: sampling.stopIds,
+    stops: [],
+    seed,
+    top: false,
+    scorePrompt: false,
+  };
+  const never = new AbortController().signal;
+  await generate(pool, model.tokenizer, generation, never, ({ text }) => void process.stdout.write(text));
+  process.stdout.write("\n");
+}
+
+/** Answers the lines that are not there yet: as many at a time as keep every engine busy, so that none is read too early. */
+async function answerLines(
+  { pool, model, asking }: Asked,
+  lines: readonly PromptLine[],
+  file: AnswerFile,
+  settingsHash: string,
+): Promise<void> {
+  if (file.kept > 0) process.stderr.write(`going on: ${file.kept} of ${lines.length} lines are there\n`);
+  const bar = countBar("infer", lines.length, file.kept);
+  const open = lines.slice(file.kept).values();
+  const lane = async (): Promise<void> => {
+    for (const line of open) {
+      file.add(await answerLine(line));
+      bar.add(1);
+    }
+  };
+  const answerLine = async (line: PromptLine): Promise<AnswerLine> => {
+    const { index, where, text } = line;
+    const hashes = { input_hash: shortHash(text), settings_hash: settingsHash };
+    let head: Pick<AnswerLine, "index" | "id"> = { index };
+    let request: GenerateRequest;
+    try {
+      const { prompt, ...id } = parsePrompt(line);
+      head = { index, ...id };
+      request = makeRequest(model, prompt, asking, where, index);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      return { ...head, ...hashes, error: error.message };
+    }
+    const completions = answersOf(await pool.generate(request), model);
+    return { ...head, ...hashes, prompt_tokens: request.promptIds.length, completions };
+  };
+  const lanes = Math.max(1, Math.ceil((2 * pool.capacity) / asking.samples));
+  try {
+    await Promise.all(Array.from({ length: Math.min(lanes, lines.length) }, lane));
+  } finally {
+    bar.stop();
+  }
 }

@@ -38,6 +38,10 @@ export interface EvalSettings {
   readonly seed: number;
   readonly train_seed: number | null;
   readonly weights_sha256: string;
+  /** Of the engines. */
+  readonly device: "cpu" | "cuda";
+  /** Of the engines' linear layers, keys and values. */
+  readonly dtype: "float32" | "float16";
 }
 
 /** Spent so far, earlier sessions included. */
@@ -76,6 +80,8 @@ const sameness = {
   samples: "--samples",
   seed: "--seed",
   modes: "--modes",
+  device: "--device",
+  dtype: "--dtype",
 } satisfies Partial<Record<keyof EvalSettings | "modes", string>>;
 
 /**
@@ -104,7 +110,9 @@ export function openEvalFolder(
   if (existsSync(earlier)) {
     const stored = readJson(earlier) as Partial<EvalSettings & Unfinished & Record<Mode, object>>;
     const begun = stored.modes ?? modes.filter((mode) => stored[mode] !== undefined);
-    refuseOther(folder, { ...stored, modes: begun.join(",") }, { ...settings, modes: wanted.join(",") });
+    // before there was a choice, neither was written
+    const found = { device: "cpu", dtype: "float32", ...stored, modes: begun.join(",") };
+    refuseOther(folder, found, { ...settings, modes: wanted.join(",") });
     seconds.wall = stored.seconds?.wall ?? 0;
     Object.assign(seconds.modes, stored.seconds?.modes);
     kept = wholeQuestions(existsSync(predictionsFile) ? parsePredictions(predictionsFile) : [], settings.samples);

@@ -42,6 +42,9 @@ const resultSchema = z
     /** Of the training run the model is a checkpoint of; null for any other model. */
     train_seed: z.int().nullable(),
     weights_sha256: z.string(),
+    /** Where and in which numbers it was computed; files from before there was a choice have neither. */
+    device: z.enum(["cpu", "cuda"]).default("cpu"),
+    dtype: z.enum(["float32", "float16"]).default("float32"),
     wall_seconds: z.number(),
     sampled: modeSchema.optional(),
     greedy: modeSchema.optional(),
@@ -111,6 +114,7 @@ const sameness = [
   ["max_new_tokens", "--max-new-tokens"],
   ["temperature", "--temperature"],
   ["samples", "--samples"],
+  ["dtype", "--dtype"],
 ] as const;
 
 /** @throws UserError naming two files and everything in which they differ */

@@ -10,7 +10,7 @@ import { deviceEnv, visibleGpus } from "../launcher/devices.js";
 import { nativeBindingPath, tensorFlowFolder } from "../learner/native-binding.js";
 import { cudaLibraryPath, type CudaMajor } from "./cuda-libraries.js";
 import { smi, smiList } from "./gpus.js";
-import { onnxVersion, providerInPlace } from "./onnx-provider.js";
+import { actorLibraryPath, onnxVersion, providerInPlace } from "./onnx-provider.js";
 import type { LibraryFact, Probe, ProbeRequest } from "./probe.js";
 
 export interface Machine {
@@ -82,7 +82,7 @@ export async function inspectMachine(): Promise<Machine> {
   const provider = providerInPlace() ?? null;
   const visible = visibleGpus(process.env, smiList());
   const learnerPath = cudaLibraryPath("12");
-  const actorPath = cudaLibraryPath(provider ?? "12");
+  const actorPath = actorLibraryPath();
   const [learner, actors] = await Promise.all([
     probe({ role: "learner", libraries: TENSORFLOW_OPENS }, learnerPath),
     probe({ role: "actor", libraries: ONNX_OPENS[provider ?? "12"] }, actorPath),

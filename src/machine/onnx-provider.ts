@@ -16,7 +16,7 @@ import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
 import { cacheRoot } from "./cache.js";
-import type { CudaMajor } from "./cuda-libraries.js";
+import { type CudaMajor, cudaLibraryPath } from "./cuda-libraries.js";
 import { fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
 
 const run = promisify(execFile);
@@ -55,6 +55,9 @@ export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
   const linked = lstatSync(files[1]!).isSymbolicLink() && basename(dirname(realpathSync(files[1]!))).endsWith("cuda13");
   return linked ? "13" : "12";
 }
+
+/** Folders in which an actor's process finds CUDA's libraries, those of the provider in place. */
+export const actorLibraryPath = (): string[] => cudaLibraryPath(providerInPlace() ?? "12");
 
 /**
  * Puts the provider for CUDA `major` in place, from the cache or by download.

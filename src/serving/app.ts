@@ -1,5 +1,5 @@
 /**
- * The HTTP surface of `serve`: OpenAI's completions and chat completions over one engine. Routes, admission, answers
+ * The HTTP surface of `serve`: OpenAI's completions and chat completions over a pool of engines. Routes, admission, answers
  * whole or as server-sent events, counts. Knows no sockets: commands/serve.ts listens.
  */
 import { randomUUID } from "node:crypto";
@@ -8,9 +8,9 @@ import { bodyLimit } from "hono/body-limit";
 import { HTTPException } from "hono/http-exception";
 import { streamSSE } from "hono/streaming";
 import type { EngineOptions } from "../actors/engine-types.js";
+import { Cancelled, type EnginePool } from "../actors/pool.js";
 import { messageOf } from "../errors.js";
 import { errorBody, keyRequired, loopbackOnly, readJson } from "./access.js";
-import { Cancelled, type EngineClient } from "./engine-client.js";
 import { generate, type Choice, type ChoiceDelta, type TokenInfo } from "./generation.js";
 import { RequestError, chatRequest, completionRequest, parseBody } from "./requests.js";
 import { chatChoice, chatDelta, completionChoice, usage } from "./responses.js";
@@ -19,8 +19,8 @@ import { chatWork, checkName, completionWork, type ServedModel, type Work } from
 const MAX_BODY_BYTES = 8 << 20;
 
 export interface AppOptions {
-  readonly engine: EngineClient;
-  /** What the engine was made with. */
+  readonly pool: EnginePool;
+  /** What its engines were made with. */
   readonly limits: EngineOptions;
   readonly model: ServedModel;
   /** Completions that may wait for a place in the batch; beyond, 429. */
@@ -39,7 +39,7 @@ export interface ServeApp {
 
 type Result = Awaited<ReturnType<typeof generate>>;
 
-export function createApp({ engine, limits, model, maxQueue, apiKey, log }: AppOptions): ServeApp {
+export function createApp({ pool, limits, model, maxQueue, apiKey, log }: AppOptions): ServeApp {
   const { tokenizer } = model;
   const decode: typeof tokenizer.decode = (ids, options) => tokenizer.decode(ids, options);
   const started = seconds();
@@ -59,7 +59,7 @@ export function createApp({ engine, limits, model, maxQueue, apiKey, log }: AppO
     c.json({
       status: draining ? "stopping" : "ok",
       model: model.name,
-      completions: { running_or_queued: engine.rows, max_running: limits.maxRows, max_queued: maxQueue },
+      completions: { running_or_queued: pool.rows, max_running: pool.capacity, max_queued: maxQueue },
       requests: { open, ...counts },
     }),
   );
@@ -142,11 +142,11 @@ export function createApp({ engine, limits, model, maxQueue, apiKey, log }: AppO
 
   function admit(work: Work): Work {
     if (draining) throw new RequestError(503, "the server is stopping");
-    const capacity = limits.maxRows + maxQueue;
+    const capacity = pool.capacity + maxQueue;
     if (work.rows > capacity)
       throw new RequestError(400, `${work.rows} completions in one request: the server takes ${capacity} at once`);
-    if (engine.rows + work.rows > capacity)
-      throw new RequestError(429, `${engine.rows} completions are running or waiting: try again later`);
+    if (pool.rows + work.rows > capacity)
+      throw new RequestError(429, `${pool.rows} completions are running or waiting: try again later`);
     return work;
   }
 
@@ -157,7 +157,7 @@ export function createApp({ engine, limits, model, maxQueue, apiKey, log }: AppO
     try {
       return await Promise.all(
         work.generations.map((generation, p) =>
-          generate(engine, tokenizer, generation, signal, (delta) => onDelta(delta, p)),
+          generate(pool, tokenizer, generation, signal, (delta) => onDelta(delta, p)),
         ),
       );
     } catch (error) {

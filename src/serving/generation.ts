@@ -3,9 +3,9 @@
  * boundaries, because the engine knows token ids only. Knows nothing of HTTP.
  */
 import type { GenerateRequest, GeneratedCompletion } from "../actors/engine-types.js";
+import type { EnginePool } from "../actors/pool.js";
 import { TextStream } from "../model/text-stream.js";
 import type { Tokenizer } from "../model/tokenizer.js";
-import type { EngineClient } from "./engine-client.js";
 
 export interface Generation {
   readonly requestId: string;
@@ -71,7 +71,7 @@ const scoreId = (requestId: string): string => `${requestId}-score`;
  * @throws Cancelled when `signal` aborts
  */
 export async function generate(
-  engine: EngineClient,
+  pool: EnginePool,
   tokenizer: Tokenizer,
   generation: Generation,
   signal: AbortSignal,
@@ -82,14 +82,14 @@ export async function generate(
     (_, index) => new GrowingChoice(generation, tokenizer, index, onDelta),
   );
   const requests = engineRequests(generation);
-  const cancel = (): void => requests.forEach(({ requestId }) => engine.cancel(requestId));
+  const cancel = (): void => requests.forEach(({ requestId }) => pool.cancel(requestId));
   signal.addEventListener("abort", cancel);
   try {
     const running = requests.map((request) =>
-      engine.generate(request, (tokens) => {
+      pool.generate(request, (tokens) => {
         const choice = choices[tokens.completion]!;
         choice.push(tokens);
-        if (choice.foundStopString) engine.endCompletion(request.requestId, tokens.completion);
+        if (choice.foundStopString) pool.endCompletion(request.requestId, tokens.completion);
       }),
     );
     if (signal.aborted) cancel();

@@ -4,6 +4,7 @@
  * Reference: OpenAI API, "Create completion" (legacy) and "Create chat completion"; `stop_token_ids` is vLLM's.
  */
 import { z } from "zod";
+import { messageList } from "../model/messages.js";
 
 const MAX_CHOICES = 128;
 const MAX_STOPS = 16;
@@ -52,20 +53,9 @@ export const completionRequest = z.strictObject({
 });
 export type CompletionRequest = z.infer<typeof completionRequest>;
 
-const textParts = z
-  .array(z.strictObject({ type: z.literal("text", "only text is served"), text: z.string() }))
-  .transform((parts) => parts.map(({ text }) => text).join(""));
-
 export const chatRequest = z.strictObject({
   ...common,
-  messages: z
-    .array(
-      z.strictObject({
-        role: z.enum(["system", "user", "assistant"]),
-        content: z.union([z.string(), textParts], "expected a string or a list of text parts"),
-      }),
-    )
-    .nonempty(),
+  messages: messageList,
   max_tokens: z.int().min(1).nullish(),
   max_completion_tokens: z.int().min(1).nullish(),
   logprobs: z.boolean().nullish(),

@@ -5,7 +5,7 @@ import type { EngineOptions } from "../actors/engine-types.js";
 import { UserError } from "../errors.js";
 import type { ModelConfig } from "../model/config.js";
 import type { Tokenizer } from "../model/tokenizer.js";
-import { taskSeed } from "../protocol/seeds.js";
+import { promptSeed } from "../protocol/seeds.js";
 import { engineRequests, type Generation } from "./generation.js";
 import { RequestError, type ChatRequest, type CompletionRequest } from "./requests.js";
 import type { LogprobsWanted } from "./responses.js";
@@ -84,8 +84,7 @@ function commonParts(model: ServedModel, body: CompletionRequest | ChatRequest, 
     temperature: body.temperature ?? model.temperature,
     stops: typeof body.stop === "string" ? [body.stop] : (body.stop ?? []),
     stopIds: [...new Set([...model.tokenizer.stopIds, ...(body.stop_token_ids ?? [])])],
-    // the first prompt of a seed is sampled as by `infer --seed`
-    seed: body.seed == null ? randomBytes(8).readBigUInt64BE() : taskSeed(body.seed, p === 0 ? "infer" : `infer-${p}`),
+    seed: body.seed == null ? randomBytes(8).readBigUInt64BE() : promptSeed(body.seed, p),
   };
 }
 

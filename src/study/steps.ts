@@ -77,18 +77,20 @@ function trainingStep(
   };
 }
 
-/** @param trained how training asks: the prompt "default" asks in the same way, of the baseline too */
+/** @param trained how training asks and where its actors compute: evaluation does so too, that of the baseline included */
 function evaluationSteps(
   dir: string,
   { definition }: Study,
   runDir: string | null,
   model: string,
-  trained: Pick<RunConfig, "data" | "max_completion_length">,
+  trained: Pick<RunConfig, "data" | "max_completion_length" | "actors">,
   prefix = "",
 ): Step[] {
   const { data, prompts, limit, samples, modes, temperature, seed } = definition.eval;
   const maxNewTokens = definition.eval.max_new_tokens ?? trained.max_completion_length;
   const { system_prompt: system, prompt_suffix: suffix } = trained.data;
+  const { device, dtype, max_rows, segment_length } = trained.actors;
+  const engines = { device, dtype, "max-rows": Math.max(max_rows, samples), "segment-length": segment_length };
   const asTrained = { ...(system !== null && { system }), ...(suffix !== "" && { "prompt-suffix": suffix }) };
   const answers = (modes.includes("greedy") ? 1 : 0) + (modes.includes("sampled") ? samples : 0);
   return prompts.map((prompt): Step => {
@@ -107,7 +109,7 @@ function evaluationSteps(
         args: [
           "eval",
           ...wordsOf({ model, data, out, modes: modes.join(","), samples, temperature, seed }),
-          ...wordsOf({ "max-new-tokens": maxNewTokens, ...(limit !== null && { limit }) }),
+          ...wordsOf({ "max-new-tokens": maxNewTokens, ...(limit !== null && { limit }), ...engines }),
           ...wordsOf(prompt === "default" ? asTrained : { prompt }),
         ],
       }),

@@ -1,25 +1,27 @@
 /** `serve` as a process: a real socket, a client that leaves, signals. What it answers is tested in unit/serving.test.ts. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { cleanUp, reason, root, run, starter, unrunnable } from "../support/run.js";
+import { randomAdapter } from "../support/adapter.js";
+import { cleanUp, reason, root, run, starter, temporary, unrunnable } from "../support/run.js";
 
 const QUESTION = "Ben has 12 cards and buys 9 more. How many cards does Ben have now?";
 
 afterAll(cleanUp);
 
 describe.skipIf(unrunnable)(`serve${reason}`, () => {
-  const child = () => {
-    const args = ["dist/cli.js", "serve", starter, "--port", "0", "--threads", "1", "--model-name", "starter"];
-    return spawn(process.execPath, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+  const start = async (model: string, ...more: string[]) => {
+    const args = ["dist/cli.js", "serve", model, "--port", "0", "--threads", "1", "--model-name", "starter", ...more];
+    const server = spawn(process.execPath, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    const [line] = (await once(createInterface(server.stdout), "line")) as [string];
+    return { server, url: /http:\S+\/v1/.exec(line)![0] };
   };
-  let server: ReturnType<typeof child>;
+  let server: Awaited<ReturnType<typeof start>>["server"];
   let url: string;
   beforeAll(async () => {
-    server = child();
-    const [line] = (await once(createInterface(server.stdout), "line")) as [string];
-    url = /http:\S+\/v1/.exec(line)![0];
+    ({ server, url } = await start(starter));
     expect(url).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/v1$/);
   });
   afterAll(() => server.kill("SIGKILL"));
@@ -37,16 +39,36 @@ describe.skipIf(unrunnable)(`serve${reason}`, () => {
       requests: { open: number; cancelled: number };
     };
 
-  it("its greedy chat answer is that of infer --greedy", async () => {
+  /** The greedy answer to a chat. */
+  const greedy = async (to: string): Promise<string> => {
     const messages = [{ role: "user", content: QUESTION }];
-    const response = await fetch(`${url}/chat/completions`, {
+    const response = await fetch(`${to}/chat/completions`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ model: "starter", messages, temperature: 0, max_tokens: 256 }),
+      body: JSON.stringify({ model: "starter", messages, temperature: 0, max_tokens: 64 }),
     });
     const { choices } = (await response.json()) as { choices: { message: { content: string } }[] };
-    const infer = await run("cli", ["infer", "--model", starter, "--prompt", QUESTION, "--greedy"]);
-    expect(`${choices[0]!.message.content}\n`).toBe(infer.stdout);
+    return choices[0]!.message.content;
+  };
+  const inferred = async (model: string): Promise<string> => {
+    const args = ["infer", model, "--prompt", QUESTION, "--greedy", "--max-new-tokens", "64"];
+    return (await run("cli", args)).stdout.replace(/\n$/, "");
+  };
+
+  it("its greedy chat answer is that of infer --greedy", async () => {
+    expect(await greedy(url)).toBe(await inferred(starter));
+  });
+
+  it("an adapter folder is answered for as the merged model, by several engines too", async () => {
+    const { adapter, merged } = randomAdapter(starter, temporary(), 0.2);
+    const own = await start(adapter, "--actors", "2");
+    try {
+      const expected = await inferred(merged);
+      expect(await Promise.all([greedy(own.url), greedy(own.url)])).toEqual([expected, expected]);
+      expect(await greedy(url)).not.toBe(expected);
+    } finally {
+      own.server.kill("SIGKILL");
+    }
   });
 
   it.each([false, true])("a client that leaves frees its places (stream %s)", async (stream) => {
@@ -72,6 +94,18 @@ describe.skipIf(unrunnable)(`serve${reason}`, () => {
     expect(response.status).toBe(200);
     expect(((await response.json()) as { choices: unknown[] }).choices).toHaveLength(8);
     expect(await once(server, "exit")).toEqual([0, null]);
+  });
+
+  it("a used port ends it, with one message", async () => {
+    const taken = createServer().listen(0, "127.0.0.1");
+    await once(taken, "listening");
+    const { port } = taken.address() as AddressInfo;
+    const { code, stderr } = await run("cli", ["serve", starter, "--port", String(port)]);
+    taken.close();
+    expect([code, stderr]).toEqual([
+      1,
+      `error: --host 127.0.0.1 --port ${port}: cannot listen (EADDRINUSE). Choose another port.\n`,
+    ]);
   });
 
   it("another host than loopback is refused without a key", async () => {

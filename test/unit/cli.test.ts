@@ -51,7 +51,9 @@ describe("cli", () => {
   test.each([
     ["", /^Usage: finellama/],
     ["infr", /^error: unknown command 'infr'.*infer/s],
-    ["infer --prompt hi", /^error: required option '--model <dir>' not specified\n$/],
+    ["infer --prompt hi", /^error: infer: expected a model\. Name its folder or hub id: infer MODEL …\n$/],
+    ["infer m --prompt hi --device gpu", /Allowed choices are auto, cpu, cuda/],
+    ["infer m --prompt hi --dtype int8", /Allowed choices are float32, float16/],
     ["infer --model m --prompt hi --max-new-tokens 0", /'0' is invalid. Expected a whole number >= 1.\n$/],
     ["infer --model m --prompt hi --temperature 0", /Expected a number > 0.\n$/],
     ["logprobs --model m --input f --engine gpu", /Allowed choices are actor, learner/],
@@ -69,18 +71,25 @@ describe("cli", () => {
     const program = createProgram();
     const infer = program.commands.find((command) => command.name() === "infer")!;
     let options: unknown;
-    infer.action((given) => (options = given));
-    await program.parseAsync(["infer", "--model", "m", "--prompt", "-5 + 3?", "--max-new-tokens", "32", "--json"], {
+    infer.action((_model, given) => (options = given));
+    await program.parseAsync(["infer", "m", "--prompt", "-5 + 3?", "--max-new-tokens", "32", "--json"], {
       from: "user",
     });
     expect(options).toEqual({
-      model: "m",
       prompt: "-5 + 3?",
       maxNewTokens: 32,
       json: true,
+      stream: false,
+      overwrite: false,
       raw: false,
       greedy: false,
+      samples: 1,
       seed: 42,
+      device: "auto",
+      dtype: "float32",
+      actors: 1,
+      maxRows: 256,
+      segmentLength: 8,
       threads: 0,
     });
   });

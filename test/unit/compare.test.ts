@@ -42,6 +42,8 @@ const result = (changes: Partial<EvalResult> = {}): Omit<EvalResult, "file"> => 
   temperature: 1,
   max_new_tokens: 256,
   samples: 1,
+  device: "cpu",
+  dtype: "float32",
   wall_seconds: 3,
   seed: 42,
   train_seed: null,

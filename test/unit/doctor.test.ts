@@ -2,7 +2,8 @@ import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test, vi } from "vitest";
-import { describeMachine, doctor } from "../../src/commands/doctor.js";
+import { doctor } from "../../src/commands/doctor.js";
+import { describeMachine } from "../../src/machine/describe.js";
 import { cpuWorks, cudaGaps } from "../../src/machine/gaps.js";
 import { inspectMachine, type Machine } from "../../src/machine/inspect.js";
 

@@ -148,5 +148,5 @@ it.skipIf(cudaLoads)("cuda without its libraries fails at once, and says what is
   const config = configs["qwen2, tied head"];
   const creating = OrtEngine.create(config, { ...HALF, device: "cuda" });
   await expect(creating).rejects.toThrow(UserError);
-  await expect(creating).rejects.toThrow(/actors.device is cuda.*libonnxruntime_providers_cuda.so/);
+  await expect(creating).rejects.toThrow(/device is cuda.*libonnxruntime_providers_cuda.so/);
 });

@@ -141,6 +141,8 @@ describe("an evaluation folder", () => {
     seed: 42,
     train_seed: null,
     weights_sha256: sha256OfList(["w"]),
+    device: "cpu",
+    dtype: "float32",
   };
   const predicted = (index: number, sample: number, mode: Prediction["mode"] = "sampled"): Prediction =>
     judge({
@@ -202,6 +204,21 @@ describe("an evaluation folder", () => {
     );
     expect(open({ temperature: 0.7 }, true).kept).toEqual([]);
     expect(readFileSync(join(folder, "predictions.jsonl"), "utf8")).toBe("");
+  });
+
+  it("of another device or number type is refused; one from before there was a choice is of the CPU, in float32", () => {
+    const evaluation = open();
+    evaluation.append(all);
+    expect(() => open({ device: "cuda", dtype: "float16" })).toThrow(
+      /differs in --device \(cpu, now cuda\), --dtype \(float32, now float16\)\. Choose/,
+    );
+    evaluation.finish(all, { sampled: summarize(all, 2, 1) });
+    const file = join(folder, "metrics.json");
+    const { device: _, dtype: __, ...older } = JSON.parse(readFileSync(file, "utf8")) as EvalSettings;
+    writeFileSync(file, JSON.stringify(older));
+    expect(readEvalResult(folder)).toMatchObject({ device: "cpu", dtype: "float32" });
+    expect(open().finished).toBe(true);
+    expect(() => open({ device: "cuda" })).toThrow(/--device \(cpu, now cuda\)/);
   });
 
   it("is not made over a file, nor over predictions of unknown settings", () => {

@@ -4,9 +4,9 @@ import { MessageChannel } from "node:worker_threads";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { serveEngine } from "../../src/actors/engine-thread.js";
 import { generateAll, openModel, type LocalModel } from "../../src/actors/local.js";
+import { EnginePool, type EnginePort } from "../../src/actors/pool.js";
 import { taskSeed } from "../../src/protocol/seeds.js";
 import { createApp, type AppOptions, type ServeApp } from "../../src/serving/app.js";
-import { EngineClient, type EnginePort } from "../../src/serving/engine-client.js";
 
 const QUESTION = "Ben has 12 cards and buys 9 more. How many cards does Ben have now?";
 const limits = { threads: 1, maxRows: 16, segmentLength: 8 };
@@ -35,7 +35,7 @@ interface ErrorAnswer {
 let local: LocalModel;
 /** The same model, not served: what the answers should be. */
 let reference: LocalModel;
-let engine: EngineClient;
+let pool: EnginePool;
 let app: ServeApp;
 let settings: AppOptions;
 const logged: string[] = [];
@@ -44,10 +44,10 @@ beforeAll(async () => {
   [local, reference] = [await openModel(starter, 1), await openModel(starter, 1)];
   const { port1, port2 } = new MessageChannel();
   serveEngine(port2, local.engine);
-  engine = new EngineClient(port1 as unknown as EnginePort);
+  pool = new EnginePool([port1 as unknown as EnginePort], limits.maxRows);
   const { config, tokenizer } = local;
   settings = {
-    engine,
+    pool,
     limits,
     maxQueue: 16,
     apiKey: null,
@@ -57,7 +57,7 @@ beforeAll(async () => {
   app = createApp(settings);
 });
 afterAll(async () => {
-  engine.stop();
+  void pool.stop(); // a channel has no end to wait for
   await reference.engine.dispose();
   expect(logged).toEqual([]);
 });
@@ -235,11 +235,11 @@ describe("limits", () => {
     const waiting = post("/v1/completions", body, { signal: abort.signal }).catch(() => {});
     const response = await post("/v1/completions", { ...body, stream: true });
     await new Promise((done) => setTimeout(done, 5));
-    expect(engine.rows).toBe(16);
+    expect(pool.rows).toBe(16);
     abort.abort();
     await response.body!.cancel();
     await waiting;
-    expect(engine.rows).toBe(0);
+    expect(pool.rows).toBe(0);
     expect((await health()).requests).toMatchObject({ cancelled: before + 2, open: 0 });
   });
 

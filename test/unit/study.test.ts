@@ -103,6 +103,24 @@ describe("the study file", () => {
     expect(evals[3]!.name).toBe("grpo-seed1-eval-boxed");
     expect(evals[3]!.command().args.slice(-2)).toEqual(["--prompt", "boxed"]);
   });
+
+  it("evaluates where and how the actors of training compute, the baseline too", () => {
+    const onGpu = {
+      actors: { device: "cuda", dtype: "float16", max_rows: 32, segment_length: 64 },
+      selftest: { max_logprob_gap: null, mean_logprob_gap: 0.02 },
+    };
+    const evals = planSteps(folder, "small.yaml", study({ overrides: onGpu })).filter(({ sort }) => sort === "eval");
+    expect(evals.map(({ name }) => name).slice(0, 2)).toEqual(["baseline", "grpo-seed1-eval"]);
+    for (const { args } of evals.map((step) => step.command())) {
+      const value = (option: string) => args[args.indexOf(option) + 1];
+      expect(["--device", "--dtype", "--max-rows", "--segment-length"].map(value)).toEqual([
+        "cuda",
+        "float16",
+        "32",
+        "64",
+      ]);
+    }
+  });
 });
 
 describe("the learning curve", () => {

@@ -1,0 +1,177 @@
+/**
+ * The files of `infer --input`. Input: JSON lines, blank ones skipped. Output: JSON lines in the order of the input, line
+ * k the answer to its k-th prompt, appended as soon as all before it are there. So a file that was cut goes on after its
+ * last whole line, and each line says by two hashes what it is the answer to. Knows no models.
+ */
+import { createHash } from "node:crypto";
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+} from "node:fs";
+import { dirname, resolve } from "node:path";
+import { z } from "zod";
+import { UserError } from "../errors.js";
+import { messageList } from "../model/messages.js";
+import type { ChatMessage } from "../model/tokenizer.js";
+import type { Answer } from "./prompting.js";
+
+/** A line of the input. */
+export interface PromptLine {
+  /** Among the prompts, from 0. */
+  readonly index: number;
+  /** "prompts.jsonl:7" */
+  readonly where: string;
+  readonly text: string;
+}
+
+/** A line of the output: answers, or why there are none. */
+export type AnswerLine = {
+  readonly index: number;
+  /** As the input has it; absent where it has none. */
+  readonly id?: string | number;
+  /** Of the input's line. */
+  readonly input_hash: string;
+  /** Of the model's weights and everything else that shapes an answer. */
+  readonly settings_hash: string;
+} & ({ readonly prompt_tokens: number; readonly completions: readonly Answer[] } | { readonly error: string });
+
+const promptSchema = z.looseObject({
+  id: z.union([z.string(), z.number()]).optional(),
+  prompt: z.string().optional(),
+  messages: messageList.optional(),
+  /** GSM8K's. */
+  question: z.string().optional(),
+});
+
+const writtenSchema = z.looseObject({
+  index: z.int(),
+  input_hash: z.string(),
+  settings_hash: z.string(),
+  error: z.string().optional(),
+});
+
+/** The first 16 hex digits of the sha256. */
+export const shortHash = (text: string): string => createHash("sha256").update(text).digest("hex").slice(0, 16);
+
+/** @throws UserError for a file that is missing or has no line */
+export function readPromptLines(file: string): PromptLine[] {
+  const found = existsSync(file) ? readFileSync(file, "utf8").split("\n") : null;
+  const lines = (found ?? []).flatMap((text, i) => (text.trim() === "" ? [] : [{ where: `${file}:${i + 1}`, text }]));
+  if (lines.length === 0)
+    throw new UserError(
+      `--input ${file}: expected JSON lines with prompt, messages or question, found ${found === null ? "no such file" : "an empty one"}.`,
+    );
+  return lines.map((line, index) => ({ index, ...line }));
+}
+
+/** @throws UserError for a line that holds no prompt */
+export function parsePrompt({ where, text }: PromptLine): {
+  readonly id?: string | number;
+  readonly prompt: string | readonly ChatMessage[];
+} {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    json = undefined;
+  }
+  const parsed = promptSchema.safeParse(json);
+  if (!parsed.success)
+    throw new UserError(`${where}: expected a prompt as a JSON object.\n${z.prettifyError(parsed.error)}`);
+  const { id, prompt, messages, question } = parsed.data;
+  const given = [prompt, messages, question].filter((one) => one !== undefined);
+  if (given.length !== 1)
+    throw new UserError(`${where}: expected one of prompt, messages and question, found ${given.length || "none"}.`);
+  return { prompt: given[0]!, ...(id !== undefined && { id }) };
+}
+
+export interface AnswerFile {
+  /** Lines that are there from earlier sessions. */
+  readonly kept: number;
+  /** Lines that tell an error, earlier sessions included. */
+  readonly errors: () => number;
+  /** Takes a line in any order. */
+  add(line: AnswerLine): void;
+  close(): void;
+}
+
+/**
+ * Opens a new output file, or one of the same input and settings to go on with.
+ * @throws UserError when it holds anything else
+ */
+export function openAnswerFile(
+  file: string,
+  input: string,
+  lines: readonly PromptLine[],
+  settingsHash: string,
+  overwrite: boolean,
+): AnswerFile {
+  if (resolve(file) === resolve(input))
+    throw new UserError(`--output ${file}: expected another file than --input. Choose another name.`);
+  mkdirSync(dirname(resolve(file)), { recursive: true });
+  if (overwrite) rmSync(file, { force: true });
+  const kept = existsSync(file) ? keepWhole(file, input, lines, settingsHash) : { count: 0, errors: 0 };
+  let { errors } = kept;
+  let next = kept.count;
+  /** Lines that wait for one before them. */
+  const early = new Map<number, AnswerLine>();
+  const handle = openSync(file, "a");
+  return {
+    kept: kept.count,
+    errors: () => errors,
+    add(line) {
+      early.set(line.index, line);
+      for (let due = early.get(next); due !== undefined; due = early.get(next)) {
+        early.delete(next++);
+        appendFileSync(handle, `${JSON.stringify(due)}\n`);
+        if ("error" in due) errors++;
+      }
+    },
+    close: () => closeSync(handle),
+  };
+}
+
+/** Cuts a torn last line off, and checks that the others answer the input's. */
+function keepWhole(
+  file: string,
+  input: string,
+  lines: readonly PromptLine[],
+  settingsHash: string,
+): { count: number; errors: number } {
+  const bytes = readFileSync(file);
+  const end = bytes.lastIndexOf("\n") + 1;
+  const written = bytes.subarray(0, end).toString("utf8").split("\n").slice(0, -1);
+  const refuse = (line: number, found: string): never => {
+    throw new UserError(`${file}:${line}: ${found}. Choose another --output, or give --overwrite.`);
+  };
+  let errors = 0;
+  for (const [i, text] of written.entries()) {
+    let json: unknown;
+    try {
+      json = JSON.parse(text);
+    } catch {
+      json = undefined;
+    }
+    const parsed = writtenSchema.safeParse(json);
+    if (!parsed.success) return refuse(i + 1, "expected a line that infer wrote, found something else");
+    const { index, input_hash, settings_hash, error } = parsed.data;
+    const asked = lines[i];
+    if (asked === undefined) return refuse(i + 1, `expected no more lines than ${input} has prompts (${lines.length})`);
+    if (index !== i || input_hash !== shortHash(asked.text))
+      return refuse(i + 1, `expected the answer to ${asked.where}, found that to another prompt`);
+    if (settings_hash !== settingsHash)
+      return refuse(
+        i + 1,
+        "expected an answer of this model and these settings, found one of others (the weights, --system, --raw, -n, --greedy, --temperature, --max-new-tokens, --seed, --dtype)",
+      );
+    if (error !== undefined) errors++;
+  }
+  truncateSync(file, end);
+  return { count: written.length, errors };
+}

@@ -1,0 +1,15 @@
+/** A conversation as it comes in from outside, in HTTP requests and in files: OpenAI's `messages`, texts only. */
+import { z } from "zod";
+
+const textParts = z
+  .array(z.strictObject({ type: z.literal("text", "only text is served"), text: z.string() }))
+  .transform((parts) => parts.map(({ text }) => text).join(""));
+
+export const messageList = z
+  .array(
+    z.strictObject({
+      role: z.enum(["system", "user", "assistant"]),
+      content: z.union([z.string(), textParts], "expected a string or a list of text parts"),
+    }),
+  )
+  .nonempty();
