@@ -2,13 +2,12 @@
  * `check-model`: whether a model folder can be trained here. Loads it on both sides, prints what it is, compares actor with
  * learner on the tokens it samples (the start-up self-test of a run), and shows those answers.
  */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { generateAll, openModel } from "../actors/local.js";
+import { generateAll, startEngine } from "../actors/local.js";
 import { runConfigSchema } from "../config/schema.js";
 import { checkGap, gapOf } from "../learner/logprob-gap.js";
-import { resolveModelFolder } from "../model/hub.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
+import { readModel } from "../model/read-model.js";
 import { readSafetensors } from "../model/safetensors.js";
 import { taskSeed } from "../protocol/seeds.js";
 import { loadDataset } from "../tasks/dataset.js";
@@ -28,9 +27,10 @@ const QUESTIONS = 8;
 
 /** @throws UserError when the model cannot be loaded, or actor and learner disagree */
 export async function runCheckModel(spec: string, options: CheckModelOptions): Promise<void> {
-  const folder = resolveModelFolder(spec);
-  const { config, tokenizer, engine } = await openModel(folder, options.threads);
-  const isAdapter = existsSync(join(folder, "adapter_config.json"));
+  const model = readModel(spec);
+  const { folder, config, tokenizer } = model;
+  const engine = await startEngine(model, options.threads);
+  const isAdapter = model.lora !== null;
   const stored = [...readSafetensors(isAdapter ? join(folder, "adapter_model.safetensors") : folder).values()];
   const dtypes = [...new Set(stored.map(({ dtype }) => dtype))].join(", ");
   const parameters = layoutSize(weightLayout(config));
@@ -61,20 +61,16 @@ export async function runCheckModel(spec: string, options: CheckModelOptions): P
   const answers = (await generateAll(engine, requests)).map(({ completions }) => completions[0]!);
   await engine.dispose();
 
-  if (isAdapter)
-    console.log("self-test   left out: the learner's side of this command loads whole models, not adapters");
-  else {
-    const sequences = answers.map(({ ids }, i) => ({ promptIds: prompts[i]!, completion: ids }));
-    const learner = await fromLearner({ ...options, model: folder, temperature: 1 }, config, sequences);
-    const gap = gapOf(
-      answers.flatMap(({ logprobs }, i) => Array.from(logprobs, (theirs, t) => Math.abs(theirs - learner[i]![t]!))),
-    );
-    checkGap(gap, runConfigSchema.parse({}).selftest);
-    const tokens = answers.reduce((sum, { ids }) => sum + ids.length, 0);
-    console.log(
-      `self-test   actor and learner agree: largest difference ${gap!.max.toExponential(1)} nats, mean ${gap!.mean.toExponential(1)}, over ${tokens} sampled tokens`,
-    );
-  }
+  const sequences = answers.map(({ ids }, i) => ({ promptIds: prompts[i]!, completion: ids }));
+  const learner = await fromLearner(model, sequences, { ...options, temperature: 1 });
+  const gap = gapOf(
+    answers.flatMap(({ logprobs }, i) => Array.from(logprobs, (theirs, t) => Math.abs(theirs - learner[i]![t]!))),
+  );
+  checkGap(gap, runConfigSchema.parse({}).selftest);
+  const tokens = answers.reduce((sum, { ids }) => sum + ids.length, 0);
+  console.log(
+    `self-test   actor and learner agree: largest difference ${gap!.max.toExponential(1)} nats, mean ${gap!.mean.toExponential(1)}, over ${tokens} sampled tokens`,
+  );
   for (const [i, { question, answer }] of problems.entries()) {
     const { ids, finishReason } = answers[i]!;
     const text = tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);

@@ -1,5 +1,4 @@
 /** `eval`: a model's sampled and greedy answers to held-out problems, judged as in training and as others would judge them. */
-import { readModel } from "../actors/local.js";
 import { EnginePool, type PoolOptions } from "../actors/pool.js";
 import type { GenerateRequest, GeneratedCompletion, GeneratedGroup } from "../actors/engine-types.js";
 import { UserError } from "../errors.js";
@@ -10,6 +9,7 @@ import { EVAL_VERSION, type Mode, modes, sha256OfList } from "../eval/result-fil
 import { type ModeMetrics, summarize } from "../eval/summary.js";
 import { type Target, findTarget } from "../eval/target.js";
 import type { Tokenizer } from "../model/tokenizer.js";
+import { readModel } from "../model/read-model.js";
 import { taskSeed } from "../protocol/seeds.js";
 import { type Problem, loadDataset } from "../tasks/dataset.js";
 import { countBar } from "./count-bar.js";

@@ -1,6 +1,5 @@
 /** `infer`: answers one prompt, at once or as the text comes, or each line of a file. The engines are those of `serve` and `eval`. */
 import type { GenerateRequest } from "../actors/engine-types.js";
-import { type ModelFiles, readModel } from "../actors/local.js";
 import { EnginePool, type PoolOptions } from "../actors/pool.js";
 import { UserError } from "../errors.js";
 import {
@@ -14,6 +13,7 @@ import {
 } from "../infer/prompt-file.js";
 import { type Asking, answersOf, makeRequest } from "../infer/prompting.js";
 import { notAppliedNote } from "../model/generation-config.js";
+import { type ModelFiles, readModel } from "../model/read-model.js";
 import { type Generation, generate } from "../serving/generation.js";
 import { countBar } from "./count-bar.js";
 

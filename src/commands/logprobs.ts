@@ -2,8 +2,11 @@
 import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
-import { readModelConfig, type ModelConfig } from "../model/config.js";
-import { resolveModelFolder } from "../model/hub.js";
+import type { ModelConfig } from "../model/config.js";
+import { weightLayout } from "../model/layout.js";
+import { loraLayout } from "../model/lora.js";
+import { readModel, type ModelFiles } from "../model/read-model.js";
+import { loadPacked } from "../model/safetensors.js";
 
 export interface LogprobsOptions {
   readonly model: string;
@@ -26,12 +29,11 @@ interface Sequence {
   readonly completion: Int32Array;
 }
 
-export async function runLogprobs(given: LogprobsOptions): Promise<void> {
-  const options = { ...given, model: resolveModelFolder(given.model) };
-  const config = readModelConfig(options.model);
-  const sequences = readSequences(options.input, config);
-  const logprobs =
-    options.engine === "actor" ? await fromActor(options, sequences) : await fromLearner(options, config, sequences);
+export async function runLogprobs(options: LogprobsOptions): Promise<void> {
+  const model = readModel(options.model);
+  const sequences = readSequences(options.input, model.config);
+  const from = options.engine === "actor" ? fromActor : fromLearner;
+  const logprobs = await from(model, sequences, options);
   for (const values of logprobs) console.log(JSON.stringify({ logprobs: [...values] }));
 }
 
@@ -71,9 +73,13 @@ function readSequences(file: string, config: ModelConfig): Sequence[] {
 }
 
 /** Teacher forcing through the decode loop: the very path that samples in training. */
-async function fromActor(options: LogprobsOptions, sequences: readonly Sequence[]): Promise<Float32Array[]> {
-  const { generateAll, openModel } = await import("../actors/local.js");
-  const { engine } = await openModel(options.model, options.threads);
+async function fromActor(
+  model: ModelFiles,
+  sequences: readonly Sequence[],
+  options: Pick<LogprobsOptions, "temperature" | "threads">,
+): Promise<Float32Array[]> {
+  const { generateAll, startEngine } = await import("../actors/local.js");
+  const engine = await startEngine(model, options.threads);
   const requests = sequences.map(({ promptIds, completion }, i) => ({
     requestId: String(i),
     promptIds,
@@ -87,22 +93,25 @@ async function fromActor(options: LogprobsOptions, sequences: readonly Sequence[
   return groups.map((group) => group.completions[0]!.logprobs);
 }
 
-/** The packed forward pass of training. */
+/** The packed forward pass of training, an adapter beside its base as there. */
 export async function fromLearner(
-  options: Pick<LogprobsOptions, "model" | "temperature" | "backend" | "threads">,
-  config: ModelConfig,
+  model: ModelFiles,
   sequences: readonly Sequence[],
+  options: Pick<LogprobsOptions, "temperature" | "backend" | "threads">,
 ): Promise<Float32Array[]> {
+  const { config, baseFolder, lora } = model;
   const { startBackend } = await import("../learner/backend.js");
   const { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } =
     await import("../learner/policy.js");
-  const { weightLayout } = await import("../model/layout.js");
-  const { loadPacked } = await import("../model/safetensors.js");
   const { tf } = await startBackend(options.backend, options.threads);
-  const weights = {
-    tensors: splitFlat(tf, tf.tensor1d(loadPacked(options.model, config)), weightLayout(config)),
-    lora: null,
-  };
+  const base = splitFlat(tf, tf.tensor1d(loadPacked(baseFolder, config)), weightLayout(config));
+  const weights =
+    lora === null
+      ? { tensors: base, lora }
+      : {
+          tensors: new Map([...base, ...splitFlat(tf, tf.tensor1d(model.published()), loraLayout(config, lora))]),
+          lora: { scale: lora.lora_alpha / lora.r, dropout: null },
+        };
   const out: Float32Array[] = [];
   for (const { promptIds, completion } of sequences) {
     const batch = prepareMicrobatch(tf, config, [{ promptIds, completions: [completion] }]);

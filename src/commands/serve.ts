@@ -2,10 +2,10 @@
 import type { AddressInfo } from "node:net";
 import type { Server } from "node:http";
 import { serve } from "@hono/node-server";
-import { readModel } from "../actors/local.js";
 import { EnginePool, type PoolOptions } from "../actors/pool.js";
 import { UserError, messageOf } from "../errors.js";
 import { notAppliedNote } from "../model/generation-config.js";
+import { readModel } from "../model/read-model.js";
 import { isLoopback } from "../serving/access.js";
 import { createApp } from "../serving/app.js";
 

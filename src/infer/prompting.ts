@@ -1,6 +1,6 @@
 /** One prompt of `infer`: from what was written to a request of the engine, and from its answer back to text. Knows no files. */
 import type { GenerateRequest, GeneratedGroup } from "../actors/engine-types.js";
-import type { ModelFiles } from "../actors/local.js";
+import type { ModelFiles } from "../model/read-model.js";
 import { UserError } from "../errors.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import { promptSeed } from "../protocol/seeds.js";

@@ -1,0 +1,61 @@
+/**
+ * Whatever a command is given as a model: a Hugging Face folder, a PEFT adapter folder, or the hub id of a downloaded one.
+ * Reads and checks files; knows no runtime.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../errors.js";
+import { readModelConfig, type ModelConfig } from "./config.js";
+import { readGenerationConfig, type GenerationSettings } from "./generation-config.js";
+import { resolveModelFolder } from "./hub.js";
+import { layoutSize, weightLayout } from "./layout.js";
+import { loadAdapter, loraLayout, readAdapterConfig, type LoraSpec } from "./lora.js";
+import { loadPacked } from "./safetensors.js";
+import { loadTokenizer, type Tokenizer } from "./tokenizer.js";
+
+/** What a model's folder holds. */
+export interface ModelFiles {
+  readonly folder: string;
+  /** The folder, or an adapter's base. */
+  readonly baseFolder: string;
+  /** Where the tokenizer is: the folder, or the base of an adapter that came without one. */
+  readonly tokenizerFolder: string;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  /** Of an adapter folder, else null. */
+  readonly lora: LoraSpec | null;
+  /** How the model's makers want it to be sampled. */
+  readonly generation: GenerationSettings;
+  /** Reads what an engine loads: all weights, in memory that threads can share, or the adapters. */
+  readonly published: () => Float32Array;
+}
+
+/**
+ * Reads a model folder, or a PEFT adapter folder (its base is where adapter_config.json says).
+ * @param spec the folder, or the hub id of a downloaded model
+ * @throws UserError when a file is missing, damaged or does not fit
+ */
+export function readModel(spec: string): ModelFiles {
+  const folder = resolveModelFolder(spec);
+  const adapter = existsSync(join(folder, "adapter_config.json")) ? readAdapterConfig(folder) : null;
+  const adapterBase = adapter?.base == null ? null : resolveModelFolder(adapter.base);
+  if (adapter !== null && (adapterBase === null || !existsSync(adapterBase)))
+    throw new UserError(
+      `${join(folder, "adapter_config.json")}: expected the base model's folder, or a downloaded model of the hub, in base_model_name_or_path, found ` +
+        `${adapter.base ?? "nothing"}. Correct the path, or download the model.`,
+    );
+  const baseFolder = adapterBase ?? folder;
+  const config = readModelConfig(baseFolder);
+  // PEFT writes an adapter without the tokenizer, a trainer with it; neither with a generation_config.json
+  const having = (name: string): string => (existsSync(join(folder, name)) ? folder : baseFolder);
+  const tokenizerFolder = having("tokenizer.json");
+  const tokenizer = loadTokenizer(tokenizerFolder, config);
+  const generation = readGenerationConfig(having("generation_config.json"));
+  const lora = adapter?.lora ?? null;
+  const published = (): Float32Array => {
+    if (lora !== null) return loadAdapter(folder, loraLayout(config, lora), lora);
+    const bytes = new SharedArrayBuffer(4 * layoutSize(weightLayout(config)));
+    return loadPacked(folder, config, new Float32Array(bytes));
+  };
+  return { folder, baseFolder, tokenizerFolder, config, tokenizer, lora, generation, published };
+}
