@@ -5,27 +5,74 @@
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import { weightLayout, type LayoutEntry } from "../model/layout.js";
-import { loraLayout, type LoraSpec } from "../model/lora.js";
+import { adapterPairs, loraLayout, type LoraSpec } from "../model/lora.js";
 import { publishedHash } from "../model/published.js";
 import { hashPacked } from "../model/weights.js";
 import { Graph } from "./graph/onnx.js";
+
+/** Row by row, in memory that is not shared: ONNX Runtime takes no other. */
+export interface Matrix {
+  readonly values: Float32Array;
+  readonly shape: readonly number[];
+}
+
+export function matrixOf(packed: Float32Array, { offset, size, shape }: LayoutEntry): Matrix {
+  return { values: packed.subarray(offset, offset + size), shape };
+}
+
+export interface MatrixMerge {
+  /**
+   * w [out, in], b [out, r], a [r, in] → into [out, in], which is no part of w. An output of its own would be allocated and
+   * copied, half of the time a merge takes.
+   */
+  run(w: Matrix, b: Matrix, a: Matrix, into: Matrix): Promise<void>;
+  release(): Promise<void>;
+}
+
+/** The merge of one matrix, w + (lora_alpha / r) · b a. */
+export async function createMatrixMerge(
+  lora: Pick<LoraSpec, "r" | "lora_alpha">,
+  threads: number,
+): Promise<MatrixMerge> {
+  const g = Graph.create();
+  const [b, a, w] = ["b", "a", "w"].map((name) =>
+    g.input(
+      name,
+      "float32",
+      ["rows", "columns"].map((dim) => `${name}_${dim}`),
+    ),
+  );
+  g.nodeTo(["merged"], "Gemm", [b!, a!, w!], { alpha: { float: lora.lora_alpha / lora.r } });
+  g.output("merged", "float32", ["w_rows", "w_columns"]);
+  const gemm = await InferenceSession.create(g.encodeModel(), {
+    intraOpNumThreads: threads,
+    enableMemPattern: false,
+  });
+  const tensor = ({ values, shape }: Matrix): Tensor => new Tensor("float32", values, shape);
+  return {
+    async run(w, b, a, into) {
+      await gemm.run({ b: tensor(b), a: tensor(a), w: tensor(w) }, { merged: tensor(into) });
+    },
+    release: () => gemm.release(),
+  };
+}
 
 export class AdapterMerger {
   readonly layout: readonly LayoutEntry[];
   readonly #base: Float32Array;
   readonly #baseLayout: ReadonlyMap<string, LayoutEntry>;
   readonly #baseSha256: string;
-  readonly #gemm: InferenceSession;
+  readonly #merge: MatrixMerge;
   /** The arena that holds the base where no adapter goes: that part never changes. */
   #filled: Float32Array | null = null;
 
-  private constructor(config: ModelConfig, lora: LoraSpec, base: Float32Array, gemm: InferenceSession) {
+  private constructor(config: ModelConfig, lora: LoraSpec, base: Float32Array, merge: MatrixMerge) {
     this.layout = loraLayout(config, lora);
     this.#base = base;
     const baseLayout = weightLayout(config);
     this.#baseLayout = new Map(baseLayout.map((entry) => [entry.name, entry]));
     this.#baseSha256 = hashPacked(base, baseLayout);
-    this.#gemm = gemm;
+    this.#merge = merge;
   }
 
   /** @param base the frozen weights in `weightLayout` order; kept, not copied */
@@ -35,21 +82,7 @@ export class AdapterMerger {
     base: Float32Array,
     threads: number,
   ): Promise<AdapterMerger> {
-    const g = Graph.create();
-    const [b, a, w] = ["b", "a", "w"].map((name) =>
-      g.input(
-        name,
-        "float32",
-        ["rows", "columns"].map((dim) => `${name}_${dim}`),
-      ),
-    );
-    g.nodeTo(["merged"], "Gemm", [b!, a!, w!], { alpha: { float: lora.lora_alpha / lora.r } });
-    g.output("merged", "float32", ["w_rows", "w_columns"]);
-    const gemm = await InferenceSession.create(g.encodeModel(), {
-      intraOpNumThreads: threads,
-      enableMemPattern: false,
-    });
-    return new AdapterMerger(config, lora, base, gemm);
+    return new AdapterMerger(config, lora, base, await createMatrixMerge(lora, threads));
   }
 
   /** Fills `arena` (weightLayout order) with the merged weights; returns the hash of the pair that was merged. */
@@ -58,20 +91,15 @@ export class AdapterMerger {
     const adapters = published.slice();
     if (this.#filled !== arena) arena.set(this.#base);
     this.#filled = arena;
-    const view = (from: Float32Array, { offset, size, shape }: LayoutEntry): Tensor =>
-      new Tensor("float32", from.subarray(offset, offset + size), shape);
-    for (let i = 0; i < this.layout.length; i += 2) {
-      // loraLayout puts each module's A and B side by side.
-      const [a, b] = [this.layout[i]!, this.layout[i + 1]!];
-      const target = this.#baseLayout.get(a.name.replace(".lora_A.", "."))!;
-      const feeds = { b: view(adapters, b), a: view(adapters, a), w: view(this.#base, target) };
-      // Into its place in the arena: an output of its own would be allocated and copied, half of the time a merge takes.
-      await this.#gemm.run(feeds, { merged: view(arena, target) });
+    for (const { target, a, b } of adapterPairs(this.layout)) {
+      const weight = this.#baseLayout.get(target)!;
+      const [w, into] = [matrixOf(this.#base, weight), matrixOf(arena, weight)];
+      await this.#merge.run(w, matrixOf(adapters, b), matrixOf(adapters, a), into);
     }
     return publishedHash(adapters, this.layout, this.#baseSha256);
   }
 
   async dispose(): Promise<void> {
-    await this.#gemm.release();
+    await this.#merge.release();
   }
 }

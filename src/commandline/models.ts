@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import type { CheckModelOptions } from "../commands/check-model.js";
 import type { DoctorOptions } from "../commands/doctor.js";
 import type { DownloadModelOptions } from "../commands/download-model.js";
+import type { ExportOptions } from "../commands/export.js";
 import type { InferOptions } from "../commands/infer.js";
 import type { LogprobsOptions } from "../commands/logprobs.js";
 import type { ServeOptions } from "../commands/serve.js";
@@ -16,6 +17,7 @@ import {
   addEngineOptions,
   atLeast,
   backendOption,
+  memorySize,
   number,
   threadsOption,
   withEngines,
@@ -114,6 +116,31 @@ export function addModelCommands(program: Command): void {
       await runCheckModel(dir, options);
     });
 
+  program
+    .command("export")
+    .description(
+      "write a model, checkpoint or adapter as a Hugging Face folder for other programs, and print its sha256s",
+    )
+    .argument("<model>", "Hugging Face folder, checkpoint, PEFT adapter folder, or the hub id of a downloaded model")
+    .requiredOption("--out <dir>", "folder to make")
+    .option("--merge", "put an adapter into its base (without: an adapter stays one, in PEFT's format)", false)
+    .addOption(
+      new Option("--dtype <name>", "of the stored weights (default: bf16; fp32 for an adapter that stays one)").choices(
+        ["bf16", "fp32", "fp16"],
+      ),
+    )
+    .addOption(
+      new Option("--max-shard-size <size>", "larger weights become several files")
+        .argParser(memorySize)
+        .default(5e9, "5GB"),
+    )
+    .option("--force", "replace a model that lies in --out", false)
+    .addOption(threadsOption())
+    .action(async (model: string, options: ExportOptions) => {
+      const { runExport } = await import("../commands/export.js");
+      await runExport(model, options);
+    });
+
   const serve = program
     .command("serve")
     .description("answer HTTP requests as OpenAI's API does: completions, chat completions, models")
@@ -136,7 +163,7 @@ export function addModelCommands(program: Command): void {
   program
     .command("logprobs")
     .description("log-probabilities of given completions, by the actor's engine or the learner's")
-    .requiredOption("--model <dir>", "Hugging Face folder, or the hub id of a downloaded model")
+    .requiredOption("--model <dir>", "Hugging Face folder, PEFT adapter folder, or the hub id of a downloaded model")
     .requiredOption("--input <file>", 'JSONL: {"prompt_ids": [...], "completion_ids": [...]}')
     .addOption(new Option("--engine <name>", "whose numbers").choices(["actor", "learner"]).makeOptionMandatory())
     .option("--temperature <t>", "divides the logits", above(0), 1)

@@ -4,7 +4,6 @@
  * temporary name, fsync, checksums, rename.
  * Knows files; knows nothing about what the state means.
  */
-import { createHash } from "node:crypto";
 import {
   closeSync,
   existsSync,
@@ -13,7 +12,6 @@ import {
   openSync,
   readdirSync,
   readFileSync,
-  readSync,
   renameSync,
   rmSync,
   writeFileSync,
@@ -21,6 +19,7 @@ import {
 import { join } from "node:path";
 import { UserError, messageOf } from "../errors.js";
 import { readSafetensors, readTensor, writeSafetensors } from "../model/safetensors.js";
+import { sha256OfFile } from "../model/weights.js";
 
 export interface TrainingState {
   /** Flat vectors by name (optimizer moments, value head, reference-free state). */
@@ -30,19 +29,6 @@ export interface TrainingState {
 }
 
 const CHECKSUMS = "checksums.json";
-
-/** Read piece by piece: a training state may be larger than memory has room for, and than readFileSync takes (2 GiB). */
-function sha256(file: string): string {
-  const hash = createHash("sha256");
-  const piece = Buffer.allocUnsafe(4 << 20);
-  const fd = openSync(file, "r");
-  try {
-    for (let read = readSync(fd, piece); read > 0; read = readSync(fd, piece)) hash.update(piece.subarray(0, read));
-  } finally {
-    closeSync(fd);
-  }
-  return hash.digest("hex");
-}
 
 /** `step-000120` for iteration 120. */
 export function checkpointName(step: number): string {
@@ -71,7 +57,7 @@ export function saveCheckpoint(
   const sums = Object.fromEntries(
     readdirSync(temporary)
       .sort()
-      .map((name) => [name, sha256(join(temporary, name))]),
+      .map((name) => [name, sha256OfFile(join(temporary, name))]),
   );
   writeFileSync(join(temporary, CHECKSUMS), `${JSON.stringify(sums, null, 2)}\n`);
   for (const name of [...Object.keys(sums), CHECKSUMS, "."]) {
@@ -116,7 +102,7 @@ export function loadTrainingState(folder: string): TrainingState {
   }
   for (const [name, expected] of Object.entries(sums)) {
     const file = join(folder, name);
-    const found = existsSync(file) ? sha256(file) : "no file";
+    const found = existsSync(file) ? sha256OfFile(file) : "no file";
     if (found !== expected)
       throw new UserError(
         `${file}: expected sha256 ${expected}, found ${found}. Resume from an older checkpoint: delete ${folder}.`,

@@ -31,6 +31,17 @@ export function saveModelFolder(target: string, sourceFolder: string, config: Mo
     throw new Error(`${packed.length} packed values for a model of ${layoutSize(layout)}`);
   mkdirSync(target, { recursive: true });
   copyTokenizerFiles(target, sourceFolder);
+  writeConfig(target, sourceFolder, "float32");
+  const tensors = layout.map(({ name, shape, offset, size }) => ({
+    name,
+    shape,
+    data: packed.subarray(offset, offset + size),
+  }));
+  writeSafetensors(join(target, "model.safetensors"), tensors);
+}
+
+/** Writes the source's `config.json` with torch's name for the stored type, such as "bfloat16". */
+export function writeConfig(target: string, sourceFolder: string, dtype: string): void {
   const sourceConfig = join(sourceFolder, "config.json");
   let json: Record<string, unknown>;
   try {
@@ -41,16 +52,7 @@ export function saveModelFolder(target: string, sourceFolder: string, config: Mo
     );
   }
   // transformers 5 reads dtype, older releases torch_dtype.
-  writeFileSync(
-    join(target, "config.json"),
-    `${JSON.stringify({ ...json, dtype: "float32", torch_dtype: "float32" }, null, 2)}\n`,
-  );
-  const tensors = layout.map(({ name, shape, offset, size }) => ({
-    name,
-    shape,
-    data: packed.subarray(offset, offset + size),
-  }));
-  writeSafetensors(join(target, "model.safetensors"), tensors);
+  writeFileSync(join(target, "config.json"), `${JSON.stringify({ ...json, dtype, torch_dtype: dtype }, null, 2)}\n`);
 }
 
 /** Copies the tokenizer's and generation files of a model folder (also what an adapter's folder needs). */

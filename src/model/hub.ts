@@ -46,6 +46,12 @@ export function findSnapshot(repo: string, revision: string, env?: Environment):
   return existsSync(snapshot) ? snapshot : undefined;
 }
 
+/** The model and commit that a snapshot's folder is of; undefined for any other folder. */
+export function originOf(folder: string): { readonly repo: string; readonly commit: string } | undefined {
+  const found = /models--([^/]+)--([^/]+)\/snapshots\/([0-9a-f]{40})\/?$/.exec(folder);
+  return found === null ? undefined : { repo: `${found[1]}/${found[2]}`, commit: found[3]! };
+}
+
 /** What a model folder (or a PEFT adapter's) lacks of the files it cannot be loaded without. */
 export function missingFiles(folder: string): string[] {
   const has = (name: string): boolean => existsSync(join(folder, name));

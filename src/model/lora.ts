@@ -9,7 +9,7 @@ import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "./config.js";
 import { copyTokenizerFiles } from "./folder.js";
 import { layoutSize, packShapes, type LayoutEntry } from "./layout.js";
-import { readSafetensors, readTensor, writeSafetensors } from "./safetensors.js";
+import { readSafetensors, readTensor, writeSafetensors, type TensorToWrite } from "./safetensors.js";
 
 /** What PEFT's `get_peft_model_state_dict` puts before every name. */
 const PEFT_PREFIX = "base_model.model.";
@@ -48,6 +48,30 @@ export function loraLayout(config: ModelConfig, lora: Pick<LoraSpec, "r" | "targ
   return packShapes(shapes);
 }
 
+/** The two matrices of one adapted module. */
+export interface AdapterPair {
+  /** Name of the base's weight that they change. */
+  readonly target: string;
+  readonly a: LayoutEntry;
+  readonly b: LayoutEntry;
+}
+
+export function adapterPairs(layout: readonly LayoutEntry[]): AdapterPair[] {
+  // loraLayout puts each module's A and B side by side.
+  return layout.flatMap((a, i) =>
+    i % 2 === 1 ? [] : [{ target: a.name.replace(".lora_A.", "."), a, b: layout[i + 1]! }],
+  );
+}
+
+/** What adapter_model.safetensors holds, under PEFT's names. @param packed adapters in `layout`'s order */
+export function adapterTensors(layout: readonly LayoutEntry[], packed: Float32Array): TensorToWrite[] {
+  return layout.map(({ name, shape, offset, size }) => ({
+    name: PEFT_PREFIX + name,
+    shape,
+    data: packed.subarray(offset, offset + size),
+  }));
+}
+
 /**
  * Writes a PEFT adapter folder: `adapter_config.json`, `adapter_model.safetensors` (names under `base_model.model.`,
  * as PEFT's `get_peft_model_state_dict` has them), and the tokenizer's files.
@@ -77,12 +101,7 @@ export function saveAdapterFolder(
     use_dora: false,
   };
   writeFileSync(join(target, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);
-  const tensors = layout.map(({ name, shape, offset, size }) => ({
-    name: PEFT_PREFIX + name,
-    shape,
-    data: packed.subarray(offset, offset + size),
-  }));
-  writeSafetensors(join(target, "adapter_model.safetensors"), tensors);
+  writeSafetensors(join(target, "adapter_model.safetensors"), adapterTensors(layout, packed));
 }
 
 /** What our forward computes; everything else an adapter_config.json may ask for is refused. */

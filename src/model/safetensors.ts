@@ -22,6 +22,7 @@ import { dirname, join } from "node:path";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "./config.js";
+import { narrowToBfloat16, narrowToFloat16, widenBfloat16, widenFloat16 } from "./half.js";
 import { type LayoutEntry, layoutSize, weightLayout } from "./layout.js";
 
 const bytesPerElement: Readonly<Record<string, number>> = {
@@ -171,24 +172,58 @@ function layoutProblems(
   return problems;
 }
 
+/** How values are stored. Narrower than float32: rounded to the nearest, ties to even. */
+export type StoredDtype = "F32" | "F16" | "BF16";
+
+export const storedBytes = (dtype: StoredDtype): number => bytesPerElement[dtype]!;
+
+interface WriteOptions {
+  /** Default F32. */
+  readonly dtype?: StoredDtype;
+  /** Strings for `__metadata__`; default {format: "pt"}, which transformers asks for. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+/** A file that is being written: whole under its name once finished, absent before. */
+export interface UnfinishedSafetensors {
+  /** Values of the next tensor, in the order announced. */
+  append(data: Float32Array): void;
+  finish(): void;
+  /** Removes what was written. */
+  discard(): void;
+}
+
 /**
- * Writes a safetensors file, one tensor at a time: temporary name, fsync, then rename, so that `file` is whole or absent.
- * @param options.dtype stored as F32 (default) or BF16 (rounded to nearest even)
- * @param options.metadata strings for `__metadata__`; default {format: "pt"}, which transformers asks for
+ * Writes a safetensors file, one tensor at a time.
+ * @throws UserError for a value that F16 does not have
  */
-export function writeSafetensors(
+export function writeSafetensors(file: string, tensors: readonly TensorToWrite[], options: WriteOptions = {}): void {
+  const out = createSafetensors(file, tensors, options);
+  try {
+    for (const { data } of tensors) out.append(typeof data === "function" ? data() : data);
+    out.finish();
+  } catch (error) {
+    out.discard();
+    throw error;
+  }
+}
+
+/** Begins a file whose values come later. It has a temporary name until `finish` fsyncs and renames it. */
+export function createSafetensors(
   file: string,
-  tensors: readonly TensorToWrite[],
-  options: { readonly dtype?: "F32" | "BF16"; readonly metadata?: Readonly<Record<string, string>> } = {},
-): void {
+  tensors: readonly Pick<TensorToWrite, "name" | "shape">[],
+  options: WriteOptions = {},
+): UnfinishedSafetensors {
   const dtype = options.dtype ?? "F32";
-  const width = dtype === "F32" ? 4 : 2;
   const header: Record<string, unknown> = { __metadata__: options.metadata ?? { format: "pt" } };
+  const sizes: number[] = [];
   let end = 0;
   for (const { name, shape } of tensors) {
     if (Object.hasOwn(header, name)) throw new Error(`${file}: two tensors are called ${name}`);
+    const size = shape.reduce((a, b) => a * b, 1);
+    sizes.push(size);
     const begin = end;
-    end += shape.reduce((a, b) => a * b, 1) * width;
+    end += size * storedBytes(dtype);
     header[name] = { dtype, shape, data_offsets: [begin, end] };
   }
   const json = JSON.stringify(header);
@@ -199,30 +234,46 @@ export function writeSafetensors(
 
   const temporary = `${file}.tmp-${process.pid}`;
   const fd = openSync(temporary, "w");
-  let done = false;
+  let open = true;
+  const close = (): void => {
+    if (open) closeSync(fd);
+    open = false;
+  };
+  let next = 0;
+  const out: UnfinishedSafetensors = {
+    append(data) {
+      const { name, shape } = tensors[next]!;
+      if (data.length !== sizes[next])
+        throw new Error(`${name}: ${data.length} values for shape [${shape.join(", ")}]`);
+      next++;
+      if (dtype === "F32") return writeFully(fd, bytesOf(data));
+      for (let at = 0; at < data.length; at += ioBytes / 4) {
+        const part = data.subarray(at, at + ioBytes / 4);
+        writeFully(fd, bytesOf(dtype === "BF16" ? narrowToBfloat16(part) : narrowToFloat16(part, name)));
+      }
+    },
+    finish() {
+      if (next !== tensors.length) throw new Error(`${file}: ${next} of ${tensors.length} tensors were written`);
+      fsyncSync(fd);
+      close();
+      renameSync(temporary, file);
+      const folder = openSync(dirname(file), "r");
+      fsyncSync(folder);
+      closeSync(folder);
+    },
+    discard() {
+      close();
+      rmSync(temporary, { force: true });
+    },
+  };
   try {
     writeFully(fd, length);
     writeFully(fd, headerBytes);
-    for (const tensor of tensors) {
-      const data = typeof tensor.data === "function" ? tensor.data() : tensor.data;
-      const size = tensor.shape.reduce((a, b) => a * b, 1);
-      if (data.length !== size)
-        throw new Error(`${tensor.name}: ${data.length} values for shape [${tensor.shape.join(", ")}]`);
-      if (dtype === "F32") writeFully(fd, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-      else
-        for (let at = 0; at < size; at += ioBytes / 4)
-          writeFully(fd, narrowToBfloat16(data.subarray(at, at + ioBytes / 4)));
-    }
-    fsyncSync(fd);
-    done = true;
-  } finally {
-    closeSync(fd);
-    if (!done) rmSync(temporary, { force: true });
+  } catch (error) {
+    out.discard();
+    throw error;
   }
-  renameSync(temporary, file);
-  const folder = openSync(dirname(file), "r");
-  fsyncSync(folder);
-  closeSync(folder);
+  return out;
 }
 
 // ---------------------------------------------------------------------------------------------------- headers
@@ -344,36 +395,6 @@ function writeFully(fd: number, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done, Math.min(bytes.length - done, 1 << 30));
 }
 
-/** bfloat16 is the upper half of a float32. */
-function widenBfloat16(from: Uint16Array, into: Float32Array): void {
-  const bits = new Uint32Array(into.buffer, into.byteOffset, into.length);
-  for (let i = 0; i < from.length; i++) bits[i] = (from[i] as number) << 16;
-}
-
-let halfValues: Float32Array | undefined;
-
-/** By a table of all 65,536 values. */
-function widenFloat16(from: Uint16Array, into: Float32Array): void {
-  halfValues ??= Float32Array.from({ length: 1 << 16 }, (_, half) => halfToFloat(half));
-  for (let i = 0; i < from.length; i++) into[i] = halfValues[from[i] as number] as number;
-}
-
-/** IEEE 754 binary16: 1 sign, 5 exponent (bias 15), 10 fraction bits. */
-function halfToFloat(half: number): number {
-  const sign = half & 0x8000 ? -1 : 1;
-  const exponent = (half >> 10) & 31;
-  const fraction = half & 1023;
-  if (exponent === 31) return fraction === 0 ? sign * Infinity : NaN;
-  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-}
-
-function narrowToBfloat16(values: Float32Array): Uint8Array {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const out = new Uint16Array(values.length);
-  for (let i = 0; i < values.length; i++) {
-    const b = bits[i] as number;
-    // Adding half of the last kept bit's weight, minus one unless that bit is odd, rounds ties to even. NaN keeps a fraction bit.
-    out[i] = Number.isNaN(values[i]) ? (b >>> 16) | 0x40 : (b + 0x7fff + ((b >>> 16) & 1)) >>> 16;
-  }
-  return new Uint8Array(out.buffer);
+function bytesOf(values: Float32Array | Uint16Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }

@@ -4,6 +4,7 @@
  * The hash names what was loaded, not what was sent: the actor computes it over its own arena.
  */
 import { createHash } from "node:crypto";
+import { closeSync, openSync, readSync } from "node:fs";
 import type { LayoutEntry } from "./layout.js";
 
 /** A policy: how many training iterations made it, and the hash of its weights. */
@@ -37,4 +38,17 @@ export function hashOfLines(lines: readonly string[]): string {
 /** With LoRA a policy is a pair: the frozen base and the adapter. */
 export function hashPair(baseSha256: string, adapterSha256: string): string {
   return createHash("sha256").update(`base ${baseSha256}\nadapter ${adapterSha256}\n`).digest("hex");
+}
+
+/** sha256 of a file's bytes. Read piece by piece: a training state may be larger than memory has room for, and than readFileSync takes (2 GiB). */
+export function sha256OfFile(file: string): string {
+  const hash = createHash("sha256");
+  const piece = Buffer.allocUnsafe(4 << 20);
+  const fd = openSync(file, "r");
+  try {
+    for (let read = readSync(fd, piece); read > 0; read = readSync(fd, piece)) hash.update(piece.subarray(0, read));
+  } finally {
+    closeSync(fd);
+  }
+  return hash.digest("hex");
 }

@@ -1,4 +1,4 @@
-"""LoRA of a tiny Qwen2 in PEFT: log-probabilities, gradients of every adapter, and the files PEFT writes.
+"""LoRA of a tiny Qwen2 in PEFT: log-probabilities, gradients of every adapter, merged weights, and the files PEFT writes.
 
 Writes test/golden/lora.json. Weights follow a formula (see `fill`), so the file holds only results; the adapter that
 PEFT saved is kept whole (base64), to be read by our loader.
@@ -6,6 +6,7 @@ Run: python test/reference/lora_reference.py   (pins: test/reference/requirement
 Check an adapter folder of ours with PEFT: python test/reference/lora_reference.py --check FOLDER
 """
 import base64
+import copy
 import json
 import math
 import pathlib
@@ -92,6 +93,8 @@ def main() -> None:
     logprobs = logprobs_of(model)
     loss = sum(math.cos(i) * logprob for i, logprob in enumerate(logprobs))
     loss.backward()
+    merged = copy.deepcopy(model).merge_and_unload().state_dict()
+    targets = [n.replace(".lora_A.", ".") for n in adapter_names() if ".lora_A." in n]
     with tempfile.TemporaryDirectory() as folder:
         model.to(torch.float32).save_pretrained(folder)
         weights = pathlib.Path(folder, "adapter_model.safetensors")
@@ -107,6 +110,8 @@ def main() -> None:
         config={**CONFIG, "model_type": "qwen2"}, lora=LORA, temperature=TEMPERATURE, groups=GROUPS, loss=loss.item(),
         logprobs=short(t.item() for t in logprobs), base_logprobs=short(t.item() for t in base),
         grads={n: short(trained[n].grad.flatten().tolist()) for n in adapter_names()}, peft=files,
+        # float32, row by row
+        merged_base64={n: base64.b64encode(merged[n].to(torch.float32).numpy().tobytes()).decode() for n in targets},
     )
     path = pathlib.Path(__file__).parent.parent / "golden" / "lora.json"
     path.write_text(json.dumps(out, separators=(",", ":")) + "\n")

@@ -14,43 +14,13 @@ import {
   type Microbatch,
   type NamedWeights,
 } from "../../src/learner/policy.js";
-import { parseModelConfig } from "../../src/model/config.js";
-import { layoutSize, weightLayout, type LayoutEntry } from "../../src/model/layout.js";
-import { loadAdapter, loraLayout, saveAdapterFolder, type LoraSpec } from "../../src/model/lora.js";
+import { loadAdapter, loraLayout, saveAdapterFolder } from "../../src/model/lora.js";
 import { readSafetensors, writeSafetensors } from "../../src/model/safetensors.js";
-import { relativeGap, tinyBatch, tinyLearner, tinyRun } from "../support/tiny.js";
-import { baseFromPacked } from "../support/tiny.js";
+import { golden, goldenAdapters, goldenBase, goldenConfig, goldenGroups } from "../support/lora-golden.js";
+import { baseFromPacked, relativeGap, tinyBatch, tinyLearner, tinyRun } from "../support/tiny.js";
 
-interface Golden {
-  config: Record<string, unknown>;
-  lora: { r: number; lora_alpha: number; target_modules: LoraSpec["target_modules"] };
-  temperature: number;
-  groups: { prompt: number[]; completions: number[][] }[];
-  loss: number;
-  logprobs: number[];
-  base_logprobs: number[];
-  grads: Record<string, number[]>;
-  peft: { adapter_config: Record<string, unknown>; adapter_model_base64: string; shapes: Record<string, number[]> };
-}
-const golden = JSON.parse(readFileSync(new URL("../golden/lora.json", import.meta.url), "utf8")) as Golden;
-const config = parseModelConfig(golden.config, "golden");
 const run = tinyRun({ lora: { enabled: true, ...(golden.lora as object) }, beta: 0.04 });
-const base = byFormula(weightLayout(config), 0, (name) => (name.includes("norm") ? 1 : 0));
-const adapters = byFormula(loraLayout(config, run.lora), 100, () => 0);
-const groups = golden.groups.map(({ prompt, completions }) => ({
-  promptIds: Int32Array.from(prompt),
-  completions: completions.map((completion) => Int32Array.from(completion)),
-}));
-
-/** The script's `fill`: element i of tensor k is 0.3 sin(0.7 i (1 + k/10) + k). */
-function byFormula(layout: readonly LayoutEntry[], first: number, plus: (name: string) => number): Float32Array {
-  const packed = new Float32Array(layoutSize(layout));
-  layout.forEach(({ name, offset, size }, n) => {
-    const k = first + n;
-    for (let i = 0; i < size; i++) packed[offset + i] = 0.3 * Math.sin(0.7 * i * (1 + k / 10) + k) + plus(name);
-  });
-  return packed;
-}
+const [config, base, adapters] = [goldenConfig, goldenBase, goldenAdapters];
 
 let tf: TF;
 let model: TrainableModel;
@@ -59,7 +29,7 @@ let folder: string;
 beforeAll(async () => {
   ({ tf } = await startBackend("cpu", 0));
   model = new TrainableModel(tf, config, run, baseFromPacked(base), adapters);
-  batch = prepareMicrobatch(tf, config, groups);
+  batch = prepareMicrobatch(tf, config, goldenGroups);
   folder = mkdtempSync(join(tmpdir(), "frl-lora-"));
   writeFileSync(join(folder, "tokenizer.json"), "{}");
   writeFileSync(join(folder, "tokenizer_config.json"), "{}");

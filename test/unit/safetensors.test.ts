@@ -239,6 +239,45 @@ describe("writing", () => {
     expect(Array.from(read(file, "a"))).toEqual([1, 1 + 2 ** -6, NaN]);
   });
 
+  it("stores every float16 as itself, and what lies between two as the nearer, ties to the even one", () => {
+    const file = join(folder, "a.safetensors");
+    const stored = (data: Float32Array): Float32Array => {
+      writeSafetensors(file, [{ name: "a", shape: [data.length], data }], { dtype: "F16" });
+      return read(file, "a");
+    };
+    // all finite ones, by the reader, which has its own test: 0 to 65504 in ascending order, then their negatives
+    const bits = Uint16Array.from({ length: 2 * 0x7c00 }, (_, i) => (i < 0x7c00 ? i : i - 0x7c00 + 0x8000));
+    const header = { h: { dtype: "F16", shape: [bits.length], data_offsets: [0, bits.byteLength] } };
+    const every = read(rawFile(header, new Uint8Array(bits.buffer)), "h");
+    expect(Buffer.from(stored(every).buffer).equals(Buffer.from(every.buffer))).toBe(true); // -0 included
+
+    const positive = every.subarray(0, 0x7c00);
+    const between = positive.subarray(1).map((high, i) => (high + positive[i]!) / 2); // exact: one more bit
+    expect(stored(between)).toEqual(between.map((_, i) => positive[i % 2 === 0 ? i : i + 1]!));
+    const step = (value: number, by: number): number => {
+      const one = Float32Array.of(value);
+      new Int32Array(one.buffer)[0]! += by;
+      return one[0]!;
+    };
+    expect(stored(between.map((value) => step(value, -1)))).toEqual(positive.slice(0, -1));
+    expect(stored(between.map((value) => step(value, 1)))).toEqual(positive.slice(1));
+    expect(stored(Float32Array.of(2 ** -149, -(2 ** -30)))).toEqual(Float32Array.of(0, -0));
+  });
+
+  it.each([65504.004, -1e6, Infinity, NaN])(
+    "refuses %d as float16 by the tensor's name, and leaves no file",
+    (value) => {
+      const file = join(folder, "a.safetensors");
+      const write = () =>
+        writeSafetensors(file, [{ name: "layer.weight", shape: [2], data: Float32Array.of(65504, value) }], {
+          dtype: "F16",
+        });
+      expect(write).toThrow(UserError);
+      expect(write).toThrow(/^layer\.weight: expected values within ±65504.*found.*bf16/);
+      expect(readdirSync(folder)).toEqual([]);
+    },
+  );
+
   it("asks for a tensor's data when its turn comes", () => {
     const file = join(folder, "a.safetensors");
     const asked: string[] = [];

@@ -1,6 +1,7 @@
 /** Sections on what was run: differences between algorithms, configuration, environment. */
 import { isAbsolute } from "node:path";
 import type { StudyRecord } from "../../study-record.js";
+import { originOf } from "../../../model/hub.js";
 import { type Block, type Section, label } from "../document.js";
 import type { Gathered } from "../gather.js";
 
@@ -60,8 +61,8 @@ const shown = (value: unknown): string =>
 
 /** What a path names, without where that lies on one machine: `…/assets/starter`, `Qwen/Qwen2.5-3B-Instruct@aa8e725`. */
 export function shortPath(text: string): string {
-  const hub = /models--([^/]+)--([^/]+)\/snapshots\/([0-9a-f]{7})/.exec(text);
-  if (hub !== null) return `${hub[1]}/${hub[2]}@${hub[3]}`;
+  const hub = originOf(text);
+  if (hub !== undefined) return `${hub.repo}@${hub.commit.slice(0, 7)}`;
   return isAbsolute(text) ? `…/${text.split("/").filter(Boolean).slice(-2).join("/")}` : text;
 }
 

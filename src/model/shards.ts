@@ -1,0 +1,85 @@
+/**
+ * Weights as the hub has them: one model.safetensors, or shards and their index where they are larger than a limit.
+ * The split is huggingface_hub's (serialization/_base.py, split_state_dict_into_shards_factory).
+ */
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { shardIndex } from "./hub.js";
+import { createSafetensors, storedBytes, type StoredDtype } from "./safetensors.js";
+
+/** A tensor whose values are made when their turn comes, so that only one need be in memory. */
+export interface TensorSource {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Number of elements. */
+  readonly size: number;
+  readonly read: () => Float32Array | Promise<Float32Array>;
+}
+
+/** In order: what would not fit begins another shard; a tensor larger than the limit has one of its own, which comes first. */
+export function splitIntoShards<T extends { readonly size: number }>(
+  tensors: readonly T[],
+  bytesPerValue: number,
+  maxShardBytes: number,
+): T[][] {
+  const shards: T[][] = [];
+  let current: T[] = [];
+  let bytes = 0;
+  for (const tensor of tensors) {
+    const more = tensor.size * bytesPerValue;
+    if (more > maxShardBytes) {
+      shards.push([tensor]);
+      continue;
+    }
+    if (bytes + more > maxShardBytes) {
+      shards.push(current);
+      [current, bytes] = [[], 0];
+    }
+    current.push(tensor);
+    bytes += more;
+  }
+  return current.length > 0 ? [...shards, current] : shards;
+}
+
+/**
+ * Writes a model's weights into a folder.
+ * @param onWritten called with each tensor's stored bytes
+ * @throws UserError for a value that F16 does not have
+ */
+export async function writeShards(
+  folder: string,
+  tensors: readonly TensorSource[],
+  dtype: StoredDtype,
+  maxShardBytes: number,
+  onWritten: (bytes: number) => void,
+): Promise<void> {
+  const width = storedBytes(dtype);
+  const shards = splitIntoShards(tensors, width, maxShardBytes);
+  const weightMap: Record<string, string> = {};
+  for (const [i, shard] of shards.entries()) {
+    const number = (n: number): string => String(n).padStart(5, "0");
+    const name =
+      shards.length === 1 ? "model.safetensors" : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
+    const out = createSafetensors(join(folder, name), shard, { dtype });
+    try {
+      for (const tensor of shard) {
+        out.append(await tensor.read());
+        weightMap[tensor.name] = name;
+        onWritten(tensor.size * width);
+        await setImmediate(); // signals and the progress bar have their turn
+      }
+      out.finish();
+    } catch (error) {
+      out.discard();
+      throw error;
+    }
+  }
+  if (shards.length === 1) return;
+  const parameters = tensors.reduce((sum, { size }) => sum + size, 0);
+  const index = {
+    metadata: { total_parameters: parameters, total_size: parameters * width },
+    weight_map: weightMap,
+  };
+  writeFileSync(join(folder, shardIndex), `${JSON.stringify(index, null, 2)}\n`);
+}
