@@ -291,7 +291,7 @@ export class OrtEngine implements Engine {
       stop_ids: new Tensor("int64", stopIds, [R, stopWidth]),
       inverse_temperature: new Tensor("float32", inverseTemperature, [R, 1]),
       greedy: new Tensor("bool", greedy, [R, 1]),
-      any_argmax: new Tensor("bool", Uint8Array.of(Number(anyArgmax)), [1]),
+      any_argmax: new Tensor("bool", new Uint8Array(Number(anyArgmax)), [Number(anyArgmax)]),
       uniforms: new Tensor("float32", uniforms, [S, R, 1]),
       forced: new Tensor("int64", forced, [S, R, 1]),
     });

@@ -2,6 +2,7 @@
 import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 
 export interface OnnxNode {
+  readonly name: string;
   /** With its domain, unless that is ONNX's own. */
   readonly op: string;
   readonly inputs: readonly string[];
@@ -45,6 +46,17 @@ export function decodeModel(model: Uint8Array): OnnxGraph {
   return decodeGraph(one(fields(model), 7)!);
 }
 
+/** Version of each operator set that a ModelProto imports, by domain. */
+export function decodeOpsets(model: Uint8Array): Record<string, number> {
+  const imports = fields(model).flatMap(([field, value]) => (field === 8 ? [inner(value)] : []));
+  return Object.fromEntries(
+    imports.map((opset) => {
+      const domain = one(opset, 1);
+      return [domain === undefined ? "" : text(domain), int(one(opset, 2))];
+    }),
+  );
+}
+
 function decodeGraph(proto: Field): OnnxGraph {
   const graph: OnnxGraph = { nodes: [], types: new Map(), constants: new Set(), outputs: [] };
   for (const [field, value] of inner(proto)) {
@@ -71,6 +83,7 @@ function decodeNode(node: [number, Field][]): OnnxNode {
   const domain = all(7).map(text)[0];
   const to = attributes.find((attribute) => text(one(attribute, 1)!) === "to");
   return {
+    name: all(3).map(text)[0] ?? "",
     op: domain === undefined ? text(all(4)[0]!) : `${domain}::${text(all(4)[0]!)}`,
     inputs: all(1).map(text),
     outputs: all(2).map(text),

@@ -1,22 +1,30 @@
 /**
  * Whether the CUDA provider has a kernel for all that the decode loop does: nodes without one would run on the CPU, with a
- * copy there and back for every token. The table is onnxruntime's own (scripts/ort-cuda-kernels.mjs). Nothing runs on CUDA here.
+ * copy there and back for every token. The table is what the pinned onnxruntime registers (test/reference/ort_cuda_kernels.py);
+ * test/verify/cuda-placement.mjs lets onnxruntime itself place the nodes. Nothing runs on CUDA in either.
  */
 import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { describe, expect, it } from "vitest";
 import { adapterInputs, type Numeric } from "../../src/actors/graph/numeric.js";
 import { DATA_TYPE } from "../../src/actors/graph/onnx.js";
 import { buildPrefillGraph } from "../../src/actors/graph/qwen2.js";
 import { buildSegmentGraph } from "../../src/actors/graph/segment.js";
 import { parseModelConfig } from "../../src/model/config.js";
-import { decodeModel, type OnnxGraph, type OnnxNode } from "../support/onnx-decode.js";
+import { decodeModel, decodeOpsets, type OnnxGraph, type OnnxNode } from "../support/onnx-decode.js";
 
-interface Kernel {
-  inputs: string[][];
-  types: Record<string, string>;
+/** Of the operator's version that our graphs mean. */
+interface Operator {
+  /** Type parameters ("T") or types ("tensor(int64)") in order; the last one may repeat. */
+  inputs: string[];
+  outputs: string[];
+  /** Types by type parameter. A parameter that is not there takes any. */
+  kernels: Record<string, string>[];
 }
-const { kernels } = JSON.parse(readFileSync(new URL("../golden/ort_cuda_kernels.json", import.meta.url), "utf8")) as {
-  kernels: Record<string, Kernel>;
+const table = JSON.parse(readFileSync(new URL("../golden/ort_cuda_kernels.json", import.meta.url), "utf8")) as {
+  onnxruntime: string;
+  opsets: Record<string, number>;
+  operators: Record<string, Operator>;
 };
 
 /** As the table names them. */
@@ -43,9 +51,13 @@ const HOST_INPUTS: Record<string, readonly number[]> = {
   ReduceSum: [1],
 };
 const HOST_NODES: Record<string, string> = {
-  "Add → Slice": "end of the mask's columns that exist at this step",
+  "Add → Slice": "end of the mask's columns that exist at this step: the sum of the three lengths",
+  "Add → Add → Slice": "two of them",
+  "Shape → Add → Add → Slice": "lengths, on the host whatever the tensor",
   "Concat → Split": "lengths of the three parts of attention at this step",
   "Add → Concat → Split": "length of the part that grows",
+  "Shape → Concat → Split": "lengths",
+  "Shape → Add → Concat → Split": "length of the part that grows, before this step",
 };
 
 /** Types of every value of a graph and its subgraphs, by what each operator returns. */
@@ -79,19 +91,22 @@ const nodesOf = (graph: OnnxGraph): OnnxNode[] =>
 
 /** Null when CUDA has a kernel for the node, else what is missing. */
 function missing(node: OnnxNode, types: ReadonlyMap<string, number>): string | null {
-  const found = node.inputs.map((name) => (name === "" ? "" : TYPE_NAMES.get(types.get(name)!)!));
-  const what = `${node.op}(${found.join(", ")})`;
-  const kernel = kernels[node.op];
-  if (kernel === undefined) return what;
-  const fits = kernel.inputs.some((parameters) =>
+  const named = (names: readonly string[]) =>
+    names.map((name) => (name === "" ? "" : TYPE_NAMES.get(types.get(name)!)!));
+  const [inputs, outputs] = [named(node.inputs), named(node.outputs)];
+  const what = `${node.op}(${inputs.join(", ")}) → ${outputs.join(", ")}`;
+  const operator = table.operators[node.op];
+  if (operator === undefined) return what;
+  const fit = (kernel: Record<string, string>, found: string[], parameters: string[]) =>
     found.every((type, i) => {
-      if (type === "") return true;
-      const parameter = parameters[i] ?? parameters.at(-1)!; // the last one may repeat
-      const allowed = /^tensor\((\w+)\)$/.exec(parameter)?.[1] ?? kernel.types[parameter] ?? "";
-      return allowed.split(" ").includes(type);
-    }),
+      const parameter = parameters[i] ?? parameters.at(-1)!;
+      const allowed = /^tensor\((\w+)\)$/.exec(parameter)?.[1] ?? kernel[parameter];
+      return type === "" || allowed === undefined || allowed.split(" ").includes(type);
+    });
+  const found = operator.kernels.some(
+    (kernel) => fit(kernel, inputs, operator.inputs) && fit(kernel, outputs, operator.outputs),
   );
-  return fits ? null : what;
+  return found ? null : what;
 }
 
 const shape = {
@@ -161,14 +176,23 @@ describe.each(variants)("CUDA has a kernel for every node: $name", ({ config, nu
   });
 });
 
+it("the table is of the onnxruntime that is installed, and of the operator sets that the graphs name", () => {
+  const { version } = createRequire(import.meta.url)("onnxruntime-node/package.json") as { version: string };
+  expect(table.onnxruntime).toBe(version);
+  const { config, numeric } = variants[0]!;
+  for (const model of [buildPrefillGraph(config, numeric), buildSegmentGraph(config, 8, 4, numeric)])
+    expect(decodeOpsets(model)).toEqual(table.opsets);
+});
+
 it("an operator or a type that CUDA lacks is found", () => {
-  const node = { op: "Or", inputs: ["a", "b"], outputs: ["c"], to: undefined, subgraphs: [] };
+  const node = { name: "", op: "Or", inputs: ["a", "b"], outputs: ["c"], to: undefined, subgraphs: [] };
   const types = (type: number) =>
     new Map([
       ["a", type],
       ["b", type],
+      ["c", BOOL],
     ]);
   expect(missing(node, types(BOOL))).toBeNull();
-  expect(missing(node, types(INT64))).toBe("Or(int64, int64)");
-  expect(missing({ ...node, op: "StringConcat" }, types(BOOL))).toBe("StringConcat(bool, bool)");
+  expect(missing(node, types(INT64))).toBe("Or(int64, int64) → bool");
+  expect(missing({ ...node, op: "StringConcat" }, types(BOOL))).toBe("StringConcat(bool, bool) → bool");
 });

@@ -47,7 +47,8 @@ export function ropeRows(config: ModelConfig, maxRows: number, segmentLength: nu
  *   position int64 [1, R]       its position
  *   budget int64 [R, 1]         tokens the row may still generate
  *   stop_ids int64 [R, K]       padded with -1
- *   inverse_temperature float32 [R, 1], greedy bool [R, 1], any_argmax bool [1]
+ *   inverse_temperature float32 [R, 1], greedy bool [R, 1]
+ *   any_argmax bool [0 or 1]    of length 1 if any row needs its most probable token (as a length the host knows it)
  *   uniforms float32 [S, R, 1], forced int64 [S, R, 1]   see sampling.ts
  * Outputs: `tokens` int64 [S', R, 1], `logprobs` float32 [S', R, 1] with S' ≤ S (all rows done), and of the most
  *   probable tokens `top_tokens` (meaningless unless any_argmax), `top_logprobs`;
@@ -74,7 +75,7 @@ export function buildSegmentGraph(
   const stopIds = g.input("stop_ids", "int64", ["R", "K"]);
   const inverseTemperature = g.input("inverse_temperature", "float32", ["R", 1]);
   const greedy = g.input("greedy", "bool", ["R", 1]);
-  const anyArgmax = g.input("any_argmax", "bool", [1]);
+  const anyArgmax = g.cast(axis(g, g.input("any_argmax", "bool", ["any"]), 0), "int64", "bool");
   const uniforms = g.input("uniforms", "float32", ["S", "R", 1]);
   const forced = g.input("forced", "int64", ["S", "R", 1]);
   const layers = Array.from({ length: L }, (_, layer) => layer);
@@ -82,20 +83,15 @@ export function buildSegmentGraph(
   const past = layers.map((layer) => declareCache(g, dtype, "past", layer, [Hkv, 1, "R", "T", D]));
 
   // Once per segment.
-  const axis = (tensor: string, index: number) =>
-    g.node("Shape", [tensor], { start: { int: index }, end: { int: index + 1 } });
   const join = (...parts: string[]) => g.node("Concat", parts, { axis: { int: 0 } });
-  const R = axis(token, 0);
-  const promptLength = axis(prompt[0]!.k, 3);
-  const pastLength = axis(past[0]!.k, 3);
-  const blockShape = join(g.int64([Hkv, rep]), axis(prompt[0]!.k, 2), g.int64([-1]));
+  const R = axis(g, token, 0);
+  const blockShape = join(g.int64([Hkv, rep]), axis(g, prompt[0]!.k, 2), g.int64([-1]));
   const shapes: BodyShapes = {
     promptQuery: join(blockShape, g.int64([D])), // [Hkv, rep, Q, m, D]
-    promptWeights: join(blockShape, promptLength), // [Hkv, rep, Q, m, Tp]
+    promptWeights: join(blockShape, axis(g, prompt[0]!.k, 3)), // [Hkv, rep, Q, m, Tp]
     rowHeads: join(g.int64([Hkv, rep]), R, g.int64([1, -1])), // [Hkv, rep, R, 1, *]
     rowKeys: join(g.int64([Hkv, 1]), R, g.int64([1, -1])), // [Hkv, 1, R, 1, D]
   };
-  const firstColumns = g.node("Add", [g.node("Add", [promptLength, pastLength]), g.int64([1])]);
   const rowNumber = g.node("Range", [g.int64(0), g.node("Squeeze", [R]), g.int64(1)]);
   const blocks = g.int64(vocabularyBlocks(config.vocabSize).count);
   const blockOffset = g.node("Unsqueeze", [g.node("Mul", [rowNumber, blocks]), g.int64([1])]);
@@ -111,10 +107,18 @@ export function buildSegmentGraph(
   const current = b.input("current", "int64");
   const done = b.input("done", "bool");
   const recent = layers.map((layer) => declareCache(b, dtype, "recent", layer));
-  const columns = b.node("Add", [firstColumns, i]);
+  // Lengths are read off shapes, here and not before the loop: a shape is on the host, and so is then what is computed of
+  // shapes, where Slice and Split want it. Of the counter i, or of values from outside, CUDA would compute it on the device
+  // and copy it back at every step (test/verify/cuda-placement.mjs).
+  const lengths = [
+    axis(b, prompt[0]!.k, 3),
+    axis(b, past[0]!.k, 3),
+    b.node("Add", [axis(b, recent[0]!.k, 3), b.int64([1])]),
+  ];
+  const columns = lengths.reduce((sum, length) => b.node("Add", [sum, length]));
   const step: Step = {
     mask: b.node("Slice", [mask, b.int64([0]), columns, b.int64([2])]),
-    lengths: b.node("Concat", [promptLength, pastLength, b.node("Add", [b.int64([1]), i])], { axis: { int: 0 } }),
+    lengths: b.node("Concat", lengths, { axis: { int: 0 } }),
   };
   const stepPosition = b.node("Add", [position, i]);
 
@@ -180,6 +184,11 @@ export function buildSegmentGraph(
   for (const name of chosenNames) g.output(name, name.endsWith("tokens") ? "int64" : "float32", ["steps", "R", 1]);
   for (const name of grownNames) g.output(name, dtype, [Hkv, 1, "R", "steps", D]);
   return g.encodeModel();
+}
+
+/** [1]: one dimension of a tensor. */
+function axis(g: Graph, tensor: string, index: number): string {
+  return g.node("Shape", [tensor], { start: { int: index }, end: { int: index + 1 } });
 }
 
 interface Cache {
