@@ -1,15 +1,15 @@
 /** `status`: where a run or a study is and whether it is well, as lines or as JSON. */
 import { existsSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import logUpdate from "log-update";
 import { UserError } from "../errors.js";
 import { isEvalDir } from "../eval/eval-dir.js";
 import { isRunDir } from "../eval/run-files.js";
-import { type StudyRecord, readStudy } from "../eval/study-record.js";
 import { type Owner, readOwner } from "../launcher/owner.js";
 import { clock } from "../launcher/render.js";
 import { type Status, runStatus as statusOf } from "../launcher/status.js";
+import { type StudyRecord, comparisonFile, readStudyRecord, runDirOf, studyFile } from "../study/directory.js";
 
 export interface StatusOptions {
   readonly watch: boolean;
@@ -42,7 +42,7 @@ export async function runStatus(dir: string, { watch, json }: StatusOptions): Pr
 
 function look(given: string): Answer {
   const dir = resolve(given);
-  if (existsSync(join(dir, "study.json"))) return lookAtStudy(dir, readStudy(dir));
+  if (existsSync(studyFile(dir))) return lookAtStudy(dir, readStudyRecord(dir));
   if (!isRunDir(dir))
     throw new UserError(
       `${given}: expected the directory of a run (config.json) or of a study (study.json), found neither. Check the path.`,
@@ -65,13 +65,16 @@ function lookAtStudy(dir: string, { definition }: StudyRecord): Answer {
       : evaluation.prompts.every((prompt) => isEvalDir(join(folder, prompt)));
   const runs = seeds.flatMap((seed) =>
     Object.keys(algorithms).map((algorithm) => {
-      const name = `${algorithm}-seed${seed}`;
-      const run = join(dir, name);
-      return { name, status: isRunDir(run) ? statusOf(run) : null, evaluated: evaluated(join(run, "eval")) };
+      const run = runDirOf(dir, algorithm, seed);
+      return {
+        name: basename(run),
+        status: isRunDir(run) ? statusOf(run) : null,
+        evaluated: evaluated(join(run, "eval")),
+      };
     }),
   );
   const baseline = evaluated(join(dir, "baseline"));
-  const compared = existsSync(join(dir, "comparison.json"));
+  const compared = existsSync(comparisonFile(dir));
   const running = owner !== null && owner.state !== "dead";
   const done = runs.filter((run) => run.evaluated).length;
   const problems = [

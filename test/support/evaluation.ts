@@ -5,6 +5,7 @@ import { runConfigSchema } from "../../src/config/schema.js";
 import { type Prediction, judge } from "../../src/eval/predictions.js";
 import { modes } from "../../src/eval/result-file.js";
 import { summarize } from "../../src/eval/summary.js";
+import { studySchema } from "../../src/study/definition.js";
 import { Draw } from "../../src/tasks/random.js";
 import { starterProblem } from "../../src/tasks/starter.js";
 
@@ -50,18 +51,21 @@ export function writeStudy(dir: string, made: Made): void {
     }
   writeJson(join(dir, "study.json"), {
     version: 1,
-    definition: {
+    definition: studySchema.parse({
       name: "made-up",
+      config: ["configs/starter.yaml"],
       algorithms: Object.fromEntries(algorithms.map((name) => [name, {}])),
       seeds: made.seeds,
       eval: { data: "starter", prompts: ["default"] },
       primary: "sampled",
-    },
+    }),
+    configs: Object.fromEntries(algorithms.map((algo) => [algo, runConfigSchema.parse({ algo })])),
     differences: [setting("optimizer_steps_per_batch", 1, 2)],
     own: [{ key: "lam", values: { ppo: 0.95 } }],
     commit: "0123456789abcdef0123456789abcdef01234567",
+    earlier_commits: [],
     uncommitted_changes: false,
-    machine: { cpu: "a processor", cores: 2, memory_gib: 8, system: "Linux", node: "v20" },
+    machine: { cpu: "a processor", cores: 2, memory_gib: 8, system: "Linux", node: "v20", versions: {} },
   });
   const compared = (mode: string, matched_by: string, difference: number, half: number) => ({
     mode,

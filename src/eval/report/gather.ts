@@ -8,8 +8,8 @@ import { basename, join, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../errors.js";
 import { type EvalDir, isEvalDir, readEvalDir } from "../eval-dir.js";
+import { type StudyRecord, comparisonFile, readStudyRecord, runDirOf, studyFile } from "../../study/directory.js";
 import { type RunFiles, isRunDir, readJson, readRunFiles } from "../run-files.js";
-import { type StudyRecord, readStudy } from "../study-record.js";
 
 export interface Run extends RunFiles {
   readonly name: string;
@@ -69,7 +69,7 @@ export interface Gathered {
 /** @throws UserError when the directory is neither, or one of its files is damaged */
 export function gather(given: string): Gathered {
   const dir = resolve(given);
-  if (existsSync(join(dir, "study.json"))) return gatherStudy(dir);
+  if (existsSync(studyFile(dir))) return gatherStudy(dir);
   if (isRunDir(dir)) {
     const run = readRun(dir, basename(dir), null);
     return { dir, study: null, baseline: [], runs: [run], comparison: null, missing: missingOf(run) };
@@ -80,20 +80,21 @@ export function gather(given: string): Gathered {
 }
 
 function gatherStudy(dir: string): Gathered {
-  const study = readStudy(dir);
+  const study = readStudyRecord(dir);
   const { algorithms, seeds } = study.definition;
   const missing: string[] = [];
   const runs = Object.keys(algorithms).flatMap((algorithm) =>
     seeds.flatMap((seed) => {
-      const name = `${algorithm}-seed${seed}`;
-      if (isRunDir(join(dir, name))) return [readRun(join(dir, name), name, algorithm)];
+      const run = runDirOf(dir, algorithm, seed);
+      const name = basename(run);
+      if (isRunDir(run)) return [readRun(run, name, algorithm)];
       missing.push(`${name}: not begun`);
       return [];
     }),
   );
   const baseline = readEvals(join(dir, "baseline"));
   if (baseline.length === 0) missing.push("baseline: not evaluated");
-  const comparison = join(dir, "comparison.json");
+  const comparison = comparisonFile(dir);
   if (!existsSync(comparison)) missing.push("comparison.json: no verdict yet");
   return {
     dir,

@@ -1,7 +1,7 @@
 /** Sections on what was run: differences between algorithms, configuration, environment. */
 import { isAbsolute } from "node:path";
-import type { StudyRecord } from "../../study-record.js";
 import { originOf } from "../../../model/hub.js";
+import type { StudyRecord } from "../../../study/directory.js";
 import { type Block, type Section, label } from "../document.js";
 import type { Gathered } from "../gather.js";
 
