@@ -34,10 +34,22 @@ const started = new Set<number>();
 const folders: string[] = [];
 process.on("exit", cleanUp);
 
-/** Starts `node dist/<entry>.js …args` in the repository's root. */
-export function start(entry: "launch" | "cli", args: readonly string[]): Running {
+export interface Where {
+  /** Default: the repository's root. */
+  readonly cwd?: string;
+  /** Default: this process's. */
+  readonly env?: NodeJS.ProcessEnv;
+}
+
+/** Starts `node dist/<entry>.js …args`. */
+export function start(
+  entry: "launch" | "cli",
+  args: readonly string[],
+  { cwd = root, env = process.env }: Where = {},
+): Running {
   const child = spawn(process.execPath, [join(root, `dist/${entry}.js`), ...args], {
-    cwd: root,
+    cwd,
+    env,
     detached: true,
     stdio: ["ignore", "pipe", "pipe"],
   });
@@ -52,7 +64,8 @@ export function start(entry: "launch" | "cli", args: readonly string[]): Running
   return { pid, ended, signalGroup: (signal) => process.kill(-pid, signal) };
 }
 
-export const run = (entry: "launch" | "cli", args: readonly string[]): Promise<Ended> => start(entry, args).ended;
+export const run = (entry: "launch" | "cli", args: readonly string[], where?: Where): Promise<Ended> =>
+  start(entry, args, where).ended;
 
 /** Living processes of a group (Linux; empty elsewhere). A zombie is dead. */
 export function livingMembers(group: number): number[] {

@@ -276,6 +276,23 @@ describe.skipIf(!built)("the launcher as a process", () => {
     await expect.poll(orphans, { timeout: 10_000 }).toEqual([]);
   });
 
+  test("a plan that cannot fit is refused with a cure, and nothing is written; --no-plan starts it all the same", async () => {
+    const tooMany = ["--actors.max_rows=2000000000", "--max-steps", "2"];
+    const refused = launch({}, ...tooMany);
+    expect(await refused.exited).toBe(1);
+    expect(refused.text.err).toMatch(
+      /^error: This run would not fit into memory\.\nRAM: expected at most .*, the plan needs .*actor-0: /,
+    );
+    expect(refused.text.err).toMatch(
+      /It would fit with .*actors\.max_rows=\d+.*\n.*To start all the same: --no-plan\n$/s,
+    );
+    expect(existsSync(join(runDir, "run"))).toBe(false);
+    const started = launch({}, ...tooMany, "--no-plan");
+    expect(await started.exited).toBe(0);
+    expect(started.text.out).toContain(" step 2/2 ");
+    expect(lines("run/actors")).toHaveLength(1);
+  });
+
   test("a user error is told once, plainly, and frees the directory", async () => {
     const { text, exited } = launch({ FAKE_LEARNER: "user-error" });
     expect(await exited).toBe(1);
