@@ -187,6 +187,15 @@ describe("replaced kernels", () => {
     await expectSame((x) => tf.slice(x, [1, 0], [-1, 40]), [[3, 50]]); // runs long enough for a block copy
   });
 
+  test("a sum over a vocabulary keeps terms that float32 would lose one by one", async () => {
+    await tf.setBackend("wasm");
+    const V = 49_152;
+    // 2^-25 is less than half of the last place of 1
+    const row = Float32Array.from({ length: V }, (_, i) => (i === 0 ? 1 : 2 ** -25));
+    const sums = tf.tidy(() => tf.sum(tf.tensor([...row, ...row], [2, V]), 1).dataSync());
+    for (const sum of sums) expect(Math.abs(sum - (1 + (V - 1) * 2 ** -25))).toBeLessThan(1e-7);
+  });
+
   test.each([0, 1, 2, [0, 1], [1, 2], [0, 1, 2], undefined])("sum over %j", async (axis) => {
     await expectSame((x) => tf.sum(x, axis), [[3, 4, 5]]);
     await expectSame((x) => tf.sum(x, axis, true), [[3, 4, 5]]);
