@@ -42,7 +42,6 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 
 const [R, Q, Tp, T, S, K] = [8, 2, 5, 3, 4, 1];
 const shape = {
-  vocab_size: 512,
   hidden_size: 64,
   intermediate_size: 128,
   num_hidden_layers: 2,
@@ -55,7 +54,9 @@ const spec = { r: 16, lora_alpha: 32, lora_dropout: 0, target_modules };
 const variants = (["float16", "float32"] as const).flatMap((dtype) =>
   (["qwen2", "llama"] as const).flatMap((type) =>
     [true, false].map((lora) => {
-      const config = parseModelConfig({ ...shape, model_type: type, tie_word_embeddings: type === "qwen2" }, "test");
+      // 509 is padded when it is cut into blocks, as Qwen2.5's vocabulary is; 512 is not
+      const vocabulary = type === "qwen2" ? { vocab_size: 509, tie_word_embeddings: true } : { vocab_size: 512 };
+      const config = parseModelConfig({ ...shape, ...vocabulary, model_type: type }, "test");
       const numeric: Numeric = { dtype, weights: "initializers", adapters: lora ? adapterInputs(config, spec) : [] };
       return { name: `${dtype}, ${type}, ${lora ? "LoRA" : "whole policies"}`, config, numeric };
     }),

@@ -53,7 +53,8 @@ export function sample(g: Graph, logits: string, vocabSize: number, rows: Sampli
   let e = g.node("Exp", [g.node("Sub", [z, max])]);
   // Padding has weight 0, and the first index whose running sum EXCEEDS the target never has weight 0.
   const padding = count * width - vocabSize;
-  if (padding > 0) e = g.node("Pad", [e, g.int64([0, 0, 0, padding]), g.float(0)]);
+  // (0 is what Pad adds. Named, it would be the constant that Max takes as well, one on the host and one on the device.)
+  if (padding > 0) e = g.node("Pad", [e, g.int64([0, 0, 0, padding])]);
   const blocks = g.node("Reshape", [e, g.int64([-1, count, width])]);
   const sums = g.node("ReduceSum", [blocks, g.int64([2])], { keepdims: { int: 0 } }); // [R, count]
   const ends = g.node("CumSum", [sums, g.int64(1)]);
