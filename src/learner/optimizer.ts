@@ -196,11 +196,3 @@ function perElement(
     values.fill(of(entry.name), Math.max(0, entry.offset - begin), entry.offset + entry.size - begin);
   return tf.tensor1d(values);
 }
-
-/** The gradient so far plus one microbatch's part; both are disposed where a new tensor is made. */
-export function addGradient(tf: TF, soFar: Tensor | null, part: Tensor): Tensor {
-  if (soFar === null) return part;
-  const sum: Tensor = tf.add(soFar, part);
-  tf.dispose([soFar, part]);
-  return sum;
-}

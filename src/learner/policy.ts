@@ -10,10 +10,12 @@ import type { LayoutEntry } from "../model/layout.js";
 import type { TF } from "./backend.js";
 import { packGroups, type PackedBatch, type SequenceGroup } from "./packing.js";
 import {
+  addGradient,
   attention,
   attentionTensors,
   customGrad,
   plus,
+  product,
   rmsNorm,
   rotary,
   rotaryTables,
@@ -90,36 +92,26 @@ function weight(weights: NamedWeights, name: string): Tensor {
   return tensor;
 }
 
-/** y = x Wᵀ + b, plus the adapter's (drop(x) Aᵀ) Bᵀ · scale where the module has one (Hu et al. 2021, eq. 3). */
-function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tensor2D {
-  let y: Tensor2D = tf.matMul(x as Tensor2D, weight(weights, `${module}.weight`) as Tensor2D, false, true);
-  const bias = weights.tensors.get(`${module}.bias`);
-  if (bias !== undefined) y = plus(tf, y, bias);
-  const a = weights.lora === null ? undefined : weights.tensors.get(`${module}.lora_A.weight`);
-  if (weights.lora === null || a === undefined) return y;
-  const { scale, dropout } = weights.lora;
-  const input = dropout === null ? x : tf.dropout(x, dropout.rate, undefined, `${dropout.seed} ${module}`);
-  const down: Tensor2D = tf.matMul(input as Tensor2D, a as Tensor2D, false, true);
-  const b = weight(weights, `${module}.lora_B.weight`) as Tensor2D;
-  return plus(tf, y, tf.matMul(tf.mul(down, scale) as Tensor2D, b, false, true));
-}
-
 /**
- * One decoder block: x + attention(norm(x)), then x + mlp(norm(x)). x is [N, H].
- * Tidied: what the gradient needs is kept by the tape, the rest would otherwise live until the last block is done.
+ * y = x Wᵀ + b, plus the adapter's (drop(x) Aᵀ) Bᵀ · scale where the module has one (Hu et al. 2021, eq. 3).
+ * Tidied: the terms are as large as the sum, and no gradient needs them.
  */
-function block(
-  tf: TF,
-  config: ModelConfig,
-  x: Tensor,
-  layer: number,
-  weights: NamedWeights,
-  batch: Microbatch,
-): Tensor {
-  return tf.tidy(() => blockOutput(tf, config, x, layer, weights, batch));
+function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tensor2D {
+  return tf.tidy(() => {
+    let y = product(tf, x, weight(weights, `${module}.weight`), weights.lora !== null);
+    const bias = weights.tensors.get(`${module}.bias`);
+    if (bias !== undefined) y = plus(tf, y, bias);
+    const a = weights.lora === null ? undefined : weights.tensors.get(`${module}.lora_A.weight`);
+    if (weights.lora === null || a === undefined) return y;
+    const { scale, dropout } = weights.lora;
+    const input = dropout === null ? x : tf.dropout(x, dropout.rate, undefined, `${dropout.seed} ${module}`);
+    const down = tf.mul(product(tf, input, a), scale);
+    return plus(tf, y, product(tf, down, weight(weights, `${module}.lora_B.weight`)));
+  });
 }
 
-function blockOutput(
+/** First half of a decoder block: x + attention(norm(x)). x is [N, H]. */
+function attentionHalf(
   tf: TF,
   config: ModelConfig,
   x: Tensor,
@@ -133,16 +125,40 @@ function blockOutput(
   const k = rotary(tf, linear(tf, normed, `${prefix}self_attn.k_proj`, weights), batch.rotary);
   const v = linear(tf, normed, `${prefix}self_attn.v_proj`, weights);
   const attended = attention(tf, q, k, v, batch.attention, config.headDim);
-  const middle = plus(tf, x, linear(tf, attended, `${prefix}self_attn.o_proj`, weights));
-  const normed2 = rmsNorm(tf, middle, weight(weights, `${prefix}post_attention_layernorm.weight`), config.rmsNormEps);
-  const gate = linear(tf, normed2, `${prefix}mlp.gate_proj`, weights);
-  const up = linear(tf, normed2, `${prefix}mlp.up_proj`, weights);
-  return plus(tf, middle, linear(tf, swiGlu(tf, gate, up), `${prefix}mlp.down_proj`, weights));
+  return plus(tf, x, linear(tf, attended, `${prefix}self_attn.o_proj`, weights));
 }
+
+/** Second half: x + mlp(norm(x)), a function of each row alone. x is [N, H], or some rows of it. */
+function mlpHalf(tf: TF, config: ModelConfig, x: Tensor, layer: number, weights: NamedWeights): Tensor {
+  const prefix = `model.layers.${layer}.`;
+  const normed = rmsNorm(tf, x, weight(weights, `${prefix}post_attention_layernorm.weight`), config.rmsNormEps);
+  const gate = linear(tf, normed, `${prefix}mlp.gate_proj`, weights);
+  const up = linear(tf, normed, `${prefix}mlp.up_proj`, weights);
+  return plus(tf, x, linear(tf, swiGlu(tf, gate, up), `${prefix}mlp.down_proj`, weights));
+}
+
+/**
+ * One decoder block whose activations stay for the gradient.
+ * Tidied: what the gradient needs is kept by the tape, the rest would otherwise live until the last block is done.
+ */
+function block(
+  tf: TF,
+  config: ModelConfig,
+  x: Tensor,
+  layer: number,
+  weights: NamedWeights,
+  batch: Microbatch,
+): Tensor {
+  return tf.tidy(() => mlpHalf(tf, config, attentionHalf(tf, config, x, layer, weights, batch), layer, weights));
+}
+
+/** Rows of an MLP that are recomputed at once, times its width (16 MiB as float32; about ten such arrays exist at once). */
+const MAX_MLP = 4 * 1024 * 1024;
 
 /**
  * Hidden states after the final norm, [N, H].
  * @param checkpointing recompute each block in the backward pass instead of keeping its activations
+ * @param maxMlp with checkpointing: elements of the MLP's arrays that are recomputed at once
  */
 export function hiddenStates(
   tf: TF,
@@ -150,25 +166,22 @@ export function hiddenStates(
   weights: NamedWeights,
   batch: Microbatch,
   checkpointing = false,
+  maxMlp = MAX_MLP,
 ): Tensor2D {
   let x: Tensor = tf.gather(weight(weights, "model.embed_tokens.weight"), batch.ids);
   for (let layer = 0; layer < config.numLayers; layer++) {
-    x = checkpointing
-      ? checkpointedBlock(tf, config, x, layer, weights, batch)
+    const next = checkpointing
+      ? checkpointedBlock(tf, config, x, layer, weights, batch, maxMlp)
       : block(tf, config, x, layer, weights, batch);
+    x.dispose(); // what a gradient needs of it, the tape holds
+    x = next;
   }
   return rmsNorm(tf, x, weight(weights, "model.norm.weight"), config.rmsNormEps);
 }
 
-interface TapeState {
-  activeTape: unknown;
-}
-
 /**
- * A block whose activations are forgotten and recomputed for the gradient (Chen et al. 2016).
- * Every trained weight of the block is an explicit input, or its gradient would be lost (under LoRA the adapters alone:
- * the gradient of the frozen base would be computed for nothing; the base must outlive the gradient); tfjs has one active tape, so the outer tape is put aside
- * while the inner gradient is taken.
+ * One decoder block whose activations are forgotten and recomputed for the gradient, in halves: of each half its input
+ * stays. Rows of the MLP do not see each other and are taken in parts, as its arrays are several times the size of x.
  */
 function checkpointedBlock(
   tf: TF,
@@ -177,31 +190,93 @@ function checkpointedBlock(
   layer: number,
   weights: NamedWeights,
   batch: Microbatch,
+  maxMlp: number,
 ): Tensor {
   const prefix = `model.layers.${layer}.`;
-  const all = [...weights.tensors].filter(([name]) => name.startsWith(prefix));
+  const middle = checkpointed(
+    tf,
+    x,
+    weights,
+    [`${prefix}input_layernorm.`, `${prefix}self_attn.`],
+    x.shape[0]!,
+    (x, weights) => attentionHalf(tf, config, x, layer, weights, batch),
+  );
+  return checkpointed(
+    tf,
+    middle,
+    weights,
+    [`${prefix}post_attention_layernorm.`, `${prefix}mlp.`],
+    Math.max(1, Math.floor(maxMlp / config.intermediateSize)),
+    (x, weights) => mlpHalf(tf, config, x, layer, weights),
+  );
+}
+
+interface TapeState {
+  activeTape: unknown;
+}
+
+/**
+ * run(x, weights), recomputed for the gradient instead of remembered (Chen et al. 2016).
+ * Every trained weight of it is an explicit input, or its gradient would be lost (under LoRA the adapters alone: the
+ * gradient of the frozen base would be computed for nothing; the base must outlive the gradient); tfjs has one active
+ * tape, so the outer tape is put aside while the inner gradient is taken.
+ * @param x [N, H]
+ * @param prefixes of the names of the weights that `run` looks up, all of them
+ * @param rowsAtOnce rows of x that `run` sees at a time: fewer than N where it treats each row alone
+ */
+function checkpointed(
+  tf: TF,
+  x: Tensor,
+  weights: NamedWeights,
+  prefixes: readonly string[],
+  rowsAtOnce: number,
+  run: (x: Tensor, weights: NamedWeights) => Tensor,
+): Tensor {
+  const all = [...weights.tensors].filter(([name]) => prefixes.some((prefix) => name.startsWith(prefix)));
   const names = all.flatMap(([name]) => (weights.lora === null || name.includes(".lora_") ? [name] : []));
-  const run = (inputs: Tensor[]): Tensor => {
-    const tensors = new Map([...all, ...names.map((name, i): [string, Tensor] => [name, inputs[i + 1]!])]);
-    return block(tf, config, inputs[0]!, layer, { tensors, lora: weights.lora }, batch);
+  const N = x.shape[0]!;
+  const starts = Array.from({ length: Math.ceil(N / rowsAtOnce) }, (_, i) => i * rowsAtOnce);
+  const rowsOf = (x: Tensor, start: number): Tensor =>
+    starts.length === 1 ? x : tf.slice(x, [start, 0], [Math.min(rowsAtOnce, N - start), -1]);
+  const joined = (parts: Tensor[]): Tensor => (parts.length === 1 ? parts[0]! : tf.concat(parts, 0));
+  const runOn = (part: Tensor, trained: readonly Tensor[], start: number): Tensor => {
+    const tensors = new Map([...all, ...names.map((name, i): [string, Tensor] => [name, trained[i]!])]);
+    return run(part, { tensors, lora: withSeed(weights.lora, start) });
   };
-  const inputs = [x, ...names.map((name) => weight(weights, name))];
-  return customGrad(tf, inputs, (inputs, save) => {
+  return customGrad(tf, [x, ...names.map((name) => weight(weights, name))], (inputs, save) => {
     save(inputs);
+    const [x, ...trained] = inputs as [Tensor, ...Tensor[]];
     return {
-      value: run(inputs),
+      value: joined(starts.map((start) => tf.tidy(() => runOn(rowsOf(x, start), trained, start)))),
       gradFunc: (dy, saved) => {
+        const [x, ...trained] = saved as [Tensor, ...Tensor[]];
         const state = tf.engine().state as unknown as TapeState;
         const outer = state.activeTape;
+        let sums: Tensor[] | null = null;
         try {
-          const { grads } = tf.engine().gradients(() => run(saved), saved, dy, true);
-          return grads;
+          const dx = starts.map((start) => {
+            const [dxPart, ...parts] = tf.tidy(() => {
+              const inputs = [rowsOf(x, start), ...trained];
+              const forward = (): Tensor => runOn(inputs[0]!, trained, start);
+              return tf.engine().gradients(forward, inputs, rowsOf(dy, start), true).grads;
+            }) as [Tensor, ...Tensor[]];
+            const before: Tensor[] | null = sums;
+            sums = before === null ? parts : before.map((sum, i) => addGradient(tf, sum, parts[i]!));
+            return dxPart;
+          });
+          return [joined(dx), ...sums!];
         } finally {
           state.activeTape = outer;
         }
       },
     };
   });
+}
+
+/** Dropout of rows from `start` on: other rows drop other inputs. */
+function withSeed(lora: NamedWeights["lora"], start: number): NamedWeights["lora"] {
+  if (lora === null || lora.dropout === null || start === 0) return lora;
+  return { ...lora, dropout: { ...lora.dropout, seed: `${lora.dropout.seed} ${start}` } };
 }
 
 /**

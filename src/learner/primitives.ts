@@ -13,7 +13,10 @@ type Save = (tensors: Tensor[]) => void;
 
 /**
  * tfjs passes the saver after the inputs; its own type cannot say so. It tidies the forward function but not the
- * gradient's, whose temporaries would live until the whole backward pass is over: hence the tidy here.
+ * gradient's, whose temporaries would live until the whole backward pass is over: hence the tidy here. It would also keep
+ * what was saved and the incoming gradient until then, though a value's gradient is complete when its operation's turn
+ * comes and nothing looks at it again; they go as soon as they are used. So `gradFunc` must not hand on either of them
+ * as they are (`tf.clone` shares the data).
  */
 export function customGrad(
   tf: TF,
@@ -23,9 +26,24 @@ export function customGrad(
   const op = tf.customGrad((...args: unknown[]) => {
     const save = args.at(-1) as Save;
     const { value, gradFunc } = f(args.slice(0, -1) as Tensor[], save);
-    return { value, gradFunc: (dy: Tensor, saved: Tensor[]) => tf.tidy(() => gradFunc(dy, saved)) };
+    return {
+      value,
+      gradFunc: (dy: Tensor, saved: Tensor[]) => {
+        const gradients = tf.tidy(() => gradFunc(dy, saved));
+        tf.dispose([dy, ...saved]);
+        return gradients;
+      },
+    };
   });
   return op(...inputs);
+}
+
+/** The gradient so far plus one more part of it; both are disposed where a new tensor is made. */
+export function addGradient(tf: TF, soFar: Tensor | null, part: Tensor): Tensor {
+  if (soFar === null) return part;
+  const sum: Tensor = tf.add(soFar, part);
+  tf.dispose([soFar, part]);
+  return sum;
 }
 
 /**
@@ -38,6 +56,26 @@ export function plus(tf: TF, a: Tensor, b: Tensor): Tensor2D {
     value: tf.add(a!, b!),
     gradFunc: (dy) => [tf.clone(dy), isBias ? tf.sum(dy, 0) : tf.clone(dy)],
   })) as Tensor2D;
+}
+
+/**
+ * x · Wᵀ.
+ * @param x [N, in]
+ * @param weight [out, in]
+ * @param frozen the weight has no gradient, and must outlive the gradient of x
+ */
+export function product(tf: TF, x: Tensor, weight: Tensor, frozen = false): Tensor2D {
+  return customGrad(tf, frozen ? [x] : [x, weight], (inputs, save) => {
+    if (!frozen) save(inputs);
+    return {
+      value: tf.matMul(inputs[0] as Tensor2D, weight as Tensor2D, false, true),
+      gradFunc: (dy, saved) => {
+        const [x, savedWeight = weight] = saved as [Tensor?, Tensor?];
+        const dx = tf.matMul(dy as Tensor2D, savedWeight as Tensor2D);
+        return x === undefined ? [dx] : [dx, tf.matMul(dy as Tensor2D, x as Tensor2D, true, false)];
+      },
+    };
+  }) as Tensor2D;
 }
 
 /**
@@ -54,10 +92,12 @@ export function rmsNorm(tf: TF, x: Tensor, weight: Tensor, eps: number): Tensor2
       value: tf.mul(normed, weight!),
       gradFunc: (dy, saved) => {
         const [normed, r, weight] = saved as [Tensor, Tensor, Tensor];
+        const dWeight: Tensor = tf.tidy(() => tf.sum(tf.mul(dy, normed), 0));
         const dNormed = tf.mul(dy, weight);
-        const projected = tf.mean(tf.mul(dNormed, normed), 1, true);
-        const dx = tf.mul(tf.sub(dNormed, tf.mul(normed, projected)), r);
-        return [dx, tf.sum(tf.mul(dy, normed), 0)];
+        const projected = tf.tidy(() => tf.mean(tf.mul(dNormed, normed), 1, true));
+        const along = tf.tidy(() => tf.sub(dNormed, tf.mul(normed, projected)));
+        dNormed.dispose();
+        return [tf.mul(along, r), dWeight];
       },
     };
   }) as Tensor2D;
@@ -135,8 +175,8 @@ export function swiGlu(tf: TF, gate: Tensor, up: Tensor): Tensor2D {
       gradFunc: (dy, saved) => {
         const [s, silu, up] = saved as [Tensor, Tensor, Tensor];
         // silu' = s + silu · (1 - s)
-        const slope = tf.add(s, tf.sub(silu, tf.mul(silu, s)));
-        return [tf.mul(tf.mul(dy, up), slope), tf.mul(dy, silu)];
+        const slope: Tensor = tf.tidy(() => tf.add(s, tf.sub(silu, tf.mul(silu, s))));
+        return [tf.tidy(() => tf.mul(tf.mul(dy, up), slope)), tf.mul(dy, silu)];
       },
     };
   }) as Tensor2D;
@@ -199,6 +239,15 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
     return tf.reshape(tf.gather(all, index), [-1, width]);
   };
   const dot = tf.matMul;
+  /** softmax(scores + bias). Arrays of scores are the largest here, so each goes as soon as the next is made. */
+  const probabilities = (scores: () => Tensor, bias: Tensor): Tensor => {
+    const raw = tf.tidy(scores);
+    const masked = tf.add(raw, bias);
+    raw.dispose();
+    const probs: Tensor = tf.softmax(masked);
+    masked.dispose();
+    return probs;
+  };
   // [G, Hk·R·E, C, P + C]: scores of completions against prompt and own keys side by side.
   const joinScores = (prompt: Tensor, own: Tensor): Tensor =>
     tf.concat([tf.reshape(prompt, [G, Hk * R * E, C, P]), tf.reshape(own, [G, Hk * R * E, C, C])], 3);
@@ -212,8 +261,8 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
     const qP = rows(scaled, t.promptQueries, [G * Hk, E * P, D]);
     const kP = rows(k!, t.promptKeys, [G * Hk, P, D]);
     const vP = rows(v!, t.promptKeys, [G * Hk, P, D]);
-    const scoresP = tf.reshape(dot(qP, kP, false, true), [G, Hk * E, P, P]);
-    const probsP = tf.reshape(tf.softmax(tf.add(scoresP, t.promptBias)), [G * Hk, E * P, P]);
+    const scoresP = (): Tensor => tf.reshape(dot(qP, kP, false, true), [G, Hk * E, P, P]);
+    const probsP = tf.reshape(probabilities(scoresP, t.promptBias), [G * Hk, E * P, P]);
     const oP = dot(probsP, vP);
     if (C === 0) {
       save([qP, kP, vP, probsP, oP]);
@@ -221,13 +270,13 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
       const qC = rows(scaled, t.completionQueries, [G * Hk, R * E * C, D]);
       const kC = rows(k!, t.completionKeys, [G * Hk * R, C, D]);
       const vC = rows(v!, t.completionKeys, [G * Hk * R, C, D]);
-      const scoresC = joinScores(
-        dot(qC, kP, false, true),
-        dot(tf.reshape(qC, [G * Hk * R, E * C, D]), kC, false, true),
-      );
-      const probsC = tf.softmax(tf.add(scoresC, t.completionBias));
-      const [toPrompt, toOwn] = splitScores(probsC);
-      const oC = tf.add(dot(toPrompt, vP), tf.reshape(dot(toOwn, vC), [G * Hk, R * E * C, D]));
+      const scoresC = (): Tensor =>
+        joinScores(dot(qC, kP, false, true), dot(tf.reshape(qC, [G * Hk * R, E * C, D]), kC, false, true));
+      const probsC = probabilities(scoresC, t.completionBias);
+      const oC = tf.tidy(() => {
+        const [toPrompt, toOwn] = splitScores(probsC);
+        return tf.add(dot(toPrompt, vP), tf.reshape(dot(toOwn, vC), [G * Hk, R * E * C, D]));
+      });
       save([qP, kP, vP, probsP, oP, qC, kC, vC, probsC, oC]);
       return { value: back(oP, oC, t.queriesBack, Hq * D), gradFunc };
     }
@@ -246,8 +295,8 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
       const dOP = tf.reshape(tf.mul(rows(dy, t.promptQueries, [-1, D]), t.promptReal), [G * Hk, E * P, D]);
       const dSP = softmaxGrad(probsP, dot(dOP, vP, false, true), tf.sum(tf.mul(dOP, oP), 2, true));
       const dqP = dot(dSP, kP);
-      let dkP = dot(dSP, qP, true, false);
-      let dvP = dot(probsP, dOP, true, false);
+      let dkP: Tensor = dot(dSP, qP, true, false);
+      let dvP: Tensor = dot(probsP, dOP, true, false);
       let dqC: Tensor | null = null;
       let dkC: Tensor | null = null;
       let dvC: Tensor | null = null;
@@ -258,16 +307,24 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
           D,
         ]);
         const dOwn = tf.reshape(dOC, [G * Hk * R, E * C, D]);
-        const dProbs = joinScores(dot(dOC, vP, false, true), dot(dOwn, vC, false, true));
-        const rowSum = tf.reshape(tf.sum(tf.mul(dOC, oC), 2), [G, Hk * R * E, C, 1]);
-        const [dSPrompt, dSOwn] = splitScores(softmaxGrad(probsC, dProbs, rowSum));
-        const [toPrompt, toOwn] = splitScores(probsC);
+        const dScores = tf.tidy(() => {
+          const dProbs = tf.tidy(() => joinScores(dot(dOC, vP, false, true), dot(dOwn, vC, false, true)));
+          return softmaxGrad(probsC, dProbs, tf.reshape(tf.sum(tf.mul(dOC, oC), 2), [G, Hk * R * E, C, 1]));
+        });
         const qOwn = tf.reshape(qC, [G * Hk * R, E * C, D]);
-        dqC = tf.add(dot(dSPrompt, kP), tf.reshape(dot(dSOwn, kC), [G * Hk, R * E * C, D]));
-        dkP = tf.add(dkP, dot(dSPrompt, qC, true, false));
-        dvP = tf.add(dvP, dot(toPrompt, dOC, true, false));
-        dkC = dot(dSOwn, qOwn, true, false);
-        dvC = dot(toOwn, dOwn, true, false);
+        [dqC, dkP, dkC] = tf.tidy((): [Tensor, Tensor, Tensor] => {
+          const [dSPrompt, dSOwn] = splitScores(dScores);
+          return [
+            tf.add(dot(dSPrompt, kP), tf.reshape(dot(dSOwn, kC), [G * Hk, R * E * C, D])),
+            tf.add(dkP, dot(dSPrompt, qC, true, false)),
+            dot(dSOwn, qOwn, true, false),
+          ];
+        });
+        dScores.dispose();
+        [dvP, dvC] = tf.tidy((): [Tensor, Tensor] => {
+          const [toPrompt, toOwn] = splitScores(probsC);
+          return [tf.add(dvP, dot(toPrompt, dOC, true, false)), dot(toOwn, dOwn, true, false)];
+        });
       }
       return [
         tf.mul(back(dqP, dqC, t.queriesBack, Hq * D), scale),
@@ -282,8 +339,12 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
   }
 }
 
-/** Logits held at once by `tokenLogprobs`, in elements (256 MiB as float32). */
-const MAX_LOGITS = 64 * 1024 * 1024;
+/**
+ * Logits of one chunk in `tokenLogprobs`, in elements (64 MiB as float32). Two arrays of the size exist at once, three in
+ * the gradient of a trained head or of entropies.
+ * More where the head is trained: each chunk then has a gradient as large as the head, to be added to the others'.
+ */
+const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
 
 /**
  * Log-probability of each target under softmax(h · headᵀ / temperature), and the entropy of that distribution.
@@ -305,40 +366,52 @@ export function tokenLogprobs(
   temperature: number,
   options: { readonly entropyGradient?: boolean; readonly frozenHead?: boolean; readonly maxLogits?: number } = {},
 ): Tensor2D {
-  const { entropyGradient = false, frozenHead = false, maxLogits = MAX_LOGITS } = options;
+  const { entropyGradient = false, frozenHead = false } = options;
+  const maxLogits = options.maxLogits ?? MAX_LOGITS[frozenHead ? "frozenHead" : "trainedHead"];
   const V = head.shape[0]!;
   const M = targets.length;
   const chunk = Math.max(1, Math.min(M, Math.floor(maxLogits / V)));
   const starts = Array.from({ length: Math.ceil(M / chunk) }, (_, i) => i * chunk);
 
-  /** Logits, log of their exponentials' sum, and probabilities of one chunk. At most three arrays of its size exist at once. */
-  const distribution = (h: Tensor, head: Tensor): { z: Tensor; logSum: Tensor; probs: Tensor } => {
-    const z = tf.tidy(() => tf.mul(tf.matMul(h as Tensor2D, head as Tensor2D, false, true), 1 / temperature));
-    const max = tf.max(z, 1, true);
-    const exp = tf.tidy(() => tf.exp(tf.sub(z, max)));
-    const sum = tf.sum(exp, 1, true);
-    const probs: Tensor = tf.div(exp, sum);
-    exp.dispose();
-    return { z, logSum: tf.add(tf.log(sum), max), probs };
+  /**
+   * Of one chunk: logits less their largest [rows, V], the exponentials of these and their sums [rows, 1]. Two arrays of
+   * the chunk's size exist at once.
+   */
+  const distribution = (h: Tensor, head: Tensor): { z: Tensor; exp: Tensor; sum: Tensor } => {
+    const logits = tf.matMul(tf.mul(h, 1 / temperature) as Tensor2D, head as Tensor2D, false, true);
+    const z: Tensor = tf.sub(logits, tf.max(logits, 1, true));
+    logits.dispose();
+    const exp: Tensor = tf.exp(z);
+    return { z, exp, sum: tf.sum(exp, 1, true) };
+  };
+  const idsOf = (start: number): Int32Array => targets.subarray(start, Math.min(start + chunk, M));
+  /** d (Σ log-probabilities · dy) / dh of one chunk: dy/T · (head[target] − p · head); no third array of its size. */
+  const frozenGradient = (h: Tensor, head: Tensor, dLogprob: Tensor, start: number): Tensor => {
+    const { z, exp, sum } = distribution(h, head);
+    z.dispose();
+    const chosen = tf.gather(head, tf.tensor1d(idsOf(start), "int32"));
+    const expected = tf.div(tf.matMul(exp as Tensor2D, head as Tensor2D), sum);
+    return tf.mul(tf.sub(chosen, expected), tf.mul(dLogprob, 1 / temperature));
   };
   const rowsOf = (x: Tensor, start: number): Tensor =>
     chunk >= M ? x : tf.slice(x, [start, 0], [Math.min(chunk, M - start), -1]);
   /** Flat positions of the targets in a chunk's [rows, V]. */
-  const flatTargets = (start: number): Tensor1D => {
-    const rows = Math.min(chunk, M - start);
-    return tf.tensor1d(
-      Int32Array.from({ length: rows }, (_, i) => i * V + targets[start + i]!),
+  const flatTargets = (start: number): Tensor1D =>
+    tf.tensor1d(
+      idsOf(start).map((id, i) => i * V + id),
       "int32",
     );
-  };
 
   return customGrad(tf, frozenHead ? [h] : [h, head], (inputs, save) => {
     const h = inputs[0]!;
     const parts = starts.map((start) =>
       tf.tidy(() => {
-        const { z, logSum, probs } = distribution(rowsOf(h, start), head);
+        const { z, exp, sum } = distribution(rowsOf(h, start), head);
+        const logSum = tf.log(sum);
         const picked = tf.reshape(tf.gather(tf.reshape(z, [-1]), flatTargets(start)), [-1, 1]);
-        const entropy = tf.sub(logSum, tf.sum(tf.mul(probs, z), 1, true));
+        // Σ exp·z of each row as a product of matrices, which makes no array of the products
+        const dots = tf.matMul(tf.reshape(exp, [-1, 1, V]), tf.reshape(z, [-1, V, 1]));
+        const entropy = tf.sub(logSum, tf.div(tf.reshape(dots, [-1, 1]), sum));
         return tf.concat([tf.sub(picked, logSum), entropy], 1);
       }),
     );
@@ -352,18 +425,19 @@ export function tokenLogprobs(
         const dh = starts.map((start) => {
           const [dhPart, dHeadPart] = tf.tidy(() => {
             const hPart = rowsOf(h, start);
+            const [dLogprob, dEntropy] = tf.split(rowsOf(dy, start), 2, 1) as [Tensor, Tensor];
+            if (frozenHead && !entropyGradient) return [frozenGradient(hPart, savedHead, dLogprob, start)];
             const dLogits = tf.tidy(() => {
-              const { z, logSum, probs } = distribution(hPart, savedHead);
+              const { z, exp, sum } = distribution(hPart, savedHead);
               if (!entropyGradient) z.dispose();
-              const [dLogprob, dEntropy] = tf.split(rowsOf(dy, start), 2, 1) as [Tensor, Tensor];
+              const probs = tf.div(exp, sum);
+              exp.dispose();
               // d logprob / dz = onehot - p ; d H / dz = -p (log p + H)
-              const toTarget = tf.tidy(() =>
-                tf.sub(tf.oneHot(tf.tensor1d(targets.subarray(start, start + hPart.shape[0]!), "int32"), V), probs),
-              );
+              const toTarget = tf.tidy(() => tf.sub(tf.oneHot(tf.tensor1d(idsOf(start), "int32"), V), probs));
               let dz = tf.mul(toTarget, dLogprob);
               toTarget.dispose();
               if (entropyGradient) {
-                const logp = tf.sub(z, logSum);
+                const logp = tf.sub(z, tf.log(sum));
                 const entropy = tf.neg(tf.sum(tf.mul(probs, logp), 1, true));
                 dz = tf.sub(dz, tf.mul(tf.mul(probs, tf.add(logp, entropy)), dEntropy));
               }
@@ -372,13 +446,7 @@ export function tokenLogprobs(
             const dhPart: Tensor = tf.matMul(dLogits, savedHead as Tensor2D);
             return frozenHead ? [dhPart] : [dhPart, tf.matMul(dLogits, hPart as Tensor2D, true, false)];
           }) as [Tensor, Tensor?];
-          if (dHeadPart === undefined) return dhPart;
-          if (dHead === null) dHead = dHeadPart;
-          else {
-            const sum: Tensor = tf.add(dHead, dHeadPart);
-            tf.dispose([dHead, dHeadPart]);
-            dHead = sum;
-          }
+          if (dHeadPart !== undefined) dHead = addGradient(tf, dHead, dHeadPart);
           return dhPart;
         });
         const dhAll = dh.length === 1 ? dh[0]! : tf.concat(dh, 0);

@@ -10,9 +10,10 @@ import { layoutSize, weightLayout } from "../model/layout.js";
 import { mulberry32 } from "../model/random.js";
 import type { TF } from "./backend.js";
 import { listCheckpoints, checkpointName, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "./checkpoint.js";
-import { AdamW, addGradient } from "./optimizer.js";
+import { AdamW } from "./optimizer.js";
 import { groupTokens, microbatches, type SequenceGroup } from "./packing.js";
 import { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "./policy.js";
+import { addGradient } from "./primitives.js";
 import { learningRateFactor } from "./schedule.js";
 
 export interface SftOptions {

@@ -25,7 +25,7 @@ import {
   type Loss,
 } from "./losses.js";
 import type { TrainableModel } from "./model.js";
-import { AdamW, addGradient } from "./optimizer.js";
+import { AdamW } from "./optimizer.js";
 import { microbatches, type SequenceGroup } from "./packing.js";
 import {
   completionLogprobs,
@@ -36,6 +36,7 @@ import {
   type Microbatch,
   type NamedWeights,
 } from "./policy.js";
+import { addGradient } from "./primitives.js";
 import type { TrainingBatch } from "./rollout-source.js";
 import { learningRateFactor } from "./schedule.js";
 import { rewardWeights } from "./task-source.js";

@@ -1,5 +1,5 @@
 /** The properties of the learner's primitives and of a whole training step, to be shown on one backend. */
-import type { Tensor } from "@tensorflow/tfjs";
+import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
 import * as fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
 import type { BackendName, TF } from "../../src/learner/backend.js";
@@ -9,6 +9,7 @@ import { disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "../../
 import {
   attention,
   attentionTensors,
+  product,
   rmsNorm,
   rotary,
   rotaryTables,
@@ -76,6 +77,28 @@ export function primitivesSuite(backend: BackendName): void {
             [[n, h], [h]],
             seed,
           );
+        }),
+        { numRuns: 20 },
+      );
+    });
+
+    test("product, of a trained and of a frozen weight", () => {
+      fc.assert(
+        fc.property(size, size, size, seed, (n, inputs, outputs, seed) => {
+          const twin: Op = (x, w) => tf.matMul(x as Tensor2D, tf.transpose(w as Tensor2D));
+          const shapes = [
+            [n, inputs],
+            [outputs, inputs],
+          ];
+          expectTwins((x, w) => product(tf, x!, w!), twin, shapes, seed);
+          const frozen = tf.tensor(tinyWeights(packShapes([["w", shapes[1]!]]), seed), shapes[1]);
+          expectTwins(
+            (x) => product(tf, x!, frozen, true),
+            (x) => twin(x!, frozen),
+            shapes.slice(0, 1),
+            seed,
+          );
+          frozen.dispose();
         }),
         { numRuns: 20 },
       );
@@ -235,6 +258,15 @@ export function primitivesSuite(backend: BackendName): void {
       const expected = evaluate(twin, inputs);
       expect(relativeGap(found[1]!, expected[1]!)).toBeLessThan(TOLERANCE);
       expect(relativeGap(found[2]!, expected[2]!)).toBeLessThan(TOLERANCE);
+      // A frozen head has a gradient function of its own here.
+      for (const maxLogits of [5, 10, 100]) {
+        const head = tf.tensor2d(inputs[1]!.values, [5, 4]);
+        const options = { frozenHead: true, maxLogits };
+        const frozen = evaluate((h) => tokenLogprobs(tf, h!, head, targets, 0.7, options), inputs.slice(0, 1));
+        expect(relativeGap(frozen[0]!, found[0]!)).toBeLessThan(TOLERANCE);
+        expect(relativeGap(frozen[1]!, expected[1]!)).toBeLessThan(TOLERANCE);
+        head.dispose();
+      }
       zeroEntropy.dispose();
     });
 
@@ -255,16 +287,22 @@ export function primitivesSuite(backend: BackendName): void {
         completions: completions.map(({ ids }) => ids),
       }));
       const batch = prepareMicrobatch(tf, tinyConfig, groups);
-      const states = (checkpointing: boolean): Op => {
+      const states = (checkpointing: boolean, maxMlp?: number): Op => {
         return (flat) => {
           const tensors = new Map([...(frozen ?? []), ...splitFlat(tf, flat!, layout)]);
-          return hiddenStates(tf, tinyConfig, { tensors, lora }, batch, checkpointing);
+          return hiddenStates(tf, tinyConfig, { tensors, lora }, batch, checkpointing, maxMlp);
         };
       };
       const input = [{ shape: [layoutSize(layout)], values: tinyWeights(layout, 2) }];
       const [value, gradient] = evaluate(states(true), input);
       const [expectedValue, expectedGradient] = evaluate(states(false), input);
       expect([...value!]).toEqual([...expectedValue!]);
+      // Parts of other sizes drop other inputs, but each as often; without dropout they change rounding alone.
+      for (const rows of lora?.dropout ? [] : [1, 7]) {
+        const [inParts, gradientInParts] = evaluate(states(true, rows * tinyConfig.intermediateSize), input);
+        expect(relativeGap(inParts!, expectedValue!)).toBeLessThan(TOLERANCE);
+        expect(relativeGap(gradientInParts!, expectedGradient!)).toBeLessThan(TOLERANCE);
+      }
       for (const { name, offset, size } of layout) {
         const [found, expected] = [gradient!, expectedGradient!].map((x) => x.subarray(offset, offset + size));
         // A softmax does not see k's bias: its gradient is rounding noise, held against the largest of all.
