@@ -12,7 +12,7 @@ import { writeSafetensors } from "../src/model/safetensors.js";
 import type { Completion, Task, TrajectoryGroup } from "../src/protocol/messages.js";
 
 /** Qwen2.5-3B's config.json with two layers. */
-export const cutConfig = {
+const cutConfig = {
   architectures: ["Qwen2ForCausalLM"],
   model_type: "qwen2",
   hidden_size: 2048,

@@ -4,6 +4,7 @@
  * Legend: R rows in flight, G groups (prompts) in flight, P prompt length, T completion length, S steps of a segment,
  * H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
  */
+import { adapterInputs, beyondPrefill, byteLength, storedWeights, type StoredWeight } from "../actors/graph/numeric.js";
 import type { RunConfig } from "../config/schema.js";
 import type { ModelConfig } from "../model/config.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
@@ -27,9 +28,6 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
   const half = run.actors.dtype === "float16";
   /** Of linear layers, keys and values. */
   const width = half ? 2 : 4;
-  const lora = run.lora.enabled ? run.lora : null;
-  const base = layoutSize(weightLayout(model));
-  const published = layoutSize(publishedLayout(model, lora));
   const rows = run.actors.max_rows;
   const groups = Math.max(1, Math.floor(rows / run.num_generations));
   const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length];
@@ -61,9 +59,8 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
     where: "ram",
     ...(key !== undefined && { key }),
   });
-  const weights = weightItems(run, base, published, width, where);
   return [
-    ...weights,
+    ...weightItems(run, model, where),
     // engine.ts `prefill`: each group's own keys and values; kv-cache.ts `PromptCache`: the same side by side
     inRam("keys and values of prompts", 2 * groups * prompt * perToken * width, "actors.max_rows"),
     // kv-cache.ts `GeneratedCache`: two sets of buffers, rows are copied from one to the other
@@ -91,37 +88,52 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
   ].filter((one) => one.bytes > 0);
 }
 
-function weightItems(
-  run: RunConfig,
-  base: number,
-  published: number,
-  width: number,
-  where: MemoryItem["where"],
-): MemoryItem[] {
-  const lora = run.lora.enabled;
-  const items: MemoryItem[] = [
-    // weight-fetcher.ts: one buffer, used again
-    { name: "staging of fetched weights", bytes: published * 4, where: "ram", key: "lora.enabled" },
-  ];
+function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {
+  const lora = run.lora.enabled ? run.lora : null;
+  const base = layoutSize(weightLayout(model));
+  const published = layoutSize(publishedLayout(model, lora));
+  const inRam = (name: string, bytes: number, key: string): MemoryItem => ({ name, bytes, where: "ram", key });
+  // weight-fetcher.ts: one buffer, used again
+  const staging = inRam("staging of fetched weights", published * 4, "lora.enabled");
   if (where === "ram") {
-    // engine.ts: graph inputs, read in place
-    items.push({ name: "weights", bytes: base * 4, where });
-    // adapter.ts: merged weights are made of the base, which stays
-    if (lora) items.push({ name: "base, to merge adapters into", bytes: base * 4, where });
-    return items;
+    return [
+      staging,
+      // engine-weights.ts, `weightsAsInputs`: read in place
+      inRam("weights", base * 4, "lora.enabled"),
+      // adapter.ts: merged weights are made of the base, which stays
+      ...(lora === null ? [] : [inRam("base, to merge adapters into", base * 4, "lora.enabled")]),
+    ];
   }
-  // On CUDA weights are initializers of two sessions (prefill and decoding).
-  items.push({ name: "weights, initializers of two sessions", bytes: 2 * base * width, where, key: "actors.dtype" });
-  // Full fine-tuning makes new sessions for new weights, from a file in /dev/shm, before the old ones go.
-  if (!lora) {
-    items.push({ name: "the next sessions while weights change", bytes: 2 * base * width, where, key: "lora.enabled" });
-    items.push({
-      name: "weights as a file in /dev/shm",
-      bytes: base * width,
-      where: "ram",
-      key: "lora.enabled",
-      shared: true,
-    });
-  }
-  return items;
+  // engine-weights.ts, `weightsAsInitializers`: two sessions, each with its own copy of what its graph uses. Without LoRA a
+  // new policy is two new sessions, and the old ones go before the new ones come.
+  const { dtype } = run.actors;
+  const stored = storedWeights(model, dtype);
+  const unused = beyondPrefill(model, dtype);
+  const sum = (weights: readonly StoredWeight[]): number =>
+    weights.reduce((bytes, weight) => bytes + byteLength(weight), 0);
+  const onGpu = (name: string, bytes: number, key: string): MemoryItem => ({ name, bytes, where, key });
+  const items = [
+    staging,
+    onGpu("weights of the decode session", sum(stored), "actors.dtype"),
+    onGpu("weights of the prefill session", sum(stored.filter(({ name }) => !unused.has(name))), "actors.dtype"),
+    {
+      ...inRam("weights as a file in /dev/shm while sessions are made", sum(stored), "actors.dtype"),
+      shared: true as const,
+    },
+    inRam(
+      "the largest parameter while that file is written",
+      Math.max(...weightLayout(model).map(({ size }) => size)) * 4,
+      "model.path",
+    ),
+  ];
+  if (lora === null) return items;
+  const size = ({ shape }: { shape: readonly number[] }): number => shape.reduce((a, b) => a * b, 1);
+  const inputs = adapterInputs(model, lora).reduce((all, { a, b }) => all + size(a) + size(b), 0);
+  return [
+    ...items,
+    // inputs of every run: copied into the arena of the session that runs, which keeps the room
+    onGpu("adapters in both sessions", 2 * inputs * (dtype === "float16" ? 2 : 4), "lora.r"),
+    // `load`: the copy of what arrived, and what is fed
+    inRam("adapters as they are fed, and a copy", inputs * (dtype === "float16" ? 2 : 4) + published * 4, "lora.r"),
+  ];
 }

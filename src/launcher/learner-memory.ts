@@ -11,9 +11,11 @@ import { publishedLayout } from "../model/published.js";
 import type { MemoryItem } from "./memory-plan.js";
 
 /** primitives.ts, MAX_LOGITS: logits of one chunk, in elements. */
-const MAX_LOGITS = 64 * 1024 * 1024;
-/** primitives.ts, `distribution`: arrays of a chunk's size that exist at once. */
-const LOGITS_COPIES = 3;
+const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
+/** primitives.ts, `tokenLogprobs`: arrays of a chunk's size that exist at once, in the gradient of a frozen head or of any other. */
+const LOGITS_COPIES = { frozenHead: 2, other: 3 };
+/** policy.ts, MAX_MLP: elements of one array of an MLP that is recomputed. */
+const MAX_MLP = 4 * 1024 * 1024;
 /** optimizer.ts, PART_SIZE times its temporaries. */
 const ADAM_TEMPORARIES = 20 * 4 * 1024 * 1024;
 /** logprob-gap.ts, MAX_SIZE: larger published vectors are not remembered. */
@@ -57,24 +59,38 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
   // A tied embedding has two gradients, of lookup and head, and their sum, while the other views' gradients wait.
   const embedding = lora === null ? 2 * V * H : 0;
 
-  // policy.ts, `block`. What the tape saves of one: normed x and its product with the weight (twice), attention's gathered
-  // q, k, v and output, its result, silu's three and the input of down_proj.
-  const r = lora === null ? 0 : lora.r * lora.target_modules.length;
-  const saved = 4 * H + 3 * q + 2 * kv + 4 * I + 2 * r;
-  // What tfjs keeps of a backward pass until its end: the gradient of every value on the tape.
-  const kept = 4 * H + 3 * q + 3 * kv + 3 * I + 2 * r;
+  // policy.ts, a block in halves. What the tape saves of each: the normed x and its product with the norm's weight; attention's
+  // gathered q, k, v and output, and its result; silu's three and the input of down_proj. An adapter's r twice, and its gradient.
+  const r = lora?.r ?? 0;
+  const isMlp = (module: string): boolean => /^(gate|up|down)_proj$/.test(module);
+  const adapters = (inMlp: boolean): number =>
+    3 * r * (lora?.target_modules.filter((module) => isMlp(module) === inMlp).length ?? 0);
   const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length - 1];
   // primitives.ts, `attention`: probabilities of prompts, and of completions over prompt and own tokens.
   const probs = g * model.numHeads * (prompt * prompt + run.num_generations * completion * (prompt + completion));
-  // Temporaries of the gradient functions of attention (scores, their gradient, its parts) and swiGlu, not both at once.
-  const workspace = Math.max(6 * probs + 6 * N * q, 6 * N * I);
-  const blocks = run.model.gradient_checkpointing
-    ? trunks * L * N * 2 * H + N * (saved + kept) + probs
-    : trunks * L * (N * (saved + kept) + probs);
-  const logits = Math.min(M, Math.max(1, Math.floor(MAX_LOGITS / V))) * V * LOGITS_COPIES;
+  const attentionSaved = N * (2 * H + 3 * q + 2 * kv + adapters(false)) + probs;
+  const mlpSaved = (rows: number): number => rows * (2 * H + 4 * I + adapters(true));
+  // Temporaries of the gradient functions of attention (scores, their gradient, its parts) and swiGlu. Gradients of a
+  // block's values go as they are used (`customGrad`).
+  const attentionWork = 3 * probs + 6 * N * q;
+  const mlpWork = (rows: number): number => 6 * rows * I;
+  const headRows = Math.max(1, Math.floor(MAX_LOGITS[lora === null ? "trainedHead" : "frozenHead"] / V));
+  const logits =
+    Math.min(M, headRows) * V * LOGITS_COPIES[lora !== null && run.entropy_coef === 0 ? "frozenHead" : "other"];
+  // The final norm and the states that predict, with their gradients.
+  const ends = 2 * N * H + 2 * M * H;
+  let kept = trunks * L * (attentionSaved + mlpSaved(N));
+  let workspace = Math.max(attentionWork, mlpWork(N), logits);
+  if (run.model.gradient_checkpointing) {
+    // Of each half its input is kept; one half at a time is computed anew.
+    const rows = Math.min(N, Math.max(1, Math.floor(MAX_MLP / I)));
+    kept = trunks * L * 2 * N * H;
+    workspace = Math.max(attentionSaved + attentionWork, mlpSaved(rows) + mlpWork(rows), logits);
+  }
+  const activations = kept + ends;
 
   const bytes = 4;
-  const step = (copies * P + embedding + blocks + Math.max(workspace, logits)) * bytes;
+  const step = (copies * P + embedding + activations + workspace) * bytes;
   const item = (name: string, elements: number, key?: string): MemoryItem => ({
     name,
     bytes: elements * bytes,
@@ -88,11 +104,11 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
     item("AdamW: two moments", 2 * P, "lora.enabled"),
     item("gradient and views of the vector", copies * P + embedding, "lora.enabled"),
     item(
-      `activations and their gradients (${N} tokens)`,
-      blocks,
+      `activations (${N} tokens)`,
+      activations,
       run.model.gradient_checkpointing ? "tokens_per_microbatch" : "model.gradient_checkpointing",
     ),
-    item("logits or largest block's workspace", Math.max(workspace, logits, ADAM_TEMPORARIES), "tokens_per_microbatch"),
+    item("logits or largest block's workspace", Math.max(workspace, ADAM_TEMPORARIES), "tokens_per_microbatch"),
     { name: "fragments of TensorFlow's allocator", bytes: step * BFC_FRAGMENTS, where },
     // model.ts, `published`; remote-source.ts, two buffers shared with the dispatcher's thread
     inRam("published weights: a copy and two shared buffers", 3 * published),

@@ -102,6 +102,32 @@ describe("items by hand", () => {
   });
 });
 
+describe("an actor on a GPU", () => {
+  const items = (dtype: string, lora: object = {}) =>
+    actorItems(run({ ...small, lora, actors: { device: "cuda", dtype, max_rows: 6, segment_length: 2 } }), tiny, "gpu");
+
+  test("two sessions, each with the weights of its graph: no head and no last MLP in prefill", () => {
+    // 5 norms of 8 in float32, the other 1272 - 40 in float16, and the tied head once more, 80 in float32
+    expect(bytesOf(items("float16"), "weights of the decode session")).toBe(4 * 40 + 2 * 1232 + 4 * 80);
+    // of the last layer not o (64), gate, up, down (3 · 128) and its second norm, nor the final norm (8 each)
+    expect(bytesOf(items("float16"), "weights of the prefill session")).toBe(4 * 24 + 2 * (1232 - 448));
+    // in float32 the head is the embedding, which both need
+    expect(bytesOf(items("float32"), "weights of the decode session")).toBe(4 * 1272);
+    expect(bytesOf(items("float32"), "weights of the prefill session")).toBe(4 * (1272 - 464));
+    expect(bytesOf(items("float32"), "weights as a file")).toBe(4 * 1272);
+    expect(bytesOf(items("float32"), "the largest parameter")).toBe(4 * 128);
+  });
+
+  test("LoRA: no second set of weights, but adapters as inputs of both sessions", () => {
+    const lora = { enabled: true, r: 2, target_modules: ["q_proj"] };
+    // a layer: A [2, 8], and B in the rows of q and k together, [3 heads, 4, 2]
+    expect(bytesOf(items("float16", lora), "adapters in both sessions")).toBe(2 * 2 * 2 * (16 + 24));
+    expect(bytesOf(items("float16", lora), "weights of the decode session")).toBe(
+      bytesOf(items("float16"), "weights of the decode session"),
+    );
+  });
+});
+
 test("more of anything never takes less; checkpointing and adapters never take more", () => {
   const total = (config: RunConfig): number => {
     const { processes } = planMemory(config, qwen3b, machine(80e9, null));

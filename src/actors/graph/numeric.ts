@@ -49,6 +49,13 @@ export function storedWeights(config: ModelConfig, dtype: Numeric["dtype"]): Sto
   });
 }
 
+/** Names of the weights that come after the last layer's keys and values: the prefill graph ends there. */
+export function beyondPrefill(config: ModelConfig, dtype: Numeric["dtype"]): ReadonlySet<string> {
+  const { o, postNorm, gate, up, down } = layerNames(config.numLayers - 1);
+  const head = headName(config, { dtype });
+  return new Set([o, postNorm, gate, up, down, "final_norm", ...(head === "embedding" ? [] : [head])]);
+}
+
 export function byteLength({ shape, dtype }: Pick<StoredWeight, "shape" | "dtype">): number {
   return shape.reduce((a, b) => a * b, 1) * (dtype === "float16" ? 2 : 4);
 }

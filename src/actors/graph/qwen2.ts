@@ -9,18 +9,24 @@
  * P prompts, Tp their padded length.
  */
 import type { ModelConfig } from "../../model/config.js";
-import { CPU_FLOAT32, WEIGHTS_FILE, byteLength, storedWeights, type Numeric } from "./numeric.js";
+import { CPU_FLOAT32, WEIGHTS_FILE, beyondPrefill, byteLength, storedWeights, type Numeric } from "./numeric.js";
 import { Graph, type DataType } from "./onnx.js";
 import { layerNames, weightViews } from "./weights.js";
 
 /** Added to the score of a position that must not be seen; exp() of it is exactly 0. */
 export const MASKED = -1e30;
 
-export function declareWeights(g: Graph, config: ModelConfig, numeric: Numeric): void {
+/** @param unused names of initializers to leave out (inputs are fed to every graph alike) */
+export function declareWeights(
+  g: Graph,
+  config: ModelConfig,
+  numeric: Numeric,
+  unused: ReadonlySet<string> = new Set(),
+): void {
   if (numeric.weights === "inputs") {
     for (const view of weightViews(config)) g.input(view.name, "float32", view.shape);
   } else {
-    for (const weight of storedWeights(config, numeric.dtype)) {
+    for (const weight of storedWeights(config, numeric.dtype).filter(({ name }) => !unused.has(name))) {
       const { name, dtype: type, shape: dims, position } = weight;
       g.externalTensor({ name, type, dims, file: WEIGHTS_FILE, position, bytes: byteLength(weight) });
     }
@@ -151,7 +157,7 @@ export function buildPrefillGraph(config: ModelConfig, numeric: Numeric = CPU_FL
   const { numHeads: Hq, numKvHeads: Hkv, headDim: D, hiddenSize: H } = config;
   const rep = Hq / Hkv;
   const g = Graph.create();
-  declareWeights(g, config, numeric);
+  declareWeights(g, config, numeric, beyondPrefill(config, numeric.dtype));
   const ids = g.input("ids", "int64", ["P", "Tp"]);
   const rope = declareRope(g, config, numeric, config.maxPositions);
 
