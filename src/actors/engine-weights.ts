@@ -35,8 +35,13 @@ import { halfBits } from "./kv-cache.js";
 
 interface Sessions {
   readonly prefill: InferenceSession;
-  readonly segment: InferenceSession;
+  /** For segments of fewer than `MANY_ROWS`, and for others; may be the same. */
+  readonly fewRows: InferenceSession;
+  readonly manyRows: InferenceSession;
 }
+
+/** From here on a segment is faster with weights as first operands (SmolLM2-135M and the starter model, one and two cores). */
+const MANY_ROWS = 8;
 
 export interface EngineWeights {
   /** Of keys and values. */
@@ -61,7 +66,7 @@ export interface AdaptersOnBase {
 /** Elements that are converted and written at a time. */
 const CHUNK = 1 << 24;
 
-function sessionOptions({ threads, device }: EngineOptions): InferenceSession.SessionOptions {
+function sessionOptions({ threads, device, spin = false }: EngineOptions): InferenceSession.SessionOptions {
   return {
     executionProviders: [device ?? "cpu"],
     intraOpNumThreads: threads,
@@ -69,7 +74,7 @@ function sessionOptions({ threads, device }: EngineOptions): InferenceSession.Se
     graphOptimizationLevel: "all",
     // Shapes change with nearly every run; remembered allocation patterns would only pile up.
     enableMemPattern: false,
-    extra: { session: { intra_op: { allow_spinning: "0" } } },
+    extra: { session: { intra_op: { allow_spinning: spin ? "1" : "0" } } },
   };
 }
 
@@ -84,9 +89,11 @@ export async function weightsAsInputs(
       ? null
       : await AdapterMerger.create(config, lora.spec, loadPacked(lora.baseFolder, config), options.threads);
   const { maxRows, segmentLength } = options;
+  const create = (graph: Uint8Array) => InferenceSession.create(graph, sessionOptions(options));
   const sessions: Sessions = {
-    prefill: await InferenceSession.create(buildPrefillGraph(config), sessionOptions(options)),
-    segment: await InferenceSession.create(buildSegmentGraph(config, maxRows, segmentLength), sessionOptions(options)),
+    prefill: await create(buildPrefillGraph(config)),
+    fewRows: await create(buildSegmentGraph(config, maxRows, segmentLength)),
+    manyRows: await create(buildSegmentGraph(config, maxRows, segmentLength, { ...CPU_FLOAT32, weightsFirst: true })),
   };
   const layout = weightLayout(config);
   const arena = new Float32Array(layoutSize(layout));
@@ -171,9 +178,13 @@ function folderReader(folder: string, config: ModelConfig): (entry: LayoutEntry)
   return ({ name }) => readTensor(stored.get(name)!);
 }
 
-async function release({ prefill, segment }: Sessions): Promise<void> {
-  await prefill.release();
-  await segment.release();
+async function release({ prefill, fewRows, manyRows }: Sessions): Promise<void> {
+  for (const session of new Set([prefill, fewRows, manyRows])) await session.release();
+}
+
+/** The session for a segment of `rows`. */
+export function segmentSession({ fewRows, manyRows }: Sessions, rows: number): InferenceSession {
+  return rows < MANY_ROWS ? fewRows : manyRows;
 }
 
 /** Writes the weights that `read` gives, makes both sessions of them, and removes the file. */
@@ -195,7 +206,7 @@ async function makeSessions(
     const { maxRows, segmentLength } = options;
     const prefill = await create("prefill.onnx", buildPrefillGraph(config, numeric));
     const segment = await create("segment.onnx", buildSegmentGraph(config, maxRows, segmentLength, numeric));
-    return { sessions: { prefill, segment }, sha256 };
+    return { sessions: { prefill, fewRows: segment, manyRows: segment }, sha256 };
   } finally {
     rmSync(folder, { recursive: true, force: true }); // what a session maps or has copied stays
   }

@@ -20,7 +20,7 @@ import type {
   GeneratedGroup,
   StreamedTokens,
 } from "./engine-types.js";
-import { weightsAsInitializers, weightsAsInputs } from "./engine-weights.js";
+import { weightsAsInitializers, weightsAsInputs, segmentSession } from "./engine-weights.js";
 import type { AdaptersOnBase, EngineWeights } from "./engine-weights.js";
 import { MASKED, cacheNames } from "./graph/qwen2.js";
 import { ropeRows } from "./graph/segment.js";
@@ -279,7 +279,7 @@ export class OrtEngine implements Engine {
       else for (let s = 0; s < S; s++) forced[s * R + r] = BigInt(given[row.ids.length + s] ?? -1);
     });
     const steps = Math.min(S, Math.max(...live.map((row) => row.limit - row.ids.length)));
-    const outputs = await this.weights.sessions.segment.run({
+    const outputs = await segmentSession(this.weights.sessions, R).run({
       ...this.weights.feeds,
       ...this.prompts.feeds,
       ...this.cache.feeds,

@@ -12,6 +12,8 @@ export interface Numeric {
   readonly dtype: "float32" | "float16";
   /** Weights are inputs (fed at each run) or initializers (loaded when the session is made, from `WEIGHTS_FILE`). */
   readonly weights: "inputs" | "initializers";
+  /** Linear layers multiply weights from the left: see `linear` in qwen2.ts. Without adapters only. */
+  readonly weightsFirst?: boolean;
   /** LoRA beside the base, as inputs. Empty without LoRA, or when it is merged into the weights. */
   readonly adapters: readonly AdapterInput[];
 }

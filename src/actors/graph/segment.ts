@@ -27,6 +27,7 @@ import {
   projectQueryKey,
   projectValue,
   rmsNorm,
+  timesTransposed,
 } from "./qwen2.js";
 import { sample, vocabularyBlocks } from "./sampling.js";
 import { layerNames } from "./weights.js";
@@ -149,7 +150,7 @@ export function buildSegmentGraph(
     ({ normed: x, residual } = addAndNorm(b, config, numeric, next));
     return { k, v };
   });
-  const logits = linear(b, x, headName(config, numeric));
+  const logits = linear(b, numeric, x, headName(config, numeric));
   const chosen = sample(b, logits, config.vocabSize, {
     inverseTemperature,
     greedy,
@@ -242,9 +243,9 @@ function attend(
   const scores = b.node(
     "Concat",
     [
-      b.node("Reshape", [linear(b, queryByBlock, prompt.k), shapes.rowHeads]),
-      linear(b, queryByRow, past.k),
-      linear(b, queryByRow, recent.k),
+      b.node("Reshape", [timesTransposed(b, queryByBlock, prompt.k), shapes.rowHeads]),
+      timesTransposed(b, queryByRow, past.k),
+      timesTransposed(b, queryByRow, recent.k),
     ],
     { axis: { int: -1 } },
   );
