@@ -1,8 +1,9 @@
 /**
  * The rollout engine on ONNX Runtime: continuous batching over the segment graph.
  *
- * Each `step` admits queued groups (prefill), arranges the rows in flight into blocks, runs one segment, and hands
- * out the groups that are complete. Token ids in, token ids and logprobs out: it knows no text, rewards or sockets.
+ * Each `step` fills free places with rows of queued groups (prefill), arranges the rows in flight into blocks, runs one
+ * segment, and hands out the groups that are complete. Token ids in, token ids and logprobs out: it knows no text,
+ * rewards or sockets.
  *
  * Buffers: a run reads its feeds in place and blocks this thread until it returns, and everything written here is
  * written between runs, so no fed buffer is ever written during a run.
@@ -33,7 +34,7 @@ const PREFILL_SCORES = 2 ** 24;
 /** Packing one float for a matmul costs about this many multiply-adds (measured on AVX2). */
 const PACK_COST = 8;
 
-/** One completion in flight. */
+/** One completion. */
 interface Row {
   readonly group: Group;
   readonly completion: number;
@@ -45,6 +46,8 @@ interface Row {
   readonly top: { readonly ids: number[]; readonly logprobs: number[] };
   /** Tokens already reported by `streamed`. */
   reported: number;
+  /** Whether it has, or had, a place in the batch. */
+  started: boolean;
   finished: "stop" | "length" | undefined;
   /** Where its generated keys and values are. */
   readonly place: Place;
@@ -65,7 +68,9 @@ export class OrtEngine implements Engine {
   private readonly config: ModelConfig;
   private readonly options: EngineOptions;
   private readonly weights: EngineWeights;
-  private readonly queue: Group[] = [];
+  /** Groups with rows that have not started; the first may be active already. */
+  private queue: Group[] = [];
+  /** Groups with rows that have started, and not all finished. */
   private active: Group[] = [];
   private loaded: PolicyVersion | undefined;
   private busy = false;
@@ -101,7 +106,8 @@ export class OrtEngine implements Engine {
   }
 
   get pending(): number {
-    return this.queue.length + this.active.reduce((sum, group) => sum + group.rows.length, 0);
+    const queued = this.queue.filter((group) => !this.active.includes(group));
+    return queued.length + this.active.reduce((sum, group) => sum + group.rows.length, 0);
   }
 
   async load(packed: Float32Array, iteration: number): Promise<PolicyVersion> {
@@ -134,7 +140,7 @@ export class OrtEngine implements Engine {
       const limit = request.forced?.[completion]?.length ?? request.sampling.maxNewTokens;
       const finished = limit === 0 ? "length" : undefined;
       const empty = { ids: [], logprobs: [], top: { ids: [], logprobs: [] }, reported: 0 };
-      group.rows.push({ group, completion, limit, ...empty, finished, place: newPlace() });
+      group.rows.push({ group, completion, limit, ...empty, started: false, finished, place: newPlace() });
     }
     this.queue.push(group);
   }
@@ -148,8 +154,7 @@ export class OrtEngine implements Engine {
       return;
     }
     this.active = this.active.filter((group) => !is(group));
-    const queued = this.queue.findIndex(is);
-    if (queued >= 0) this.queue.splice(queued, 1);
+    this.queue = this.queue.filter((group) => !is(group));
   }
 
   streamed(): StreamedTokens[] {
@@ -173,8 +178,8 @@ export class OrtEngine implements Engine {
     } finally {
       this.busy = false;
     }
-    const complete = this.active.filter((group) => !group.rows.some(inFlight));
-    this.active = this.active.filter((group) => group.rows.some(inFlight));
+    const complete = this.active.filter((group) => !group.rows.some(unfinished));
+    this.active = this.active.filter((group) => group.rows.some(unfinished));
     if (this.active.length === 0) {
       this.cache.clear();
       this.prompts.clear();
@@ -186,19 +191,23 @@ export class OrtEngine implements Engine {
     await this.weights.dispose();
   }
 
-  /** Moves whole groups from the queue into the batch while there is room, and prefills their prompts. */
+  /** Starts as many queued rows as there are free places, and prefills prompts of groups that start with them. */
   private async admit(): Promise<void> {
-    let rows = this.active.reduce((sum, group) => sum + group.rows.filter(inFlight).length, 0);
+    let free = this.options.maxRows - this.active.reduce((sum, group) => sum + group.rows.filter(inFlight).length, 0);
     const admitted: Group[] = [];
-    for (let next = this.queue[0]; next !== undefined; next = this.queue[0]) {
-      rows += next.rows.length;
-      if (rows > this.options.maxRows) break;
-      admitted.push(next);
+    const now = performance.now();
+    for (let next = this.queue[0]; next !== undefined && free > 0; next = this.queue[0]) {
+      if (!this.active.includes(next)) {
+        next.queuedMs = now - next.submittedAt;
+        this.active.push(next);
+        admitted.push(next);
+      }
+      const waiting = next.rows.filter((row) => !row.started && unfinished(row));
+      for (const row of waiting.slice(0, free)) row.started = true;
+      if (waiting.length > free) break;
+      free -= waiting.length;
       this.queue.shift();
     }
-    const now = performance.now();
-    for (const group of admitted) group.queuedMs = now - group.submittedAt;
-    this.active.push(...admitted);
 
     const heads = this.config.numHeads;
     const sorted = admitted
@@ -349,8 +358,12 @@ export class OrtEngine implements Engine {
   }
 }
 
-function inFlight(row: Row): boolean {
+function unfinished(row: Row): boolean {
   return row.finished === undefined;
+}
+
+function inFlight(row: Row): boolean {
+  return row.started && unfinished(row);
 }
 
 /** A forced row is measured to its end, whatever it contains. */
