@@ -28,7 +28,7 @@ interface Point {
 
 export async function benchLearning({ python, quick, progress }: BenchContext): Promise<BenchResult> {
   const completions = quick ? 64 : 512;
-  const [steps, saveSteps, repeats] = quick ? [4, 2, 1] : [40, 5, 2];
+  const [steps, saveSteps, repeats] = quick ? [4, 2, 1] : [30, 5, 2];
   const start = { seconds: 0, ...(await accuracyOf(starterModel)) };
   const curves: Record<"ours" | typeof TRL, Point[][]> = { ours: [], [TRL]: [] };
   /** Runs that ended before the target: their figure is only a lower bound. */

@@ -28,7 +28,7 @@ async function engineOf({ model, rows }: RolloutRequest): Promise<OrtEngine> {
   const found = engines.get(key);
   if (found !== undefined) return found;
   const config = readModelConfig(model);
-  const engine = await OrtEngine.create(config, { threads, maxRows: rows, segmentLength: 8, spin: true });
+  const engine = await OrtEngine.create(config, { threads, maxRows: rows, segmentLength: 8 });
   await engine.load(loadPacked(model, config), 0);
   engines.set(key, engine);
   return engine;

@@ -56,11 +56,6 @@ export interface GeneratedGroup {
 export interface EngineOptions {
   /** Intra-op threads of the ONNX Runtime session. */
   readonly threads: number;
-  /**
-   * Threads wait for the next operator awake. A tenth faster with two, but what waits takes the core from others, so an
-   * actor beside a learner leaves it off. Default off.
-   */
-  readonly spin?: boolean;
   /** Most rows (completions in flight) of one batch. */
   readonly maxRows: number;
   /** Most tokens decoded by one run of the graph, for every row. */

@@ -66,7 +66,7 @@ export interface AdaptersOnBase {
 /** Elements that are converted and written at a time. */
 const CHUNK = 1 << 24;
 
-function sessionOptions({ threads, device, spin = false }: EngineOptions): InferenceSession.SessionOptions {
+function sessionOptions({ threads, device }: EngineOptions): InferenceSession.SessionOptions {
   return {
     executionProviders: [device ?? "cpu"],
     intraOpNumThreads: threads,
@@ -74,7 +74,8 @@ function sessionOptions({ threads, device, spin = false }: EngineOptions): Infer
     graphOptimizationLevel: "all",
     // Shapes change with nearly every run; remembered allocation patterns would only pile up.
     enableMemPattern: false,
-    extra: { session: { intra_op: { allow_spinning: spin ? "1" : "0" } } },
+    // Each session has threads of its own: those of the one that has just run would take cores from the next one.
+    extra: { session: { intra_op: { allow_spinning: "0" } } },
   };
 }
 

@@ -30,7 +30,7 @@ export async function startEngine(
   { config, baseFolder, lora, published }: ModelFiles,
   threads: number,
 ): Promise<OrtEngine> {
-  const options = { threads: threads || availableParallelism(), maxRows: 256, segmentLength: 8, spin: true };
+  const options = { threads: threads || availableParallelism(), maxRows: 256, segmentLength: 8 };
   const engine = await OrtEngine.create(config, options, lora === null ? null : { spec: lora, baseFolder });
   await engine.load(published(), 0);
   return engine;

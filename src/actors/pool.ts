@@ -12,7 +12,7 @@ import type { PolicyVersion } from "../model/weights.js";
 import type { EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } from "./engine-types.js";
 import type { EngineThreadData, FromEngine, ToEngine } from "./engine-thread.js";
 
-export interface PoolOptions extends Omit<EngineOptions, "spin"> {
+export interface PoolOptions extends EngineOptions {
   /** Number of engines. */
   readonly actors: number;
   /** ONNX Runtime threads of each engine; 0 = the cores, shared out. */
@@ -101,7 +101,7 @@ export class EnginePool {
     const threads = options.threads || Math.max(1, Math.floor(availableParallelism() / actors));
     const workerData: EngineThreadData = {
       model: config,
-      options: { ...engine, threads, spin: true },
+      options: { ...engine, threads },
       lora: lora === null ? null : { spec: lora, baseFolder },
     };
     const packed = model.published();

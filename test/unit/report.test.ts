@@ -119,6 +119,16 @@ describe("report of a study", () => {
     }
   });
 
+  test("a study whose runs were taken away keeps its verdict and its differences", () => {
+    const committed = new URL("../../experiments/starter-study", import.meta.url).pathname;
+    const { verdict } = JSON.parse(readFileSync(join(committed, "comparison.json"), "utf8")) as { verdict: string };
+    const out = join(root, "committed");
+    const page = readFileSync(writeReport(committed, { out }), "utf8");
+    expect(page).toContain(verdict.slice(0, 40));
+    expect(page).toMatch(/not there|missing/);
+    expect(readdirSync(join(out, "report-figures")).length).toBeGreaterThan(0);
+  });
+
   test("a study that is not finished is reported with what it lacks", () => {
     unlinkSync(join(dir, "comparison.json"));
     rmSync(join(dir, "ppo-seed3"), { recursive: true });

@@ -1,7 +1,7 @@
 /** A directory's report as a document and as figures. Puts the parts together; reads through gather, writes nothing. */
 import { basename } from "node:path";
 import { type Document, label } from "./document.js";
-import { type Gathered, type Run, gather } from "./gather.js";
+import { type Gathered, gather } from "./gather.js";
 import { flows, results } from "./results.js";
 import { auditSection, flowSection, samplesSection } from "./sections/answers.js";
 import { accuracySection, comparisonSection } from "./sections/models.js";
@@ -21,7 +21,7 @@ export function makeReport(dir: string): Report {
   const gathered = gather(dir);
   const { study, runs, comparison, missing } = gathered;
   const [ofModels, flow, accounts] = [results(gathered), flows(gathered), runs.map(account)];
-  const styles = stylesOf(runs);
+  const styles = stylesOf(gathered);
   const primary = study?.definition.primary ?? "sampled";
   const sections = [
     differencesSection(gathered),
@@ -93,10 +93,8 @@ function subtitleOf({ study, runs, baseline }: Gathered): string {
   ].join(" · ");
 }
 
-/** Names shown, with the style each keeps in all charts. */
-function stylesOf(runs: readonly Run[]): Map<string, Style> {
-  return new Map([
-    ["baseline", baselineStyle],
-    ...algorithmsOf(runs).map((algorithm, i) => [algorithm, styleOf(i)] as const),
-  ]);
+/** Names shown, with the style each keeps in all charts; a study's, whether their runs are there or not. */
+function stylesOf({ study, runs }: Gathered): Map<string, Style> {
+  const names = study === null ? algorithmsOf(runs) : Object.keys(study.definition.algorithms);
+  return new Map([["baseline", baselineStyle], ...names.map((name, i) => [name, styleOf(i)] as const)]);
 }
