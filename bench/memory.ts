@@ -120,7 +120,7 @@ async function main(): Promise<number> {
   try {
     for (const { name, model, settings } of chosen) {
       const folder = model === "smollm2" ? options.smollm2 : makeCut(options.cut ?? join(work, "cut"), tokenizer);
-      const overrides = [`--model.path=${folder}`, ...common, ...settings, "--data.max_prompt_length=128"];
+      const overrides = [`--model.path=${folder}`, ...common, ...settings, "--data.max_prompt_length=72"];
       const runDir = join(work, "run");
       rmSync(runDir, { recursive: true, force: true });
       const found = await measure([

@@ -1,8 +1,8 @@
 /**
  * What a rollout actor will hold, by item, from shapes alone. Each formula names the code that allocates.
  *
- * Legend: R rows in flight, G groups (prompts) in flight, P prompt length, T completion length, S steps of a segment,
- * H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
+ * Legend: R rows in flight, G groups (prompts) in flight, which are most in self-test and validation, P prompt length, T completion
+ * length, S steps of a segment, H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
  */
 import { adapterInputs, beyondPrefill, byteLength, storedWeights, type StoredWeight } from "../actors/graph/numeric.js";
 import type { RunConfig } from "../config/schema.js";
@@ -17,6 +17,8 @@ const PREFILL_SCORES = 2 ** 24;
 const VOCABULARY_ARRAYS = 3;
 /** qwen2.ts, attention: scores, masked scores, probabilities. */
 const SCORE_ARRAYS = 3;
+/** loop.ts, SELFTEST_COMPLETIONS: each has a prompt of its own, as every validation problem has. */
+const SELFTEST_PROMPTS = 32;
 /** Graph constants live as protobuf in JavaScript, as the runtime's copy of it, and as tensors of the session. */
 const CONSTANT_COPIES = 3;
 
@@ -29,7 +31,8 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
   /** Of linear layers, keys and values. */
   const width = half ? 2 : 4;
   const rows = run.actors.max_rows;
-  const groups = Math.max(1, Math.floor(rows / run.num_generations));
+  const validated = run.eval.sampled || run.eval.greedy ? run.eval.num_problems : 0;
+  const groups = Math.min(rows, Math.max(Math.floor(rows / run.num_generations), SELFTEST_PROMPTS, validated));
   const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length];
   const segment = Math.min(run.actors.segment_length, completion);
 

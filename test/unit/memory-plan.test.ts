@@ -96,8 +96,8 @@ describe("items by hand", () => {
     const items = actorItems(run({ ...small, actors: { max_rows: 6, segment_length: 2 } }), tiny, "ram");
     expect(bytesOf(items, "weights")).toBe(4 * 1272);
     expect(bytesOf(items, "staging")).toBe(4 * 1272);
-    // a token: keys and values of 2 layers × 4 = 16 elements; 3 prompts of 5, twice; 6 rows of 4, twice
-    expect(bytesOf(items, "keys and values of prompts")).toBe(2 * 3 * 5 * 16 * 4);
+    // a token: keys and values of 2 layers × 4 = 16 elements; 6 prompts of 5, twice; 6 rows of 4, twice
+    expect(bytesOf(items, "keys and values of prompts")).toBe(2 * 6 * 5 * 16 * 4);
     expect(bytesOf(items, "keys and values of completions")).toBe(2 * 6 * 4 * 16 * 4);
   });
 });
