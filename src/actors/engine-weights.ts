@@ -290,7 +290,7 @@ async function checkCuda(): Promise<void> {
     throw new UserError(
       `the actors' device is cuda, but ONNX Runtime makes no session there: ${messageOf(error)}. Its CUDA provider needs ` +
         `libonnxruntime_providers_cuda.so and libonnxruntime_providers_shared.so beside onnxruntime-node's binding, ` +
-        `CUDA 12 with cuDNN 9, and a GPU. Install what is missing, or compute on the CPU (actors.device=cpu, --device cpu).`,
+        `the CUDA and cuDNN 9 it was built for, and a GPU (doctor --cuda lists them). Install what is missing, or compute on the CPU (actors.device=cpu, --device cpu).`,
     );
   }
 }

@@ -229,7 +229,11 @@ export const runConfigSchema = z.strictObject({
         .enum(["auto", "cpu", "cuda"])
         .default("auto")
         .describe("auto = a GPU where TensorFlow can use one; cuda fails at start where it cannot"),
-      threads: z.int().nonnegative().default(0).describe("TensorFlow threads; 0 = shared out by the launcher"),
+      threads: z
+        .int()
+        .nonnegative()
+        .default(0)
+        .describe("TensorFlow threads; 0 = all cores (actors pause while it trains)"),
     })
     .prefault({}),
   transport: z

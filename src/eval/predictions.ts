@@ -5,6 +5,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../errors.js";
+import { jsonOf } from "../json.js";
 import { outcomeOf } from "../tasks/extract.js";
 import { extractors } from "./extractors.js";
 import { modes } from "./result-file.js";
@@ -66,13 +67,7 @@ export function readPredictions(file: string): Prediction[] {
 export function parsePredictions(file: string): Prediction[] {
   const lines = readFileSync(file, "utf8").split("\n").slice(0, -1);
   return lines.map((line, i) => {
-    let json: unknown;
-    try {
-      json = JSON.parse(line);
-    } catch {
-      json = undefined;
-    }
-    const parsed = predictionSchema.safeParse(json);
+    const parsed = predictionSchema.safeParse(jsonOf(line));
     if (!parsed.success)
       throw new UserError(`${file}:${i + 1}: expected a prediction of eval.\n${z.prettifyError(parsed.error)}`);
     return parsed.data;

@@ -17,6 +17,7 @@ import {
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
+import { jsonOf } from "../json.js";
 import { messageList } from "../model/messages.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import type { Answer } from "./prompting.js";
@@ -75,13 +76,7 @@ export function parsePrompt({ where, text }: PromptLine): {
   readonly id?: string | number;
   readonly prompt: string | readonly ChatMessage[];
 } {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    json = undefined;
-  }
-  const parsed = promptSchema.safeParse(json);
+  const parsed = promptSchema.safeParse(jsonOf(text));
   if (!parsed.success)
     throw new UserError(`${where}: expected a prompt as a JSON object.\n${z.prettifyError(parsed.error)}`);
   const { id, prompt, messages, question } = parsed.data;
@@ -152,13 +147,7 @@ function keepWhole(
   };
   let errors = 0;
   for (const [i, text] of written.entries()) {
-    let json: unknown;
-    try {
-      json = JSON.parse(text);
-    } catch {
-      json = undefined;
-    }
-    const parsed = writtenSchema.safeParse(json);
+    const parsed = writtenSchema.safeParse(jsonOf(text));
     if (!parsed.success) return refuse(i + 1, "expected a line that infer wrote, found something else");
     const { index, input_hash, settings_hash, error } = parsed.data;
     const asked = lines[i];

@@ -18,6 +18,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from layout_names import layout_names
+
 CONFIG = dict(
     vocab_size=23, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=64, rope_theta=10000.0, rms_norm_eps=1e-6, tie_word_embeddings=True,
@@ -35,17 +37,6 @@ def fill(k: int, n: int) -> torch.Tensor:
     return torch.tensor([0.3 * math.sin(0.7 * i * (1 + k / 10) + k) for i in range(n)], dtype=torch.float64)
 
 
-def base_names() -> list[str]:
-    names = ["model.embed_tokens.weight"]
-    for i in range(CONFIG["num_hidden_layers"]):
-        p = f"model.layers.{i}."
-        names += [p + "input_layernorm.weight"]
-        names += [p + f"self_attn.{m}_proj.weight" for m in "qkv"] + [p + f"self_attn.{m}_proj.bias" for m in "qkv"]
-        names += [p + "self_attn.o_proj.weight", p + "post_attention_layernorm.weight"]
-        names += [p + f"mlp.{m}_proj.weight" for m in ("gate", "up", "down")]
-    return names + ["model.norm.weight"]
-
-
 def adapter_names() -> list[str]:
     return [
         f"model.layers.{i}.{part}.{m}_proj.lora_{side}.weight"
@@ -61,7 +52,7 @@ def base_model() -> Qwen2ForCausalLM:
     model = Qwen2ForCausalLM(Qwen2Config(**CONFIG)).to(torch.float64)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for k, name in enumerate(base_names()):
+        for k, name in enumerate(layout_names(CONFIG["num_hidden_layers"])):
             p = parameters[name]
             p.copy_((fill(k, p.numel()) + (1 if "norm" in name else 0)).reshape(p.shape))
     return model

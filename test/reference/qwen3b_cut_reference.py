@@ -21,6 +21,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOTrainer
 
+from layout_names import layout_names
+
 SMALL = sys.argv[1:] == ["--small"]
 LARGE_SHAPE = dict(
     vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_attention_heads=16, num_key_value_heads=2,
@@ -57,17 +59,6 @@ def mixed(start: int, count: int) -> np.ndarray:
     return x
 
 
-def base_names() -> list[str]:
-    names = ["model.embed_tokens.weight"]
-    for i in range(CONFIG["num_hidden_layers"]):
-        p = f"model.layers.{i}."
-        names += [p + "input_layernorm.weight"]
-        names += [p + f"self_attn.{m}_proj.weight" for m in "qkv"] + [p + f"self_attn.{m}_proj.bias" for m in "qkv"]
-        names += [p + "self_attn.o_proj.weight", p + "post_attention_layernorm.weight"]
-        names += [p + f"mlp.{m}_proj.weight" for m in ("gate", "up", "down")]
-    return names + ["model.norm.weight"]
-
-
 def base_values(name: str, start: int, count: int) -> np.ndarray:
     h = mixed(start, count)
     if "norm" in name:
@@ -83,9 +74,9 @@ def build() -> tuple[Qwen2ForCausalLM, dict[str, torch.nn.Parameter]]:
     model.model.rotary_emb.__init__(model.config)  # its frequencies are a buffer, which to_empty left without values
     model.tie_weights()
     parameters, offset = dict(model.named_parameters()), 0
-    assert set(base_names()) == set(parameters)
+    assert set(layout_names(CONFIG["num_hidden_layers"])) == set(parameters)
     with torch.no_grad():
-        for name in base_names():
+        for name in layout_names(CONFIG["num_hidden_layers"]):
             flat = parameters[name].requires_grad_(False).view(-1)
             for at in range(0, flat.numel(), 1 << 24):
                 part = flat[at : at + (1 << 24)]

@@ -110,7 +110,7 @@ export function buildSegmentGraph(
   const recent = layers.map((layer) => declareCache(b, dtype, "recent", layer));
   // Lengths are read off shapes, here and not before the loop: a shape is on the host, and so is then what is computed of
   // shapes, where Slice and Split want it. Of the counter i, or of values from outside, CUDA would compute it on the device
-  // and copy it back at every step (test/verify/cuda-placement.mjs).
+  // and copy it back at every step (test/integration/cuda-placement.test.ts).
   const lengths = [
     axis(b, prompt[0]!.k, 3),
     axis(b, past[0]!.k, 3),
