@@ -1,7 +1,7 @@
 /**
  * The rollout engine on ONNX Runtime: continuous batching over the segment graph.
  *
- * Each `step` admits queued groups (prefill), arranges the rows in flight into blocks, runs one segment, and hands
+ * Each `step` fills free places with rows of queued groups (prefill), runs one segment of all rows in flight, and hands
  * out the groups that are complete. Token ids in, token ids and logprobs out: it knows no text, rewards or sockets.
  *
  * Buffers: a run reads its feeds in place and blocks this thread until it returns, and everything written here is
@@ -23,17 +23,13 @@ import type {
 import { weightsAsInitializers, weightsAsInputs, segmentSession } from "./engine-weights.js";
 import type { AdaptersOnBase, EngineWeights } from "./engine-weights.js";
 import { MASKED, cacheNames } from "./graph/qwen2.js";
-import { ropeRows } from "./graph/segment.js";
 import { GeneratedCache, PromptCache, newPlace, newValues, valuesOf } from "./kv-cache.js";
 import type { Place, Prompt } from "./kv-cache.js";
 import { fillUniforms } from "./noise.js";
 
 /** Most float32 scores (heads × prompts × length²) of one prefill run: 64 MB. */
 const PREFILL_SCORES = 2 ** 24;
-/** Packing one float for a matmul costs about this many multiply-adds (measured on AVX2). */
-const PACK_COST = 8;
-
-/** One completion in flight. */
+/** One completion. */
 interface Row {
   readonly group: Group;
   readonly completion: number;
@@ -45,6 +41,8 @@ interface Row {
   readonly top: { readonly ids: number[]; readonly logprobs: number[] };
   /** Tokens already reported by `streamed`. */
   reported: number;
+  /** Whether it has, or had, a place in the batch. */
+  started: boolean;
   finished: "stop" | "length" | undefined;
   /** Where its generated keys and values are. */
   readonly place: Place;
@@ -65,7 +63,9 @@ export class OrtEngine implements Engine {
   private readonly config: ModelConfig;
   private readonly options: EngineOptions;
   private readonly weights: EngineWeights;
-  private readonly queue: Group[] = [];
+  /** Groups with rows that have not started; the first may be active already. */
+  private queue: Group[] = [];
+  /** Groups with rows that have started, and not all finished. */
   private active: Group[] = [];
   private loaded: PolicyVersion | undefined;
   private busy = false;
@@ -101,7 +101,8 @@ export class OrtEngine implements Engine {
   }
 
   get pending(): number {
-    return this.queue.length + this.active.reduce((sum, group) => sum + group.rows.length, 0);
+    const queued = this.queue.filter((group) => !this.active.includes(group));
+    return queued.length + this.active.reduce((sum, group) => sum + group.rows.length, 0);
   }
 
   async load(packed: Float32Array, iteration: number): Promise<PolicyVersion> {
@@ -134,7 +135,7 @@ export class OrtEngine implements Engine {
       const limit = request.forced?.[completion]?.length ?? request.sampling.maxNewTokens;
       const finished = limit === 0 ? "length" : undefined;
       const empty = { ids: [], logprobs: [], top: { ids: [], logprobs: [] }, reported: 0 };
-      group.rows.push({ group, completion, limit, ...empty, finished, place: newPlace() });
+      group.rows.push({ group, completion, limit, ...empty, started: false, finished, place: newPlace() });
     }
     this.queue.push(group);
   }
@@ -148,8 +149,7 @@ export class OrtEngine implements Engine {
       return;
     }
     this.active = this.active.filter((group) => !is(group));
-    const queued = this.queue.findIndex(is);
-    if (queued >= 0) this.queue.splice(queued, 1);
+    this.queue = this.queue.filter((group) => !is(group));
   }
 
   streamed(): StreamedTokens[] {
@@ -173,8 +173,8 @@ export class OrtEngine implements Engine {
     } finally {
       this.busy = false;
     }
-    const complete = this.active.filter((group) => !group.rows.some(inFlight));
-    this.active = this.active.filter((group) => group.rows.some(inFlight));
+    const complete = this.active.filter((group) => !group.rows.some(unfinished));
+    this.active = this.active.filter((group) => group.rows.some(unfinished));
     if (this.active.length === 0) {
       this.cache.clear();
       this.prompts.clear();
@@ -186,23 +186,23 @@ export class OrtEngine implements Engine {
     await this.weights.dispose();
   }
 
-  /**
-   * Moves whole groups from the queue into the batch while there is room, and prefills their prompts. Groups in parts would
-   * fill it better, and were slower: blocks of fewer rows read each prompt more often (SmolLM2-135M, 16 rows: 299 tokens/s
-   * instead of 362).
-   */
+  /** Starts as many queued rows as there are free places, and prefills the prompts of groups whose first rows they are. */
   private async admit(): Promise<void> {
-    let rows = this.active.reduce((sum, group) => sum + group.rows.filter(inFlight).length, 0);
+    let free = this.options.maxRows - this.active.reduce((sum, group) => sum + group.rows.filter(inFlight).length, 0);
     const admitted: Group[] = [];
-    for (let next = this.queue[0]; next !== undefined; next = this.queue[0]) {
-      rows += next.rows.length;
-      if (rows > this.options.maxRows) break;
-      admitted.push(next);
+    const now = performance.now();
+    for (let next = this.queue[0]; next !== undefined && free > 0; next = this.queue[0]) {
+      if (!this.active.includes(next)) {
+        next.queuedMs = now - next.submittedAt;
+        this.active.push(next);
+        admitted.push(next);
+      }
+      const waiting = next.rows.filter((row) => !row.started && unfinished(row));
+      for (const row of waiting.slice(0, free)) row.started = true;
+      if (waiting.length > free) break;
+      free -= waiting.length;
       this.queue.shift();
     }
-    const now = performance.now();
-    for (const group of admitted) group.queuedMs = now - group.submittedAt;
-    this.active.push(...admitted);
 
     const heads = this.config.numHeads;
     const sorted = admitted
@@ -247,13 +247,11 @@ export class OrtEngine implements Engine {
   private async segment(): Promise<void> {
     const begin = performance.now();
     const S = this.options.segmentLength;
-    const { rows, blocks } = this.arrange(); // rows: undefined = padding
+    const { rows, blocks, blockRows, rowPlaces } = this.arrange();
     const R = rows.length;
     const promptLength = this.prompts.arrange(blocks.map((group) => group.prompt));
-
-    const live = rows.filter((row) => row !== undefined);
-    const slots = this.cache.arrange(rows.map((row) => row?.place));
-    const stopWidth = Math.max(1, ...live.map((row) => stopIdsOf(row).length));
+    const slots = this.cache.arrange(rows.map((row) => row.place));
+    const stopWidth = Math.max(1, ...rows.map((row) => stopIdsOf(row).length));
     const columns = promptLength + slots + S;
     const mask = new Float32Array(R * columns);
     const token = new BigInt64Array(R);
@@ -262,14 +260,12 @@ export class OrtEngine implements Engine {
     const stopIds = new BigInt64Array(R * stopWidth).fill(-1n);
     const inverseTemperature = new Float32Array(R).fill(1);
     const greedy = new Uint8Array(R);
-    const anyArgmax = live.some(({ group: { request } }) => request.top === true || request.sampling.temperature === 0);
+    const anyArgmax = rows.some(({ group: { request } }) => request.top === true || request.sampling.temperature === 0);
     const uniforms = new Float32Array(S * R);
     const forced = new BigInt64Array(S * R).fill(-1n);
     rows.forEach((row, r) => {
-      const prefix = row?.group.prompt.length ?? 0;
-      const slot = r * columns + promptLength;
-      mask.fill(MASKED, r * columns + prefix, slot + (row?.place.start ?? slots));
-      if (row === undefined) return;
+      const prefix = row.group.prompt.length;
+      mask.fill(MASKED, r * columns + prefix, r * columns + promptLength + row.place.start);
       const { request } = row.group;
       token[r] = BigInt(row.ids.at(-1) ?? request.promptIds[prefix]!);
       position[r] = BigInt(prefix + row.ids.length);
@@ -282,11 +278,13 @@ export class OrtEngine implements Engine {
       if (given === undefined) fillUniforms(uniforms, R, r, S, request.seed, row.completion, row.ids.length);
       else for (let s = 0; s < S; s++) forced[s * R + r] = BigInt(given[row.ids.length + s] ?? -1);
     });
-    const steps = Math.min(S, Math.max(...live.map((row) => row.limit - row.ids.length)));
+    const steps = Math.min(S, Math.max(...rows.map((row) => row.limit - row.ids.length)));
     const outputs = await segmentSession(this.weights.sessions, R).run({
       ...this.weights.feeds,
       ...this.prompts.feeds,
       ...this.cache.feeds,
+      block_rows: new Tensor("int64", blockRows, [blocks.length, blockRows.length / blocks.length]),
+      row_places: new Tensor("int64", rowPlaces, [R, 1]),
       steps: new Tensor("int64", BigInt64Array.of(BigInt(steps)), []),
       mask: new Tensor("float32", mask, [R, 1, columns]),
       token: new Tensor("int64", token, [R, 1]),
@@ -306,7 +304,6 @@ export class OrtEngine implements Engine {
     const topLogprobs = outputs["top_logprobs"]!.data as Float32Array;
     const stepsRun = tokens.length / R;
     rows.forEach((row, r) => {
-      if (row === undefined) return;
       const stops = stopIdsOf(row);
       for (let s = 0; s < stepsRun && inFlight(row); s++) {
         const id = Number(tokens[s * R + r]);
@@ -325,36 +322,37 @@ export class OrtEngine implements Engine {
     for (const group of this.active) group.decodeMs += decodeMs;
   }
 
-  /** Rows of the next segment in blocks of one size; the padding of a block is undefined. */
-  private arrange(): { rows: (Row | undefined)[]; blocks: Group[] } {
-    const { config, options } = this;
-    const live = this.active.map((group) => group.rows.filter(inFlight));
-    const longest = Math.max(...this.active.map((group) => group.prompt.length));
-    const width = config.numHeads * config.headDim;
-    const attention = 2 * longest * width; // multiply-adds of one row and layer over its prompt
-    const linear =
-      config.hiddenSize * (2 * width + 2 * config.numKvHeads * config.headDim + 3 * config.intermediateSize);
-    const head = (config.hiddenSize * config.vocabSize) / config.numLayers;
-    const m = chooseBlockSize(
-      live.map((rows) => rows.length),
-      { row: linear + head + attention, block: PACK_COST * attention },
-      ropeRows(config, options.maxRows, options.segmentLength),
-    );
-    const rows: (Row | undefined)[] = [];
+  /** Rows of the next segment, group by group, and the blocks in which they read their prompts (see graph/segment.ts). */
+  private arrange() {
+    const groups = this.active.map((group) => ({ group, rows: group.rows.filter(inFlight) }));
+    const m = chooseBlockSize(groups.map(({ rows }) => rows.length));
+    const rows: Row[] = [];
     const blocks: Group[] = [];
-    for (const [index, group] of this.active.entries()) {
-      const own = live[index]!;
+    const blockRows: bigint[] = [];
+    const rowPlaces: bigint[] = [];
+    for (const { group, rows: own } of groups) {
       for (let from = 0; from < own.length; from += m) {
         blocks.push(group);
-        for (let i = from; i < from + m; i++) rows.push(own[i]);
+        for (let i = from; i < from + m; i++) {
+          const row = own[i];
+          if (row !== undefined) {
+            rowPlaces.push(BigInt(blockRows.length));
+            rows.push(row);
+          }
+          blockRows.push(BigInt(rows.length - 1));
+        }
       }
     }
-    return { rows, blocks };
+    return { rows, blocks, blockRows: BigInt64Array.from(blockRows), rowPlaces: BigInt64Array.from(rowPlaces) };
   }
 }
 
-function inFlight(row: Row): boolean {
+function unfinished(row: Row): boolean {
   return row.finished === undefined;
+}
+
+function inFlight(row: Row): boolean {
+  return row.started && unfinished(row);
 }
 
 /** A forced row is measured to its end, whatever it contains. */

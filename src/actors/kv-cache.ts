@@ -149,13 +149,13 @@ export class GeneratedCache {
   }
 
   /**
-   * Makes `feeds` for these rows in this order (undefined = padding), cutting slots that no row uses any more.
+   * Makes `feeds` for these rows in this order, cutting slots that no row uses any more.
    * Updates the places and returns the number of slots T.
    */
-  arrange(places: readonly (Place | undefined)[]): number {
+  arrange(places: readonly Place[]): number {
     const { numLayers, numKvHeads, headDim: D } = this.config;
     const end = this.slots + this.recentSteps;
-    const first = Math.min(end, ...places.map((place) => (place === undefined || place.row < 0 ? end : place.start)));
+    const first = Math.min(end, ...places.map((place) => (place.row < 0 ? end : place.start)));
     const slots = end - first;
     const rows = places.length;
     const [from, to] = this.sets;
@@ -168,7 +168,7 @@ export class GeneratedCache {
         const recent = newest === undefined ? undefined : valuesOf(newest);
         const target = to.take(past[part], numKvHeads * rows * slots * D);
         places.forEach((place, r) => {
-          if (place === undefined || place.row < 0) return;
+          if (place.row < 0) return;
           for (let head = 0; head < numKvHeads; head++) {
             const sourceRow = head * this.rows + place.row;
             const targetEnd = (head * rows + r + 1) * slots;
@@ -188,7 +188,6 @@ export class GeneratedCache {
       }
     }
     places.forEach((place, r) => {
-      if (place === undefined) return;
       place.start = place.row < 0 ? slots : place.start - first;
       place.row = r;
     });

@@ -76,6 +76,8 @@ function segmentInputs({ config, numeric }: (typeof variants)[number]): [string,
   return [
     ...adapters.map(({ name, shape: dims }): [string, string, number[]] => [name, numeric.dtype, [...dims]]),
     ...caches.flat(),
+    ["block_rows", "int64", [Q, Math.ceil(R / Q)]],
+    ["row_places", "int64", [R, 1]],
     ["mask", "float32", [R, 1, Tp + T + S]],
     ["token", "int64", [R, 1]],
     ["position", "int64", [1, R]],

@@ -208,6 +208,21 @@ describe("the engine", () => {
     expect(order).toEqual(["a", "b", "c", "d"]);
   });
 
+  it("fills free places with a part of a group, whose other rows follow", async () => {
+    const four = ["a", "b"].map((requestId, i) => request({ requestId, groupSize: 4, seed: BigInt(i) }));
+    const alone = [await runAll(engine, [four[0]!]), await runAll(engine, [four[1]!])];
+    for (const one of four) engine.submit(one);
+    expect(await engine.step()).toEqual([]);
+    expect(engine.pending).toBe(4 + 4); // two of b's rows have started, so it is no longer a queued request
+    const groups = new Map<string, GeneratedGroup>();
+    while (engine.pending > 0) for (const group of await engine.step()) groups.set(group.requestId, group);
+    expect([...groups.keys()]).toEqual(["a", "b"]);
+    for (const [i, { requestId }] of four.entries()) {
+      const expected = alone[i]!.get(requestId)!.completions.map(({ ids }) => [...ids]);
+      expect(groups.get(requestId)!.completions.map(({ ids }) => [...ids])).toEqual(expected);
+    }
+  });
+
   it("streams what the group then has whole, and tells the most probable tokens", async () => {
     const greedy = { temperature: 0, maxNewTokens: 9, stopIds: [] };
     const expected = (await runAll(engine, [request({ requestId: "g", sampling: greedy })])).get("g")!.completions[0]!;

@@ -1,8 +1,9 @@
 /**
  * The segment graph: up to S decode steps of R rows in one run, as an ONNX Loop with sampling inside.
  *
- * A row is one completion in flight. Rows come in Q blocks of m (R = Q · m); the rows of a block share one prompt,
- * whose keys and values are read once per block. Attention has three parts under one softmax:
+ * A row is one completion in flight. For attention to prompts, and only there, rows stand in Q blocks of m places: the rows
+ * of a block share one prompt, whose keys and values are read once per block, and places may be empty (they repeat a row,
+ * and nothing reads them). Attention has three parts under one softmax:
  *   prompt   [Hkv, 1, Q, Tp, D]   shared by a block, constant in the segment
  *   past     [Hkv, 1, R, T, D]    generated in earlier segments, constant in the segment
  *   recent   [Hkv, 1, R, i+1, D]  generated in this segment, grows in the loop (so growing copies little)
@@ -32,8 +33,8 @@ import {
 import { sample, vocabularyBlocks } from "./sampling.js";
 import { layerNames } from "./weights.js";
 
-/** Rows a segment graph can take: rotary tables are indexed by row count as well as by position. */
-export function ropeRows(config: ModelConfig, maxRows: number, segmentLength: number): number {
+/** Rows of the rotary tables: indexed by row count as well as by position. */
+function ropeRows(config: ModelConfig, maxRows: number, segmentLength: number): number {
   // Rows that are done keep decoding until the segment ends, beyond the last position.
   return Math.max(config.maxPositions + segmentLength, maxRows);
 }
@@ -43,6 +44,8 @@ export function ropeRows(config: ModelConfig, maxRows: number, segmentLength: nu
  *   steps int64 []              most decode steps of this run
  *   prompt_k/v.<layer>          dtype [Hkv, 1, Q, Tp, D]
  *   past_k/v.<layer>            dtype [Hkv, 1, R, T ≥ 0, D]
+ *   block_rows int64 [Q, m]     the row at each place of each block; any row at an empty place
+ *   row_places int64 [R, 1]     where that is: block · m + place
  *   mask float32 [R, 1, Tp+T+S] added to the scores of each row
  *   token int64 [R, 1]          last token of each row, not yet fed
  *   position int64 [1, R]       its position
@@ -69,6 +72,8 @@ export function buildSegmentGraph(
   declareWeights(g, config, numeric);
   const rope = declareRope(g, config, numeric, ropeRows(config, maxRows, segmentLength));
   const steps = g.input("steps", "int64", []);
+  const blockRows = g.input("block_rows", "int64", ["Q", "m"]);
+  const rowPlaces = g.input("row_places", "int64", ["R", 1]);
   const mask = g.input("mask", "float32", ["R", 1, "columns"]);
   const token = g.input("token", "int64", ["R", 1]);
   const position = g.input("position", "int64", [1, "R"]);
@@ -86,10 +91,13 @@ export function buildSegmentGraph(
   // Once per segment.
   const join = (...parts: string[]) => g.node("Concat", parts, { axis: { int: 0 } });
   const R = axis(g, token, 0);
-  const blockShape = join(g.int64([Hkv, rep]), axis(g, prompt[0]!.k, 2), g.int64([-1]));
-  const shapes: BodyShapes = {
-    promptQuery: join(blockShape, g.int64([D])), // [Hkv, rep, Q, m, D]
-    promptWeights: join(blockShape, axis(g, prompt[0]!.k, 3)), // [Hkv, rep, Q, m, Tp]
+  const places = g.int64([Hkv, rep, -1]);
+  const arrangement: Arrangement = {
+    blockRows,
+    rowPlaces,
+    promptQuery: join(g.int64([Hkv, rep]), g.node("Shape", [blockRows]), g.int64([D])), // [Hkv, rep, Q, m, D]
+    promptScores: join(places, axis(g, prompt[0]!.k, 3)), // [Hkv, rep, R or Q·m, Tp]
+    promptContext: join(places, g.int64([D])), // [Hkv, rep, Q·m, D]
     rowHeads: join(g.int64([Hkv, rep]), R, g.int64([1, -1])), // [Hkv, rep, R, 1, *]
     rowKeys: join(g.int64([Hkv, 1]), R, g.int64([1, -1])), // [Hkv, 1, R, 1, D]
   };
@@ -133,11 +141,11 @@ export function buildSegmentGraph(
     const newKey = b.fresh("k");
     b.nodeTo([q, newKey], "Split", [rotated, b.int64([Hq, Hkv])], { axis: { int: 1 } });
     const append = (cache: string, rows: string) =>
-      b.node("Concat", [cache, b.node("Reshape", [rows, shapes.rowKeys])], { axis: { int: 3 } });
+      b.node("Concat", [cache, b.node("Reshape", [rows, arrangement.rowKeys])], { axis: { int: 3 } });
     const own = recent[layer]!;
     const k = append(own.k, newKey);
     const v = append(own.v, projectValue(b, config, numeric, x, layer));
-    const context = attend(b, numeric, shapes, step, q, prompt[layer]!, past[layer]!, { k, v }); // [Hkv, rep, R, 1, D]
+    const context = attend(b, numeric, arrangement, step, q, prompt[layer]!, past[layer]!, { k, v }); // [Hkv, rep, R, 1, D]
     const rows = b.node("Transpose", [context], { perm: { ints: [2, 0, 1, 3, 4] } });
     const names = layerNames(layer);
     const attention = project(b, numeric, b.node("Reshape", [rows, b.int64([-1, Hq * D])]), names.o);
@@ -204,9 +212,13 @@ interface Step {
   readonly lengths: string;
 }
 
-interface BodyShapes {
+/** Of rows in blocks, and the shapes that go with it. */
+interface Arrangement {
+  readonly blockRows: string;
+  readonly rowPlaces: string;
   readonly promptQuery: string;
-  readonly promptWeights: string;
+  readonly promptScores: string;
+  readonly promptContext: string;
   readonly rowHeads: string;
   readonly rowKeys: string;
 }
@@ -231,19 +243,22 @@ function declareCache(
 function attend(
   b: Graph,
   numeric: Numeric,
-  shapes: BodyShapes,
+  at: Arrangement,
   step: Step,
   q: string,
   prompt: Cache,
   past: Cache,
   recent: Cache,
 ): string {
-  const queryByBlock = b.node("Reshape", [q, shapes.promptQuery]);
-  const queryByRow = b.node("Reshape", [q, shapes.rowHeads]);
+  const byBlock = (rows: string) => b.node("Gather", [rows, at.blockRows], { axis: { int: 2 } });
+  const byRow = (places: string) => b.node("Gather", [places, at.rowPlaces], { axis: { int: 2 } });
+  const reshape = (x: string, shape: string) => b.node("Reshape", [x, shape]);
+  const queryByBlock = reshape(byBlock(q), at.promptQuery);
+  const queryByRow = reshape(q, at.rowHeads);
   const scores = b.node(
     "Concat",
     [
-      b.node("Reshape", [timesTransposed(b, queryByBlock, prompt.k), shapes.rowHeads]),
+      byRow(reshape(timesTransposed(b, queryByBlock, prompt.k), at.promptScores)),
       timesTransposed(b, queryByRow, past.k),
       timesTransposed(b, queryByRow, recent.k),
     ],
@@ -252,9 +267,9 @@ function attend(
   const weights = attentionWeights(b, numeric, scores, step.mask);
   const [onPrompt, onPast, onRecent] = [b.fresh("w_prompt"), b.fresh("w_past"), b.fresh("w_recent")];
   b.nodeTo([onPrompt, onPast, onRecent], "Split", [weights, step.lengths], { axis: { int: -1 } });
-  const fromPrompt = b.node("MatMul", [b.node("Reshape", [onPrompt, shapes.promptWeights]), prompt.v]);
+  const fromPrompt = b.node("MatMul", [byBlock(reshape(onPrompt, at.promptScores)), prompt.v]);
   return b.node("Sum", [
-    b.node("Reshape", [fromPrompt, shapes.rowHeads]),
+    byRow(reshape(fromPrompt, at.promptContext)),
     b.node("MatMul", [onPast, past.v]),
     b.node("MatMul", [onRecent, recent.v]),
   ]);
