@@ -74,8 +74,9 @@ function sessionOptions({ threads, device }: EngineOptions): InferenceSession.Se
     graphOptimizationLevel: "all",
     // Shapes change with nearly every run; remembered allocation patterns would only pile up.
     enableMemPattern: false,
-    // Each session has threads of its own: those of the one that has just run would take cores from the next one.
-    extra: { session: { intra_op: { allow_spinning: "0" } } },
+    // Threads wait for the next operator awake, but for none when a run is over: each session has threads of its own, and
+    // those of the one that has just run would take cores from the next one.
+    extra: { session: { intra_op: { allow_spinning: "1" }, force_spinning_stop: "1" } },
   };
 }
 
