@@ -89,10 +89,10 @@ export function adapterInputs(config: ModelConfig, lora: LoraSpec): AdapterInput
   for (let layer = 0; layer < config.numLayers; layer++) {
     const names = layerNames(layer);
     const q = config.numHeads * config.headDim;
+    const kv = config.numKvHeads * config.headDim;
     /** Modules of each weight, with their first rows. */
     const parts: [string, Record<string, number>][] = [
-      [names.qk, { "self_attn.q_proj": 0, "self_attn.k_proj": q }],
-      [names.v, { "self_attn.v_proj": 0 }],
+      [names.qkv, { "self_attn.q_proj": 0, "self_attn.k_proj": q, "self_attn.v_proj": q + kv }],
       [names.o, { "self_attn.o_proj": 0 }],
       [names.gate, { "mlp.gate_proj": 0 }],
       [names.up, { "mlp.up_proj": 0 }],

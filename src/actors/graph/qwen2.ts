@@ -139,18 +139,15 @@ export function mlp(g: Graph, numeric: Numeric, x: string, layer: number): strin
   return isTurned ? turned(g, g.node("MatMul", [names.down, gated])) : project(g, numeric, gated, names.down);
 }
 
-/** Query and key projections of x [N, H], stacked: [1, Hq + Hkv, N, D], without rotation. */
-export function projectQueryKey(g: Graph, config: ModelConfig, numeric: Numeric, x: string, layer: number): string {
+/** Projections of x [N, H]: queries and keys stacked [1, Hq + Hkv, N, D], without rotation, and values [1, Hkv, N, D]. */
+export function projectAttention(g: Graph, config: ModelConfig, numeric: Numeric, x: string, layer: number) {
   const names = layerNames(layer);
-  const qk = project(g, numeric, x, names.qk, 4);
-  return config.qkvBias ? g.node("Add", [qk, names.qkBias]) : qk;
-}
-
-/** Value projection of x [N, H]: [Hkv, N, D]. */
-export function projectValue(g: Graph, config: ModelConfig, numeric: Numeric, x: string, layer: number): string {
-  const names = layerNames(layer);
-  const v = project(g, numeric, x, names.v, 3);
-  return config.qkvBias ? g.node("Add", [v, names.vBias]) : v;
+  const heads = project(g, numeric, x, names.qkv, 4);
+  const biased = config.qkvBias ? g.node("Add", [heads, names.qkvBias]) : heads;
+  const [qk, v] = [g.fresh("qk"), g.fresh("v")];
+  const sizes = g.int64([config.numHeads + config.numKvHeads, config.numKvHeads]);
+  g.nodeTo([qk, v], "Split", [biased, sizes], { axis: { int: 1 } });
+  return { qk, v };
 }
 
 /** Names of one layer's key and value tensors, as inputs or outputs. */
@@ -196,12 +193,13 @@ export function buildPrefillGraph(config: ModelConfig, numeric: Numeric = CPU_FL
   let x = rmsNorm(g, config, numeric, residual, layerNames(0).inputNorm);
   for (let layer = 0; layer < config.numLayers; layer++) {
     const names = layerNames(layer);
-    const stacked = g.node("Reshape", [projectQueryKey(g, config, numeric, x, layer), headsShape]); // [Hq + Hkv, P, Tp, D]
+    const { qk, v } = projectAttention(g, config, numeric, x, layer);
+    const stacked = g.node("Reshape", [qk, headsShape]); // [Hq + Hkv, P, Tp, D]
     const rotated = g.node("com.microsoft::RotaryEmbedding", [stacked, g.int64([0]), rope.cos, rope.sin]);
     const q = g.fresh("q");
     const cache = cacheNames("prompt", layer);
     g.nodeTo([q, cache.k], "Split", [rotated, g.int64([Hq, Hkv])], { axis: { int: 0 } });
-    g.nodeTo([cache.v], "Reshape", [projectValue(g, config, numeric, x, layer), headsShape]); // [Hkv, P, Tp, D]
+    g.nodeTo([cache.v], "Reshape", [v, headsShape]); // [Hkv, P, Tp, D]
     g.output(cache.k, numeric.dtype, [Hkv, "P", "Tp", D]);
     g.output(cache.v, numeric.dtype, [Hkv, "P", "Tp", D]);
     if (layer === config.numLayers - 1) break; // the rest of the last layer would only feed the LM head

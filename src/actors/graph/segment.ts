@@ -25,8 +25,7 @@ import {
   linear,
   mlp,
   project,
-  projectQueryKey,
-  projectValue,
+  projectAttention,
   rmsNorm,
   timesTransposed,
 } from "./qwen2.js";
@@ -135,8 +134,8 @@ export function buildSegmentGraph(
   let residual = embed(b, numeric, flat); // [R, H]
   let x = rmsNorm(b, config, numeric, residual, layerNames(0).inputNorm);
   const grown = layers.map((layer) => {
-    const stacked = projectQueryKey(b, config, numeric, x, layer); // [1, Hq + Hkv, R, D]: rows stand where RoPE has its sequence
-    const rotated = b.node("com.microsoft::RotaryEmbedding", [stacked, stepPosition, rope.cos, rope.sin]);
+    const projected = projectAttention(b, config, numeric, x, layer); // [1, heads, R, D]: rows stand where RoPE has its sequence
+    const rotated = b.node("com.microsoft::RotaryEmbedding", [projected.qk, stepPosition, rope.cos, rope.sin]);
     const q = b.fresh("q");
     const newKey = b.fresh("k");
     b.nodeTo([q, newKey], "Split", [rotated, b.int64([Hq, Hkv])], { axis: { int: 1 } });
@@ -144,7 +143,7 @@ export function buildSegmentGraph(
       b.node("Concat", [cache, b.node("Reshape", [rows, arrangement.rowKeys])], { axis: { int: 3 } });
     const own = recent[layer]!;
     const k = append(own.k, newKey);
-    const v = append(own.v, projectValue(b, config, numeric, x, layer));
+    const v = append(own.v, projected.v);
     const context = attend(b, numeric, arrangement, step, q, prompt[layer]!, past[layer]!, { k, v }); // [Hkv, rep, R, 1, D]
     const rows = b.node("Transpose", [context], { perm: { ints: [2, 0, 1, 3, 4] } });
     const names = layerNames(layer);

@@ -1,8 +1,8 @@
 /**
  * Weights as graph inputs: which slices of the packed buffer a graph takes, and under which shape.
  *
- * Neighbouring parameters of the packed layout are viewed as one tensor without copying: q and k as one stack of
- * heads [1, Hq + Hkv, D, H], v as [Hkv, D, H], and their biases likewise. Knows the layout, not the runtime.
+ * Neighbouring parameters of the packed layout are viewed as one tensor without copying: q, k and v as one stack of
+ * heads [1, Hq + 2 Hkv, D, H], and their biases likewise. Knows the layout, not the runtime.
  */
 import type { ModelConfig } from "../../model/config.js";
 import { weightLayout } from "../../model/layout.js";
@@ -20,10 +20,8 @@ export function layerNames(layer: number) {
   const of = (part: string) => `layers.${layer}.${part}`;
   return {
     inputNorm: of("input_norm"),
-    qk: of("qk"),
-    v: of("v"),
-    qkBias: of("qk_bias"),
-    vBias: of("v_bias"),
+    qkv: of("qkv"),
+    qkvBias: of("qkv_bias"),
     o: of("o"),
     postNorm: of("post_norm"),
     gate: of("gate"),
@@ -46,12 +44,8 @@ export function weightViews(config: ModelConfig): WeightView[] {
     const names = layerNames(i);
     const layer = `model.layers.${i}.`;
     views.push(view(names.inputNorm, `${layer}input_layernorm.weight`));
-    views.push(view(names.qk, `${layer}self_attn.q_proj.weight`, [1, Hq + Hkv, D, H]));
-    views.push(view(names.v, `${layer}self_attn.v_proj.weight`, [Hkv, D, H]));
-    if (config.qkvBias) {
-      views.push(view(names.qkBias, `${layer}self_attn.q_proj.bias`, [Hq + Hkv, 1, D]));
-      views.push(view(names.vBias, `${layer}self_attn.v_proj.bias`, [Hkv, 1, D]));
-    }
+    views.push(view(names.qkv, `${layer}self_attn.q_proj.weight`, [1, Hq + 2 * Hkv, D, H]));
+    if (config.qkvBias) views.push(view(names.qkvBias, `${layer}self_attn.q_proj.bias`, [Hq + 2 * Hkv, 1, D]));
     views.push(view(names.o, `${layer}self_attn.o_proj.weight`));
     views.push(view(names.postNorm, `${layer}post_attention_layernorm.weight`));
     views.push(view(names.gate, `${layer}mlp.gate_proj.weight`), view(names.up, `${layer}mlp.up_proj.weight`));
