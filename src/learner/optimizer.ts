@@ -117,15 +117,24 @@ export class AdamW {
     const clip = Math.min(1, maxGradNorm / (norm + 1e-6));
     const updated = this.#parts.map((part) => {
       const [m, v, next] = tf.tidy(() => {
-        const g = masked(tf.mul(this.#cut(gradient, part), clip), part);
-        const m = tf.add(tf.mul(part.m, beta1), tf.mul(g, 1 - beta1));
-        const v = tf.add(tf.mul(part.v, beta2), tf.mul(tf.square(g), 1 - beta2));
-        const [correction1, correction2] = [beta1, beta2].map((beta) => this.#perStep(part, (t) => 1 - beta ** t));
-        const denominator = tf.add(tf.sqrt(tf.div(v, correction2!)), epsilon);
+        const g = masked(this.#cut(gradient, part), part);
+        const m = tf.add(tf.mul(part.m, beta1), tf.mul(g, (1 - beta1) * clip));
+        const v = tf.add(tf.mul(part.v, beta2), tf.mul(tf.square(g), (1 - beta2) * clip * clip));
+        // (m / c₁) / (√(v / c₂) + ε) = m · (√c₂ / c₁) / (√v + √c₂ · ε): corrections c of scalars, where the part has one step
+        // count, and not of whole arrays.
+        const root = (t: number): number => Math.sqrt(1 - beta2 ** t);
+        const denominator = tf.add(
+          tf.sqrt(v),
+          this.#perStep(part, (t) => root(t) * epsilon),
+        );
         const rates = masked(tf.mul(part.rates, learningRate), part);
+        const stepRates = tf.mul(
+          rates,
+          this.#perStep(part, (t) => root(t) / (1 - beta1 ** t)),
+        );
         let weights = this.#cut(this.#flat, part);
         if (part.decay !== null) weights = tf.sub(weights, tf.mul(tf.mul(weights, part.decay), rates));
-        const step = tf.mul(tf.div(tf.div(m, correction1!), denominator), rates);
+        const step = tf.mul(tf.div(m, denominator), stepRates);
         return [m, v, tf.sub(weights, step)] as [Tensor, Tensor, Tensor];
       });
       tf.dispose([part.m, part.v]);

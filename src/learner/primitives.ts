@@ -185,10 +185,14 @@ export function swiGlu(tf: TF, gate: Tensor, up: Tensor): Tensor2D {
 /** The plan's index arrays and masks as tensors, made once per microbatch and shared by all layers. */
 export interface AttentionTensors {
   readonly plan: AttentionPlan;
-  readonly promptQueries: Tensor1D;
-  readonly promptKeys: Tensor1D;
-  readonly completionQueries: Tensor1D;
-  readonly completionKeys: Tensor1D;
+  /** [G·Hk, E·P] */
+  readonly promptQueries: Tensor2D;
+  /** [G·Hk, P] */
+  readonly promptKeys: Tensor2D;
+  /** [G·Hk, R·E·C] */
+  readonly completionQueries: Tensor2D;
+  /** [G·Hk·R, C] */
+  readonly completionKeys: Tensor2D;
   readonly queriesBack: Tensor1D;
   readonly keysBack: Tensor1D;
   readonly promptBias: Tensor;
@@ -198,20 +202,23 @@ export interface AttentionTensors {
 }
 
 export function attentionTensors(tf: TF, plan: AttentionPlan): AttentionTensors {
-  const { groups: G, promptLength: P, completionLength: C } = plan;
+  const { groups: G, rowsPerGroup: R, promptLength: P, completionLength: C } = plan;
+  const keyHeads = plan.promptKeys.length / P; // G·Hk
   const index = (values: Int32Array): Tensor1D => tf.tensor1d(values, "int32");
+  const indices = (values: Int32Array, rows: number): Tensor2D =>
+    tf.tensor2d(values, [rows, values.length / rows], "int32");
   return {
     plan,
-    promptQueries: index(plan.promptQueries),
-    promptKeys: index(plan.promptKeys),
-    completionQueries: index(plan.completionQueries),
-    completionKeys: index(plan.completionKeys),
+    promptQueries: indices(plan.promptQueries, keyHeads),
+    promptKeys: indices(plan.promptKeys, keyHeads),
+    completionQueries: indices(plan.completionQueries, keyHeads),
+    completionKeys: indices(plan.completionKeys, keyHeads * R),
     queriesBack: index(plan.queriesBack),
     keysBack: index(plan.keysBack),
     promptBias: tf.tensor(plan.promptBias, [1, 1, P, P]),
     completionBias: tf.tensor(plan.completionBias, [G, 1, C, P + C]),
-    promptReal: tf.tensor(plan.promptReal, [plan.promptReal.length, 1]),
-    completionReal: tf.tensor(plan.completionReal, [plan.completionReal.length, 1]),
+    promptReal: tf.tensor3d(plan.promptReal, [keyHeads, plan.promptReal.length / keyHeads, 1]),
+    completionReal: tf.tensor3d(plan.completionReal, [keyHeads, plan.completionReal.length / keyHeads, 1]),
   };
 }
 
@@ -231,8 +238,7 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
   const Hk = k.shape[1]! / D;
   const E = Hq / Hk;
   const scale = 1 / Math.sqrt(D);
-  const rows = (x: Tensor, index: Tensor1D, shape: number[]): Tensor =>
-    tf.reshape(tf.gather(tf.reshape(x, [-1, D]), index), shape);
+  const byHead = (x: Tensor): Tensor => tf.reshape(x, [-1, D]);
   const back = (prompt: Tensor, completion: Tensor | null, index: Tensor1D, width: number): Tensor => {
     const flat = tf.reshape(prompt, [-1, D]);
     const all = completion === null ? flat : tf.concat([flat, tf.reshape(completion, [-1, D])], 0);
@@ -257,19 +263,19 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
   };
 
   return customGrad(tf, [q, k, v], ([q, k, v], save) => {
-    const scaled = tf.mul(q!, scale);
-    const qP = rows(scaled, t.promptQueries, [G * Hk, E * P, D]);
-    const kP = rows(k!, t.promptKeys, [G * Hk, P, D]);
-    const vP = rows(v!, t.promptKeys, [G * Hk, P, D]);
+    const [qRows, kRows, vRows] = [byHead(tf.mul(q!, scale)), byHead(k!), byHead(v!)];
+    const qP = tf.gather(qRows, t.promptQueries); // [G·Hk, E·P, D]
+    const kP = tf.gather(kRows, t.promptKeys); // [G·Hk, P, D]
+    const vP = tf.gather(vRows, t.promptKeys);
     const scoresP = (): Tensor => tf.reshape(dot(qP, kP, false, true), [G, Hk * E, P, P]);
     const probsP = tf.reshape(probabilities(scoresP, t.promptBias), [G * Hk, E * P, P]);
     const oP = dot(probsP, vP);
     if (C === 0) {
       save([qP, kP, vP, probsP, oP]);
     } else {
-      const qC = rows(scaled, t.completionQueries, [G * Hk, R * E * C, D]);
-      const kC = rows(k!, t.completionKeys, [G * Hk * R, C, D]);
-      const vC = rows(v!, t.completionKeys, [G * Hk * R, C, D]);
+      const qC = tf.gather(qRows, t.completionQueries); // [G·Hk, R·E·C, D]
+      const kC = tf.gather(kRows, t.completionKeys); // [G·Hk·R, C, D]
+      const vC = tf.gather(vRows, t.completionKeys);
       const scoresC = (): Tensor =>
         joinScores(dot(qC, kP, false, true), dot(tf.reshape(qC, [G * Hk * R, E * C, D]), kC, false, true));
       const probsC = probabilities(scoresC, t.completionBias);
@@ -292,7 +298,8 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
         ...Tensor[],
       ];
       // Padded queries must not speak: their dO is set to zero.
-      const dOP = tf.reshape(tf.mul(rows(dy, t.promptQueries, [-1, D]), t.promptReal), [G * Hk, E * P, D]);
+      const dRows = byHead(dy);
+      const dOP = tf.mul(tf.gather(dRows, t.promptQueries), t.promptReal);
       const dSP = softmaxGrad(probsP, dot(dOP, vP, false, true), tf.sum(tf.mul(dOP, oP), 2, true));
       const dqP = dot(dSP, kP);
       let dkP: Tensor = dot(dSP, qP, true, false);
@@ -301,11 +308,7 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
       let dkC: Tensor | null = null;
       let dvC: Tensor | null = null;
       if (qC !== undefined && kC !== undefined && vC !== undefined && probsC !== undefined && oC !== undefined) {
-        const dOC = tf.reshape(tf.mul(rows(dy, t.completionQueries, [-1, D]), t.completionReal), [
-          G * Hk,
-          R * E * C,
-          D,
-        ]);
+        const dOC = tf.mul(tf.gather(dRows, t.completionQueries), t.completionReal);
         const dOwn = tf.reshape(dOC, [G * Hk * R, E * C, D]);
         const dScores = tf.tidy(() => {
           const dProbs = tf.tidy(() => joinScores(dot(dOC, vP, false, true), dot(dOwn, vC, false, true)));
