@@ -81,7 +81,10 @@ export function splitFlat(tf: TF, flat: Tensor, layout: readonly LayoutEntry[]):
             flat as Tensor1D,
             layout.map((entry) => entry.size),
           );
-    return layout.map((entry, i) => tf.reshape(parts[i]!, [...entry.shape]));
+    // A part that is a vector is its view; the flat buffer itself must not be, which outlives it.
+    return layout.map(({ shape }, i) =>
+      shape.length === 1 && layout.length > 1 ? parts[i]! : tf.reshape(parts[i]!, [...shape]),
+    );
   });
   return new Map(layout.map((entry, i) => [entry.name, views[i]!]));
 }

@@ -84,8 +84,10 @@ export function product(tf: TF, x: Tensor, weight: Tensor, frozen = false): Tens
  * @param weight [H]
  */
 export function rmsNorm(tf: TF, x: Tensor, weight: Tensor, eps: number): Tensor2D {
+  // tf.mean would first copy what it is given, in a cast from float32 to float32.
+  const meanOfRows = (x: Tensor): Tensor => tf.tidy(() => tf.mul(tf.sum(x, 1, true), 1 / x.shape[1]!));
   return customGrad(tf, [x, weight], ([x, weight], save) => {
-    const r = tf.rsqrt(tf.add(tf.mean(tf.square(x!), 1, true), eps));
+    const r = tf.rsqrt(tf.add(meanOfRows(tf.square(x!)), eps));
     const normed = tf.mul(x!, r);
     save([normed, r, weight!]);
     return {
@@ -94,7 +96,7 @@ export function rmsNorm(tf: TF, x: Tensor, weight: Tensor, eps: number): Tensor2
         const [normed, r, weight] = saved as [Tensor, Tensor, Tensor];
         const dWeight: Tensor = tf.tidy(() => tf.sum(tf.mul(dy, normed), 0));
         const dNormed = tf.mul(dy, weight);
-        const projected = tf.tidy(() => tf.mean(tf.mul(dNormed, normed), 1, true));
+        const projected = tf.tidy(() => meanOfRows(tf.mul(dNormed, normed)));
         const along = tf.tidy(() => tf.sub(dNormed, tf.mul(normed, projected)));
         dNormed.dispose();
         return [tf.mul(along, r), dWeight];
