@@ -120,8 +120,8 @@ describe("an actor on a GPU", () => {
 
   test("LoRA: no second set of weights, but adapters as inputs of both sessions", () => {
     const lora = { enabled: true, r: 2, target_modules: ["q_proj"] };
-    // a layer: A [2, 8], and B in the rows of q and k together, [3 heads, 4, 2]
-    expect(bytesOf(items("float16", lora), "adapters in both sessions")).toBe(2 * 2 * 2 * (16 + 24));
+    // a layer: A [2, 8], and B in the rows of q, k and v together, [4 heads, 4, 2]
+    expect(bytesOf(items("float16", lora), "adapters in both sessions")).toBe(2 * 2 * 2 * (16 + 32));
     expect(bytesOf(items("float16", lora), "weights of the decode session")).toBe(
       bytesOf(items("float16"), "weights of the decode session"),
     );
