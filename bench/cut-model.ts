@@ -5,7 +5,7 @@
  */
 import { cpSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { TrainingBatch } from "../src/learner/rollout-source.js";
+import type { TrainingBatch } from "../src/learner/rollouts/rollout-source.js";
 import { parseModelConfig, type ModelConfig } from "../src/model/config.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "../src/model/layout.js";
 import { writeSafetensors } from "../src/model/safetensors.js";

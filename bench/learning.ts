@@ -1,6 +1,6 @@
 /** (c) Validation accuracy against time, and the time to +15 points: `launch` against TRL's GRPOTrainer, starter model. */
-import { generateAll } from "../src/actors/local.js";
-import { OrtEngine } from "../src/actors/engine.js";
+import { generateAll } from "../src/engine/local.js";
+import { OrtEngine } from "../src/engine/engine.js";
 import { readModelConfig } from "../src/model/config.js";
 import { loadPacked } from "../src/model/safetensors.js";
 import { loadTokenizer } from "../src/model/tokenizer.js";

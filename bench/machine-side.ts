@@ -1,7 +1,7 @@
 /** Our runtimes doing what the machine is judged by: a matrix product, and a triad over long vectors. */
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { Graph } from "../src/actors/graph/onnx.js";
-import { startBackend } from "../src/learner/backend.js";
+import { Graph } from "../src/engine/graph/onnx.js";
+import { startBackend } from "../src/learner/backend/backend.js";
 import type { MachineReply, MachineRequest } from "./requests.js";
 
 const PRODUCTS = 10;

@@ -13,7 +13,7 @@ import { Command } from "commander";
 import { readRunConfig } from "../src/config/load.js";
 import { guarded } from "../src/entry.js";
 import { UserError } from "../src/errors.js";
-import { RUNTIME, planMemory } from "../src/launcher/memory-plan.js";
+import { RUNTIME, planMemory } from "../src/launcher/plan/memory-plan.js";
 import { readModelConfig } from "../src/model/config.js";
 import { makeCut } from "./cut-model.js";
 

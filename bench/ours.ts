@@ -3,13 +3,13 @@
  * `node ours.js <threads>`; `peers/torch_side.py` answers the same requests.
  */
 import { createInterface } from "node:readline";
-import { OrtEngine } from "../src/actors/engine.js";
-import { generateAll } from "../src/actors/local.js";
+import { OrtEngine } from "../src/engine/engine.js";
+import { generateAll } from "../src/engine/local.js";
 import { runConfigSchema } from "../src/config/schema.js";
-import { startBackend } from "../src/learner/backend.js";
-import { TrainableModel, baseFromFolder } from "../src/learner/model.js";
-import type { TrainingBatch } from "../src/learner/rollout-source.js";
-import { Updater } from "../src/learner/update.js";
+import { startBackend } from "../src/learner/backend/backend.js";
+import { TrainableModel, baseFromFolder } from "../src/learner/policy/model.js";
+import type { TrainingBatch } from "../src/learner/rollouts/rollout-source.js";
+import { Updater } from "../src/learner/algorithms/update.js";
 import { readModelConfig } from "../src/model/config.js";
 import { loadAdapter, loraLayout } from "../src/model/lora.js";
 import { loadPacked } from "../src/model/safetensors.js";

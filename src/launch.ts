@@ -16,7 +16,7 @@ import type { RunConfig } from "./config/schema.js";
 import { guarded, isEntry } from "./entry.js";
 import { UserError } from "./errors.js";
 import { assignDevices, visibleGpus } from "./launcher/devices.js";
-import { checkMemory } from "./launcher/check-memory.js";
+import { checkMemory } from "./launcher/plan/check-memory.js";
 import { report } from "./launcher/render.js";
 import {
   checkNewRunDir,
@@ -25,7 +25,7 @@ import {
   configFile,
   latestRunDir,
   newRunDir,
-} from "./launcher/run-dir.js";
+} from "./run/run-dir.js";
 import { supervise, type SuperviseOptions } from "./launcher/supervise.js";
 import { planThreads } from "./launcher/threads.js";
 import { createView } from "./launcher/view.js";
@@ -197,7 +197,7 @@ function checkInputs(config: RunConfig): void {
 async function checkDevices(config: RunConfig): Promise<void> {
   const asked = (["learner", "actors"] as const).filter((side) => config[side].device === "cuda");
   if (asked.length === 0) return;
-  const { whyNoCuda } = await import("./machine/why-no-cuda.js");
+  const { whyNoCuda } = await import("./doctor/why-no-cuda.js");
   const obstacle = await whyNoCuda(asked);
   if (obstacle !== null)
     throw new UserError(

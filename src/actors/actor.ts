@@ -17,8 +17,8 @@ import type { Addresses } from "../protocol/sockets.js";
 import { HEARTBEAT_MS, SILENCE_MS, Writer, connectDealer } from "../protocol/sockets.js";
 import type { Announcement } from "../protocol/wire-schemas.js";
 import { fromLearner } from "../protocol/wire-schemas.js";
-import type { GeneratedGroup } from "./engine-types.js";
-import type { FromEngine, ToEngine } from "./engine-thread.js";
+import type { GeneratedGroup } from "../engine/engine-types.js";
+import type { FromEngine, ToEngine } from "../engine/engine-thread.js";
 import { WeightFetcher } from "./weight-fetcher.js";
 
 export interface ActorOptions {

@@ -13,7 +13,7 @@ import { SILENCE_MS } from "../protocol/sockets.js";
 import { loadRewards } from "../tasks/rewards.js";
 import { makeScorer } from "../tasks/scorer.js";
 import { Actor } from "./actor.js";
-import type { EngineThreadData } from "./engine-thread.js";
+import type { EngineThreadData } from "../engine/engine-thread.js";
 
 export interface StartOptions {
   readonly runDir: string;
@@ -49,7 +49,7 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
     options: { threads, maxRows, segmentLength, device, dtype },
     lora: lora === null ? null : { spec: lora, baseFolder: config.model.path },
   };
-  const engine = new Worker(new URL("./engine-thread.js", import.meta.url), { workerData });
+  const engine = new Worker(new URL("../engine/engine-thread.js", import.meta.url), { workerData });
   const actor = new Actor({
     addresses,
     index,

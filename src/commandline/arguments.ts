@@ -1,7 +1,7 @@
 /** Arguments that several commands share, and parsers that say what was expected. */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { PoolOptions } from "../actors/pool.js";
-import { type DeviceChoice, deviceChoices, onDevice } from "../launcher/engine-device.js";
+import type { PoolOptions } from "../engine/pool.js";
+import { type DeviceChoice, deviceChoices, onDevice } from "../cli/on-device.js";
 
 export const backendOption = () =>
   new Option("--backend <name>", "of TensorFlow.js").choices(["auto", "tensorflow", "wasm", "cpu"]).default("auto");

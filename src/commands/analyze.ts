@@ -10,7 +10,7 @@ import {
   answerClasses,
   changes,
 } from "../eval/analyze.js";
-import { predictionsAt } from "../eval/eval-dir.js";
+import { predictionsAt } from "../eval/folder/eval-dir.js";
 
 export interface AnalyzeOptions {
   /** JSON file for the figures. */

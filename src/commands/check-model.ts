@@ -3,7 +3,7 @@
  * learner on the tokens it samples (the start-up self-test of a run), and shows those answers.
  */
 import { join } from "node:path";
-import { generateAll, startEngine } from "../actors/local.js";
+import { generateAll, startEngine } from "../engine/local.js";
 import { runConfigSchema } from "../config/schema.js";
 import { checkGap, gapOf } from "../learner/logprob-gap.js";
 import { layoutSize, weightLayout } from "../model/layout.js";

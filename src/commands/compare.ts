@@ -7,7 +7,7 @@ import { basename, dirname } from "node:path";
 import { UserError } from "../errors.js";
 import type { CheckpointComparison, SeedComparison } from "../eval/compare.js";
 import { compareCheckpoints, compareSeeds, verdict } from "../eval/compare.js";
-import { percent, range, signed } from "../eval/format.js";
+import { percent, range, signed } from "../terminal/format.js";
 import {
   type EvalResult,
   type Mode,
@@ -16,7 +16,7 @@ import {
   readEvalResult,
   refuseDifferent,
   refuseUnpaired,
-} from "../eval/result-file.js";
+} from "../eval/folder/result-file.js";
 import { compareStudy } from "../study/comparison.js";
 import { readStudyRecord, studyFile } from "../study/directory.js";
 import { studyText } from "../study/text.js";

@@ -1,8 +1,8 @@
 /** `doctor`: what this machine has, what is missing for CUDA, and what to do about each gap. */
 import { UserError } from "../errors.js";
-import { describeMachine } from "../machine/describe.js";
-import { cpuWorks, cudaGaps } from "../machine/gaps.js";
-import { inspectMachine } from "../machine/inspect.js";
+import { describeMachine } from "../doctor/describe.js";
+import { cpuWorks, cudaGaps } from "../doctor/gaps.js";
+import { inspectMachine } from "../doctor/inspect.js";
 
 export interface DoctorOptions {
   readonly cuda: boolean;

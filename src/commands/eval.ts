@@ -1,18 +1,18 @@
 /** `eval`: a model's sampled and greedy answers to held-out problems, judged as in training and as others would judge them. */
-import { EnginePool, type PoolOptions } from "../actors/pool.js";
-import type { GenerateRequest, GeneratedCompletion, GeneratedGroup } from "../actors/engine-types.js";
+import { EnginePool, type PoolOptions } from "../engine/pool.js";
+import type { GenerateRequest, GeneratedCompletion, GeneratedGroup } from "../engine/engine-types.js";
 import { UserError } from "../errors.js";
-import { type EvalFolder, type EvalSettings, openEvalFolder } from "../eval/eval-folder.js";
-import { type Prediction, judge } from "../eval/predictions.js";
+import { type EvalFolder, type EvalSettings, openEvalFolder } from "../eval/folder/eval-folder.js";
+import { type Prediction, judge } from "../eval/folder/predictions.js";
 import { type PromptName, type Prompts, findStop, makePrompts, promptIdsOf } from "../eval/prompts.js";
-import { EVAL_VERSION, type Mode, modes, sha256OfList } from "../eval/result-file.js";
+import { EVAL_VERSION, type Mode, modes, sha256OfList } from "../eval/folder/result-file.js";
 import { type ModeMetrics, summarize } from "../eval/summary.js";
 import { type Target, findTarget } from "../eval/target.js";
 import type { Tokenizer } from "../model/tokenizer.js";
 import { readModel } from "../model/read-model.js";
 import { taskSeed } from "../protocol/seeds.js";
 import { type Problem, loadDataset } from "../tasks/dataset.js";
-import { countBar } from "./count-bar.js";
+import { countBar } from "../terminal/count-bar.js";
 
 export interface EvalOptions {
   /** Model, checkpoint or adapter folder, run directory, or hub id. */

@@ -18,7 +18,7 @@ import {
 } from "node:fs";
 import { constants, availableParallelism } from "node:os";
 import { dirname, join, resolve, sep } from "node:path";
-import { createMatrixMerge, matrixOf, type MatrixMerge } from "../actors/adapter.js";
+import { createMatrixMerge, matrixOf, type MatrixMerge } from "../engine/adapter.js";
 import { UserError } from "../errors.js";
 import { copyTokenizerFiles, writeConfig } from "../model/folder.js";
 import { isHubId, missingFiles, originOf } from "../model/hub.js";
@@ -27,7 +27,7 @@ import { readModel, type ModelFiles } from "../model/read-model.js";
 import { modelTensors, readTensor, storedBytes, writeSafetensors, type StoredDtype } from "../model/safetensors.js";
 import { writeShards, type TensorSource } from "../model/shards.js";
 import { sha256OfFile } from "../model/weights.js";
-import { byteBar } from "./byte-bar.js";
+import { byteBar } from "../terminal/byte-bar.js";
 
 export interface ExportOptions {
   readonly out: string;

@@ -1,6 +1,6 @@
 /** `infer`: answers one prompt, at once or as the text comes, or each line of a file. The engines are those of `serve` and `eval`. */
-import type { GenerateRequest } from "../actors/engine-types.js";
-import { EnginePool, type PoolOptions } from "../actors/pool.js";
+import type { GenerateRequest } from "../engine/engine-types.js";
+import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError } from "../errors.js";
 import {
   type AnswerFile,
@@ -10,12 +10,12 @@ import {
   parsePrompt,
   readPromptLines,
   shortHash,
-} from "../infer/prompt-file.js";
-import { type Asking, answersOf, makeRequest } from "../infer/prompting.js";
+} from "../generate/prompt-file.js";
+import { type Asking, answersOf, makeRequest } from "../generate/prompting.js";
 import { notAppliedNote } from "../model/generation-config.js";
 import { type ModelFiles, readModel } from "../model/read-model.js";
-import { type Generation, generate } from "../serving/generation.js";
-import { countBar } from "./count-bar.js";
+import { type Generation, generate } from "../generate/generation.js";
+import { countBar } from "../terminal/count-bar.js";
 
 export interface InferOptions {
   /** Model or adapter folder, or hub id. */

@@ -78,7 +78,7 @@ async function fromActor(
   sequences: readonly Sequence[],
   options: Pick<LogprobsOptions, "temperature" | "threads">,
 ): Promise<Float32Array[]> {
-  const { generateAll, startEngine } = await import("../actors/local.js");
+  const { generateAll, startEngine } = await import("../engine/local.js");
   const engine = await startEngine(model, options.threads);
   const requests = sequences.map(({ promptIds, completion }, i) => ({
     requestId: String(i),
@@ -100,9 +100,9 @@ export async function fromLearner(
   options: Pick<LogprobsOptions, "temperature" | "backend" | "threads">,
 ): Promise<Float32Array[]> {
   const { config, baseFolder, lora } = model;
-  const { startBackend } = await import("../learner/backend.js");
+  const { startBackend } = await import("../learner/backend/backend.js");
   const { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } =
-    await import("../learner/policy.js");
+    await import("../learner/policy/policy.js");
   const { tf } = await startBackend(options.backend, options.threads);
   const base = splitFlat(tf, tf.tensor1d(loadPacked(baseFolder, config)), weightLayout(config));
   const weights =

@@ -2,8 +2,8 @@
 import type { RunConfig } from "../config/schema.js";
 import { loadConfig } from "../config/load.js";
 import { UserError } from "../errors.js";
-import { checkMemory } from "../launcher/check-memory.js";
-import { describePlan } from "../launcher/memory-report.js";
+import { checkMemory } from "../launcher/plan/check-memory.js";
+import { describePlan } from "../launcher/plan/memory-report.js";
 
 export interface PlanOptions {
   readonly algo?: RunConfig["algo"];

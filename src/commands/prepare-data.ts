@@ -9,7 +9,7 @@ import { UserError, messageOf } from "../errors.js";
 import type { DownloadProgress } from "../model/download.js";
 import { networkReason } from "../model/hub-client.js";
 import { DEV_PROBLEMS, DEV_SEED, gsm8kAddress, gsm8kFiles, gsm8kLines, parseGsm8k, splitDev } from "../tasks/gsm8k.js";
-import { byteBar } from "./byte-bar.js";
+import { byteBar } from "../terminal/byte-bar.js";
 
 export interface PrepareGsm8kOptions {
   /** Folder with train.jsonl and test.jsonl; undefined = download them. */

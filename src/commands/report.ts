@@ -1,9 +1,9 @@
 /** `report`: report.html, report.md, report.json and the charts as SVG files, of a study or of one run. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { toHtml } from "../eval/report/html.js";
-import { toMarkdown } from "../eval/report/markdown.js";
-import { makeReport } from "../eval/report/report.js";
+import { toHtml } from "../study/report/html.js";
+import { toMarkdown } from "../study/report/markdown.js";
+import { makeReport } from "../study/report/report.js";
 
 export interface ReportOptions {
   /** Folder to write to; undefined = the directory reported on. */

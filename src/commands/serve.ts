@@ -2,7 +2,7 @@
 import type { AddressInfo } from "node:net";
 import type { Server } from "node:http";
 import { serve } from "@hono/node-server";
-import { EnginePool, type PoolOptions } from "../actors/pool.js";
+import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError, messageOf } from "../errors.js";
 import { notAppliedNote } from "../model/generation-config.js";
 import { readModel } from "../model/read-model.js";

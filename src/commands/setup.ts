@@ -1,7 +1,7 @@
 /** `setup`: prepares what `npm ci` leaves out. Quick and silent when there is nothing to do. */
 import { existsSync } from "node:fs";
 import { UserError, messageOf } from "../errors.js";
-import { prepareNativeBinding, TENSORFLOW_WHEELS, tensorFlowFolder } from "../learner/native-binding.js";
+import { prepareNativeBinding, TENSORFLOW_WHEELS, tensorFlowFolder } from "../machine/native-binding.js";
 import { cudaWheels, prepareCudaLibraries, wheelFolder, type CudaMajor } from "../machine/cuda-libraries.js";
 import { ONNX_CUDA_13, onnxVersion, prepareOnnxProvider, providerFolder } from "../machine/onnx-provider.js";
 import { findPip, type Wheel } from "../machine/wheels.js";

@@ -4,11 +4,11 @@ import { basename, join, resolve } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import logUpdate from "log-update";
 import { UserError } from "../errors.js";
-import { isEvalDir } from "../eval/eval-dir.js";
-import { isRunDir } from "../eval/run-files.js";
-import { type Owner, readOwner } from "../launcher/owner.js";
+import { isEvalDir } from "../eval/folder/eval-dir.js";
+import { isRunDir } from "../run/read.js";
+import { type Owner, readOwner } from "../run/owner.js";
 import { clock } from "../launcher/render.js";
-import { type Status, runStatus as statusOf } from "../launcher/status.js";
+import { type Status, runStatus as statusOf } from "../run/status.js";
 import { type StudyRecord, comparisonFile, readStudyRecord, runDirOf, studyFile } from "../study/directory.js";
 
 export interface StatusOptions {

@@ -8,9 +8,9 @@ import type { Writable } from "node:stream";
 import { z } from "zod";
 import { runConfigSchema } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
-import type { JournalRecord } from "../learner/journal.js";
-import { batchFile, journalBatches, readBatchFile } from "../learner/journal.js";
-import { rewardWeights } from "../learner/task-source.js";
+import type { JournalRecord } from "../run/journal.js";
+import { batchFile, journalBatches, readBatchFile } from "../run/journal.js";
+import { rewardWeights } from "../learner/rollouts/task-source.js";
 import { totalReward } from "../tasks/rewards.js";
 
 /**

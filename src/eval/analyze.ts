@@ -4,8 +4,8 @@
  */
 import { UserError } from "../errors.js";
 import { type Operation, equationsOf } from "./arithmetic.js";
-import type { Prediction } from "./predictions.js";
-import { type Mode, modes } from "./result-file.js";
+import type { Prediction } from "./folder/predictions.js";
+import { type Mode, modes } from "./folder/result-file.js";
 
 /** In the order shown. The first is right, the second right in all but form. */
 export const answerClasses = {

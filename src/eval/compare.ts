@@ -5,8 +5,8 @@
  * Two checkpoints answer which of these two is better. Whether an algorithm is better, only several seeds answer: runs of
  * one recipe differ by more than their questions tell.
  */
-import type { EvalResult, Mode } from "./result-file.js";
-import { modesOf } from "./result-file.js";
+import type { EvalResult, Mode } from "./folder/result-file.js";
+import { modesOf } from "./folder/result-file.js";
 import {
   type Interval,
   detectableOverSeeds,
@@ -16,7 +16,7 @@ import {
   pairedBootstrapInterval,
   tTest,
   wilsonInterval,
-} from "./statistics.js";
+} from "../math/statistics.js";
 
 /** Of the bootstrap: fixed, so that a comparison is a function of its files. */
 const BOOTSTRAP_SEED = 1;

@@ -13,7 +13,7 @@ import { loadDataset } from "../tasks/dataset.js";
 import { gsm8kFiles } from "../tasks/gsm8k.js";
 import { FEWSHOT_EXAMPLES, fewshotIndices } from "./fewshot.js";
 import { promptNames } from "./prompt-names.js";
-import { sha256OfList } from "./result-file.js";
+import { sha256OfList } from "./folder/result-file.js";
 
 export type PromptName = (typeof promptNames)[number];
 

@@ -4,8 +4,8 @@
  */
 import type { Outcome } from "../protocol/messages.js";
 import { isWellFormed } from "../tasks/extract.js";
-import { extractorNames, type Prediction } from "./predictions.js";
-import { type Interval, majAtK, passAtK, wilsonInterval } from "./statistics.js";
+import { extractorNames, type Prediction } from "./folder/predictions.js";
+import { type Interval, majAtK, passAtK, wilsonInterval } from "../math/statistics.js";
 
 type ByName<T> = Record<(typeof extractorNames)[number], T>;
 

@@ -5,7 +5,7 @@
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
-import type { Updater } from "./update.js";
+import type { Updater } from "./algorithms/update.js";
 
 /** Larger published vectors are not kept for later comparison: they would cost memory and uploads. */
 const MAX_SIZE = 64 * 1024 * 1024;

@@ -11,18 +11,18 @@ import { join, relative } from "node:path";
 import { performance } from "node:perf_hooks";
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
-import { wilsonInterval } from "../eval/statistics.js";
+import { wilsonInterval } from "../math/statistics.js";
 import { readModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
 import type { Accuracy, ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
-import { startBackend } from "./backend.js";
-import { checkpointName, listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "./checkpoint.js";
+import { startBackend } from "./backend/backend.js";
+import { checkpointName, listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
 import { LogprobGap, checkGap } from "./logprob-gap.js";
-import { TrainableModel, baseFromFolder } from "./model.js";
-import type { RolloutSource, TrainingBatch } from "./rollout-source.js";
-import { currentCommit, keepLinesUpTo, writeWhole } from "./run-files.js";
-import { TaskSource } from "./task-source.js";
-import { Updater } from "./update.js";
+import { TrainableModel, baseFromFolder } from "./policy/model.js";
+import type { RolloutSource, TrainingBatch } from "./rollouts/rollout-source.js";
+import { currentCommit, keepLinesUpTo, writeWhole } from "../run/write.js";
+import { TaskSource } from "./rollouts/task-source.js";
+import { Updater } from "./algorithms/update.js";
 
 export interface LearnerOptions {
   readonly runDir: string;
@@ -94,7 +94,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
   const tasks = TaskSource.open(run);
   let source: RolloutSource;
   if (options.serial) {
-    const { startSerialSource } = await import("./start-serial.js");
+    const { startSerialSource } = await import("./rollouts/start-serial.js");
     source = await startSerialSource(run, {
       runDir,
       firstIteration: iteration,
@@ -103,7 +103,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
       tasks,
     });
   } else {
-    const { RemoteSource } = await import("./remote-source.js");
+    const { RemoteSource } = await import("./rollouts/remote-source.js");
     const remote = await RemoteSource.start({
       config: run,
       runDir,

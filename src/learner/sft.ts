@@ -7,14 +7,14 @@ import type { Tensor } from "@tensorflow/tfjs";
 import type { ModelConfig } from "../model/config.js";
 import { saveModelFolder } from "../model/folder.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
-import { mulberry32 } from "../model/random.js";
-import type { TF } from "./backend.js";
-import { listCheckpoints, checkpointName, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "./checkpoint.js";
-import { AdamW } from "./optimizer.js";
-import { groupTokens, microbatches, type SequenceGroup } from "./packing.js";
-import { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "./policy.js";
-import { addGradient } from "./primitives.js";
-import { learningRateFactor } from "./schedule.js";
+import { mulberry32 } from "../math/normal.js";
+import type { TF } from "./backend/backend.js";
+import { listCheckpoints, checkpointName, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
+import { AdamW } from "./policy/optimizer.js";
+import { groupTokens, microbatches, type SequenceGroup } from "./policy/packing.js";
+import { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "./policy/policy.js";
+import { addGradient } from "./policy/primitives.js";
+import { learningRateFactor } from "./algorithms/schedule.js";
 
 export interface SftOptions {
   readonly maxSteps: number;

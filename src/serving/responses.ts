@@ -1,6 +1,6 @@
 /** OpenAI's response bodies, out of choices. Log-probabilities are nats of the distribution sampled from (after temperature). */
 import type { Tokenizer } from "../model/tokenizer.js";
-import type { Choice, ChoiceDelta, TokenInfo } from "./generation.js";
+import type { Choice, ChoiceDelta, TokenInfo } from "../generate/generation.js";
 
 type Decode = Tokenizer["decode"];
 

@@ -1,12 +1,12 @@
 /** From a checked request body to generations: prompts as token ids, defaults, limits. Knows no HTTP and starts nothing. */
 import { randomBytes, randomUUID } from "node:crypto";
-import { checkRequest } from "../actors/check-request.js";
-import type { EngineOptions } from "../actors/engine-types.js";
+import { checkRequest } from "../engine/check-request.js";
+import type { EngineOptions } from "../engine/engine-types.js";
 import { UserError } from "../errors.js";
 import type { ModelConfig } from "../model/config.js";
 import type { Tokenizer } from "../model/tokenizer.js";
 import { promptSeed } from "../protocol/seeds.js";
-import { engineRequests, type Generation } from "./generation.js";
+import { engineRequests, type Generation } from "../generate/generation.js";
 import { RequestError, type ChatRequest, type CompletionRequest } from "./requests.js";
 import type { LogprobsWanted } from "./responses.js";
 

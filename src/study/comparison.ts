@@ -17,8 +17,8 @@ import {
   compareSeeds,
   verdict,
 } from "../eval/compare.js";
-import { type EvalResult, type Mode, accuracyOf, readEvalResult, refuseDifferent } from "../eval/result-file.js";
-import { wilsonInterval } from "../eval/statistics.js";
+import { type EvalResult, type Mode, accuracyOf, readEvalResult, refuseDifferent } from "../eval/folder/result-file.js";
+import { wilsonInterval } from "../math/statistics.js";
 import { type Budget, type CurvePoint, budgets, matchedAt, readCurve } from "./curve.js";
 import { type StudyRecord, evalFile, readStudyRecord, runDirOf } from "./directory.js";
 

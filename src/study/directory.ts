@@ -19,9 +19,9 @@ import { z } from "zod";
 import { packageRoot, readRunConfig } from "../config/load.js";
 import { type RunConfig, runConfigSchema } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
-import { readEvalResult } from "../eval/result-file.js";
-import { configFile } from "../launcher/run-dir.js";
-import { currentCommit, writeWhole } from "../learner/run-files.js";
+import { readEvalResult } from "../eval/folder/result-file.js";
+import { configFile } from "../run/run-dir.js";
+import { currentCommit, writeWhole } from "../run/write.js";
 import { readSummary } from "./curve.js";
 import { type Study, type StudyDefinition, differingKeys, studySchema } from "./definition.js";
 

@@ -5,8 +5,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RunConfig } from "../config/schema.js";
-import { readEvalResult } from "../eval/result-file.js";
-import { checkpointName } from "../learner/checkpoint.js";
+import { readEvalResult } from "../eval/folder/result-file.js";
+import { checkpointName } from "../run/checkpoint.js";
 import { readSummary } from "./curve.js";
 import { type Study, trainingWords } from "./definition.js";
 import { evalDirOf, evalFile, evaluationState, runDirOf, trainingState } from "./directory.js";

@@ -1,5 +1,5 @@
 /** A study's comparison as text for the terminal. Pure functions. */
-import { percent, range, signed } from "../eval/format.js";
+import { percent, range, signed } from "../terminal/format.js";
 import { type AlgorithmComparison, type StudyComparison, sentence } from "./comparison.js";
 import { type Setting, inWords } from "./definition.js";
 

@@ -7,7 +7,7 @@ import { basename } from "node:path";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
 import { goldAnswer } from "./extract.js";
-import { hash32 } from "./random.js";
+import { hash32 } from "../math/random.js";
 import { type Problem, type Split, VALIDATION_PROBLEMS, starterProblem } from "./starter.js";
 
 export type { Problem } from "./starter.js";

@@ -1,5 +1,5 @@
 /** From sampled tokens to a trajectory group: the step between an engine and whoever learns from it. */
-import type { GeneratedGroup } from "../actors/engine-types.js";
+import type { GeneratedGroup } from "../engine/engine-types.js";
 import type { Tokenizer } from "../model/tokenizer.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import type { Reward } from "./rewards.js";

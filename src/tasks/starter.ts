@@ -6,7 +6,7 @@
  * has what validation does not ask.
  * Knows no tokenizer and no model.
  */
-import { Draw, hash32, hashText } from "./random.js";
+import { Draw, hash32, hashText } from "../math/random.js";
 import { type Operand, type Operation, type Step, templates } from "./templates.js";
 
 export interface Problem {

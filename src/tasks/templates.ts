@@ -5,7 +5,7 @@
  * Every result is a whole number from 0 to 150 and every division is exact, so that a model of a million parameters that
  * sees single digits can get every step right.
  */
-import type { Draw } from "./random.js";
+import type { Draw } from "../math/random.js";
 
 export type Operation = "+" | "-" | "*" | "/";
 /** A number of the question, or the result of an earlier step. */

@@ -30,9 +30,9 @@ import {
   byteLength,
   storedWeights,
   type Numeric,
-} from "../../src/actors/graph/numeric.js";
-import { buildPrefillGraph } from "../../src/actors/graph/qwen2.js";
-import { buildSegmentGraph } from "../../src/actors/graph/segment.js";
+} from "../../src/engine/graph/numeric.js";
+import { buildPrefillGraph } from "../../src/engine/graph/qwen2.js";
+import { buildSegmentGraph } from "../../src/engine/graph/segment.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import { decodeModel, type OnnxGraph, type OnnxNode } from "../support/onnx-decode.js";
 

@@ -5,8 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { readPredictions } from "../../src/eval/predictions.js";
-import { readEvalResult } from "../../src/eval/result-file.js";
+import { readPredictions } from "../../src/eval/folder/predictions.js";
+import { readEvalResult } from "../../src/eval/folder/result-file.js";
 import { root, run } from "../support/run.js";
 
 const folder = mkdtempSync(join(tmpdir(), "eval-cli-"));

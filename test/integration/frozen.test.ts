@@ -4,9 +4,9 @@
  */
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { uniform } from "../../src/actors/noise.js";
-import { startBackend } from "../../src/learner/backend.js";
-import { disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "../../src/learner/policy.js";
+import { uniform } from "../../src/engine/noise.js";
+import { startBackend } from "../../src/learner/backend/backend.js";
+import { disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "../../src/learner/policy/policy.js";
 import { readModelConfig } from "../../src/model/config.js";
 import { weightLayout } from "../../src/model/layout.js";
 import { loadPacked } from "../../src/model/safetensors.js";

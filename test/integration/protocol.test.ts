@@ -10,12 +10,12 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
-import type { OrtEngine as Engine } from "../../src/actors/engine.js";
+import type { OrtEngine as Engine } from "../../src/engine/engine.js";
 import { type RunConfig, runConfigSchema } from "../../src/config/schema.js";
-import { batchFile, readBatchFile } from "../../src/learner/journal.js";
-import type { RemoteSource as Remote } from "../../src/learner/remote-source.js";
-import { SerialSource } from "../../src/learner/serial-source.js";
-import { TaskSource, bookOptions } from "../../src/learner/task-source.js";
+import { batchFile, readBatchFile } from "../../src/run/journal.js";
+import type { RemoteSource as Remote } from "../../src/learner/rollouts/remote-source.js";
+import { SerialSource } from "../../src/learner/rollouts/serial-source.js";
+import { TaskSource, bookOptions } from "../../src/learner/rollouts/task-source.js";
 import { readModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout } from "../../src/model/layout.js";
 import { hashPacked } from "../../src/model/weights.js";
@@ -24,7 +24,7 @@ import { loadRewards } from "../../src/tasks/rewards.js";
 import { makeScorer } from "../../src/tasks/scorer.js";
 
 const root = resolve(import.meta.dirname, "../..");
-const built = existsSync(join(root, "dist/learner/dispatcher-thread.js"));
+const built = existsSync(join(root, "dist/learner/rollouts/dispatcher-thread.js"));
 const model = readModelConfig(join(root, "assets/starter"));
 const layout = weightLayout(model);
 
@@ -92,8 +92,8 @@ async function exitOf(child: ChildProcess): Promise<{ code: number | null; stder
 
 describe.skipIf(!built)("learner and actors as processes (run `npm run build` first)", { timeout: 60_000 }, () => {
   beforeAll(async () => {
-    ({ RemoteSource } = (await import(join(root, "dist/learner/remote-source.js"))) as { RemoteSource: typeof Remote });
-    ({ OrtEngine } = (await import(join(root, "dist/actors/engine.js"))) as { OrtEngine: typeof Engine });
+    ({ RemoteSource } = (await import(join(root, "dist/learner/rollouts/remote-source.js"))) as { RemoteSource: typeof Remote });
+    ({ OrtEngine } = (await import(join(root, "dist/engine/engine.js"))) as { OrtEngine: typeof Engine });
   });
 
   it("one and two actors and the serial source sample the same completions from the same weights", async () => {

@@ -8,7 +8,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { generateAll, type LocalModel, openModel } from "../../src/actors/local.js";
+import { generateAll, type LocalModel, openModel } from "../../src/engine/local.js";
 import { root } from "../support/run.js";
 
 const folder = process.env["FINELLAMA_SMOLLM2"] ?? join(homedir(), ".cache/finellama-rl/smollm2-135m-instruct");

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cuda_stand_in
 
-OPSETS = {"": 20, "com.microsoft": 1}  # src/actors/graph/onnx.ts
+OPSETS = {"": 20, "com.microsoft": 1}  # src/engine/graph/onnx.ts
 OUT = Path(__file__).resolve().parents[1] / "golden" / "ort_cuda_kernels.json"
 STAND_IN = "CUDA_STAND_IN"
 

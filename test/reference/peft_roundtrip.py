@@ -47,7 +47,7 @@ WRITE_ADAPTER = """
 import { readModelConfig } from "./dist/model/config.js";
 import { layoutSize } from "./dist/model/layout.js";
 import { loraLayout, saveAdapterFolder } from "./dist/model/lora.js";
-import { mulberry32 } from "./dist/model/random.js";
+import { mulberry32 } from "./dist/math/normal.js";
 const [target, base, spec] = process.argv.slice(1);
 const lora = JSON.parse(spec);
 const layout = loraLayout(readModelConfig(base), lora);

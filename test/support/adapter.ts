@@ -5,7 +5,7 @@ import { saveModelFolder } from "../../src/model/folder.js";
 import { layoutSize, weightLayout } from "../../src/model/layout.js";
 import { type LoraSpec, loraLayout, saveAdapterFolder } from "../../src/model/lora.js";
 import { loadPacked } from "../../src/model/safetensors.js";
-import { Draw } from "../../src/tasks/random.js";
+import { Draw } from "../../src/math/random.js";
 
 /**
  * Writes `adapter` and `merged` into `folder`.

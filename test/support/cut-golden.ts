@@ -6,9 +6,9 @@ import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 import { cutRollouts, type CutBatch } from "../../bench/cut-model.js";
 import { runConfigSchema, type RunConfig } from "../../src/config/schema.js";
-import type { TrainableModel } from "../../src/learner/model.js";
-import type { TrainingBatch } from "../../src/learner/rollout-source.js";
-import type { Updater } from "../../src/learner/update.js";
+import type { TrainableModel } from "../../src/learner/policy/model.js";
+import type { TrainingBatch } from "../../src/learner/rollouts/rollout-source.js";
+import type { Updater } from "../../src/learner/algorithms/update.js";
 
 interface StepGolden {
   readonly loss: number;

@@ -2,11 +2,11 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { runConfigSchema } from "../../src/config/schema.js";
-import { type Prediction, judge } from "../../src/eval/predictions.js";
-import { modes } from "../../src/eval/result-file.js";
+import { type Prediction, judge } from "../../src/eval/folder/predictions.js";
+import { modes } from "../../src/eval/folder/result-file.js";
 import { summarize } from "../../src/eval/summary.js";
 import { studySchema } from "../../src/study/definition.js";
-import { Draw } from "../../src/tasks/random.js";
+import { Draw } from "../../src/math/random.js";
 import { starterProblem } from "../../src/tasks/starter.js";
 
 /** A prediction judged by the real code; 3 + 4 is asked unless something else is. */

@@ -1,10 +1,10 @@
 /**
- * Plain twins of src/learner/primitives.ts: ordinary tfjs operations with tfjs's own gradients, dense, one row (or one
+ * Plain twins of src/learner/policy/primitives.ts: ordinary tfjs operations with tfjs's own gradients, dense, one row (or one
  * completion) at a time. Slow and obvious on purpose; nothing here is shared with the code it is held against.
  */
 import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
-import type { TF } from "../../src/learner/backend.js";
-import type { SequenceGroup } from "../../src/learner/packing.js";
+import type { TF } from "../../src/learner/backend/backend.js";
+import type { SequenceGroup } from "../../src/learner/policy/packing.js";
 
 // tfjs's gradients of unstack and split fail where there is only one part, so rows and parts are slices.
 const rowsOf = (tf: TF, x: Tensor): Tensor1D[] =>

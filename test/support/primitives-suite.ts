@@ -2,10 +2,10 @@
 import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
 import * as fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
-import type { BackendName, TF } from "../../src/learner/backend.js";
-import { startBackend } from "../../src/learner/backend.js";
-import { packGroups, type SequenceGroup } from "../../src/learner/packing.js";
-import { disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "../../src/learner/policy.js";
+import type { BackendName, TF } from "../../src/learner/backend/backend.js";
+import { startBackend } from "../../src/learner/backend/backend.js";
+import { packGroups, type SequenceGroup } from "../../src/learner/policy/packing.js";
+import { disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "../../src/learner/policy/policy.js";
 import {
   attention,
   attentionTensors,
@@ -15,10 +15,10 @@ import {
   rotaryTables,
   swiGlu,
   tokenLogprobs,
-} from "../../src/learner/primitives.js";
+} from "../../src/learner/policy/primitives.js";
 import { layoutSize, packShapes, weightLayout } from "../../src/model/layout.js";
 import { loraLayout } from "../../src/model/lora.js";
-import { Draw } from "../../src/tasks/random.js";
+import { Draw } from "../../src/math/random.js";
 import { plainAttention, plainRmsNorm, plainRotary, plainSwiGlu, plainTokenLogprobs } from "./primitives-plain.js";
 import { relativeGap, tinyBatch, tinyConfig, tinyLearner, tinyRun, tinyWeights } from "./tiny.js";
 

@@ -7,7 +7,7 @@ import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
-import { type JournalRecord, batchFile, journalBatches, readBatchFile } from "../../src/learner/journal.js";
+import { type JournalRecord, batchFile, journalBatches, readBatchFile } from "../../src/run/journal.js";
 
 export const root = resolve(import.meta.dirname, "../..");
 export const starter = join(root, "assets/starter");

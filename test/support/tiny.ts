@@ -1,13 +1,13 @@
 /** A tiny Qwen2, runs and rollout batches for it: what the learner's tests train on. Values are formulas, not files. */
 import { runConfigSchema, type RunConfig } from "../../src/config/schema.js";
-import type { TF } from "../../src/learner/backend.js";
-import { TrainableModel, type BaseWeights } from "../../src/learner/model.js";
-import type { TrainingBatch } from "../../src/learner/rollout-source.js";
-import { Updater } from "../../src/learner/update.js";
+import type { TF } from "../../src/learner/backend/backend.js";
+import { TrainableModel, type BaseWeights } from "../../src/learner/policy/model.js";
+import type { TrainingBatch } from "../../src/learner/rollouts/rollout-source.js";
+import { Updater } from "../../src/learner/algorithms/update.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "../../src/model/layout.js";
 import type { Completion, Task, TrajectoryGroup } from "../../src/protocol/messages.js";
-import { Draw } from "../../src/tasks/random.js";
+import { Draw } from "../../src/math/random.js";
 
 export const tinyConfig = parseModelConfig(
   {

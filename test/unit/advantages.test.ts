@@ -9,7 +9,7 @@ import {
   ppoAdvantages,
   whiten,
   type PpoAdvantageOptions,
-} from "../../src/learner/advantages.js";
+} from "../../src/learner/algorithms/advantages.js";
 
 interface GrpoGolden {
   inputs: { groupSize: number };

@@ -4,15 +4,15 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { cli } from "../../src/cli.js";
 import { type SeedPairs, compareCheckpoints, compareSeeds, verdict } from "../../src/eval/compare.js";
-import type { EvalResult } from "../../src/eval/result-file.js";
-import { sha256OfList } from "../../src/eval/result-file.js";
+import type { EvalResult } from "../../src/eval/folder/result-file.js";
+import { sha256OfList } from "../../src/eval/folder/result-file.js";
 import {
   detectableOverSeeds,
   detectablePaired,
   mcnemarMidP,
   tTest,
   wilsonInterval,
-} from "../../src/eval/statistics.js";
+} from "../../src/math/statistics.js";
 
 let folder = "";
 let stdout = "";

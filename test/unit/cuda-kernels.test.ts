@@ -6,10 +6,10 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { describe, expect, it } from "vitest";
-import { adapterInputs, type Numeric } from "../../src/actors/graph/numeric.js";
-import { DATA_TYPE } from "../../src/actors/graph/onnx.js";
-import { buildPrefillGraph } from "../../src/actors/graph/qwen2.js";
-import { buildSegmentGraph } from "../../src/actors/graph/segment.js";
+import { adapterInputs, type Numeric } from "../../src/engine/graph/numeric.js";
+import { DATA_TYPE } from "../../src/engine/graph/onnx.js";
+import { buildPrefillGraph } from "../../src/engine/graph/qwen2.js";
+import { buildSegmentGraph } from "../../src/engine/graph/segment.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import { decodeModel, decodeOpsets, type OnnxGraph, type OnnxNode } from "../support/onnx-decode.js";
 

@@ -4,9 +4,9 @@
  */
 import { beforeAll, describe, expect, test } from "vitest";
 import { cutAdapters, cutTensor, cutWeights } from "../../bench/cut-model.js";
-import { startBackend, type TF } from "../../src/learner/backend.js";
-import { TrainableModel } from "../../src/learner/model.js";
-import { Updater } from "../../src/learner/update.js";
+import { startBackend, type TF } from "../../src/learner/backend/backend.js";
+import { TrainableModel } from "../../src/learner/policy/model.js";
+import { Updater } from "../../src/learner/algorithms/update.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import { weightLayout } from "../../src/model/layout.js";
 import { loraLayout } from "../../src/model/lora.js";

@@ -1,10 +1,10 @@
 import { Dealer } from "zeromq";
 import { describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.js";
-import { readBatchFile, batchFile } from "../../src/learner/journal.js";
-import { Ledger } from "../../src/learner/ledger.js";
-import { SerialSource } from "../../src/learner/serial-source.js";
-import { TaskBook } from "../../src/learner/task-book.js";
+import { readBatchFile, batchFile } from "../../src/run/journal.js";
+import { Ledger } from "../../src/learner/rollouts/ledger.js";
+import { SerialSource } from "../../src/learner/rollouts/serial-source.js";
+import { TaskBook } from "../../src/learner/rollouts/task-book.js";
 import { decode, encode, groupToWire, taskFromWire } from "../../src/protocol/codec.js";
 import type { Task, TrajectoryGroup } from "../../src/protocol/messages.js";
 import type { Addresses } from "../../src/protocol/sockets.js";

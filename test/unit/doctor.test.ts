@@ -3,11 +3,11 @@ import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test, vi } from "vitest";
 import { doctor } from "../../src/commands/doctor.js";
-import { describeMachine } from "../../src/machine/describe.js";
-import { cpuWorks, cudaGaps } from "../../src/machine/gaps.js";
-import { inspectMachine, type Machine } from "../../src/machine/inspect.js";
+import { describeMachine } from "../../src/doctor/describe.js";
+import { cpuWorks, cudaGaps } from "../../src/doctor/gaps.js";
+import { inspectMachine, type Machine } from "../../src/doctor/inspect.js";
 
-vi.mock("../../src/machine/inspect.js");
+vi.mock("../../src/doctor/inspect.js");
 
 const found = (name: string) => ({ name, path: `/cuda/${name}`, error: null });
 const lost = (name: string) => ({

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { OrtEngine } from "../../src/actors/engine.js";
-import type { EngineOptions, GeneratedGroup, GenerateRequest, StreamedTokens } from "../../src/actors/engine-types.js";
+import { OrtEngine } from "../../src/engine/engine.js";
+import type { EngineOptions, GeneratedGroup, GenerateRequest, StreamedTokens } from "../../src/engine/engine-types.js";
 import { UserError } from "../../src/errors.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import type { ModelConfig } from "../../src/model/config.js";

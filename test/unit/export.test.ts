@@ -13,7 +13,7 @@ import {
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { afterAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { generateAll, openModel } from "../../src/actors/local.js";
+import { generateAll, openModel } from "../../src/engine/local.js";
 import { runExport, type ExportOptions } from "../../src/commands/export.js";
 import { fromLearner } from "../../src/commands/logprobs.js";
 import { UserError } from "../../src/errors.js";

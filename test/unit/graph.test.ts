@@ -2,11 +2,11 @@ import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 import fc from "fast-check";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
-import { chooseBlockSize } from "../../src/actors/blocks.js";
-import { Graph } from "../../src/actors/graph/onnx.js";
-import { sample, vocabularyBlocks } from "../../src/actors/graph/sampling.js";
-import { buildSegmentGraph } from "../../src/actors/graph/segment.js";
-import { weightViews } from "../../src/actors/graph/weights.js";
+import { chooseBlockSize } from "../../src/engine/blocks.js";
+import { Graph } from "../../src/engine/graph/onnx.js";
+import { sample, vocabularyBlocks } from "../../src/engine/graph/sampling.js";
+import { buildSegmentGraph } from "../../src/engine/graph/segment.js";
+import { weightViews } from "../../src/engine/graph/weights.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout } from "../../src/model/layout.js";
 

@@ -7,8 +7,8 @@ import { describe, expect, it } from "vitest";
 import { trajectories } from "../../src/commands/trajectories.js";
 import { runConfigSchema } from "../../src/config/schema.js";
 import { UserError } from "../../src/errors.js";
-import { Journal, batchFile, journalBatches, readBatchFile, recoverJournal } from "../../src/learner/journal.js";
-import { Ledger } from "../../src/learner/ledger.js";
+import { Journal, batchFile, journalBatches, readBatchFile, recoverJournal } from "../../src/run/journal.js";
+import { Ledger } from "../../src/learner/rollouts/ledger.js";
 import { answer, later, ledgerOptions, makeTask, temporaryDirectory, weights } from "./rollout-fixtures.js";
 
 function openJournal(directory: string): Journal {

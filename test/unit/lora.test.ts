@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { UserError } from "../../src/errors.js";
-import { startBackend, type TF } from "../../src/learner/backend.js";
-import { TrainableModel } from "../../src/learner/model.js";
+import { startBackend, type TF } from "../../src/learner/backend/backend.js";
+import { TrainableModel } from "../../src/learner/policy/model.js";
 import {
   completionLogprobs,
   disposeBatch,
@@ -13,7 +13,7 @@ import {
   prepareMicrobatch,
   type Microbatch,
   type NamedWeights,
-} from "../../src/learner/policy.js";
+} from "../../src/learner/policy/policy.js";
 import { loadAdapter, loraLayout, saveAdapterFolder } from "../../src/model/lora.js";
 import { readSafetensors, writeSafetensors } from "../../src/model/safetensors.js";
 import { golden, goldenAdapters, goldenBase, goldenConfig, goldenGroups } from "../support/lora-golden.js";

@@ -15,7 +15,7 @@ import {
   type Loss,
   type PolicyTokens,
   type PpoPolicyOptions,
-} from "../../src/learner/losses.js";
+} from "../../src/learner/algorithms/losses.js";
 
 const TOLERANCE = 1e-5;
 

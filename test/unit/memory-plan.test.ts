@@ -5,10 +5,10 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { loadConfig } from "../../src/config/load.js";
 import { runConfigSchema, type RunConfig } from "../../src/config/schema.js";
-import { learnerItems, microbatchShape } from "../../src/launcher/learner-memory.js";
-import { actorItems } from "../../src/launcher/actor-memory.js";
-import { cures, fits, planMemory, sumOf, type Machine } from "../../src/launcher/memory-plan.js";
-import { refusal } from "../../src/launcher/memory-report.js";
+import { learnerItems, microbatchShape } from "../../src/launcher/plan/learner-memory.js";
+import { actorItems } from "../../src/launcher/plan/actor-memory.js";
+import { cures, fits, planMemory, sumOf, type Machine } from "../../src/launcher/plan/memory-plan.js";
+import { refusal } from "../../src/launcher/plan/memory-report.js";
 import { parseModelConfig, readModelConfig } from "../../src/model/config.js";
 import { root } from "../support/run.js";
 

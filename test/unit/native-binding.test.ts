@@ -3,7 +3,7 @@ import { lstat, mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink, writeF
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { prepareNativeBinding } from "../../src/learner/native-binding.js";
+import { prepareNativeBinding } from "../../src/machine/native-binding.js";
 
 let folder: string;
 let path: string;

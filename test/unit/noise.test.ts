@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { fillUniforms, philox4x32, uniform } from "../../src/actors/noise.js";
+import { fillUniforms, philox4x32, uniform } from "../../src/engine/noise.js";
 
 function block(counter: [number, number, number, number], key: [number, number]): string {
   const out = new Uint32Array(4);

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import * as tf from "@tensorflow/tfjs";
 import { beforeAll, describe, expect, test } from "vitest";
-import { AdamW } from "../../src/learner/optimizer.js";
+import { AdamW } from "../../src/learner/policy/optimizer.js";
 import {
   completionLogprobs,
   completionValues,
@@ -11,7 +11,7 @@ import {
   splitFlat,
   type Microbatch,
   type NamedWeights,
-} from "../../src/learner/policy.js";
+} from "../../src/learner/policy/policy.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import { layoutSize, packShapes, weightLayout } from "../../src/model/layout.js";
 

@@ -1,9 +1,9 @@
 /** Who gets which request, and what becomes of those that nobody can answer: engines are stand-ins that only record. */
 import { EventEmitter } from "node:events";
 import { describe, expect, test } from "vitest";
-import type { GeneratedGroup, GenerateRequest } from "../../src/actors/engine-types.js";
-import type { FromEngine, ToEngine } from "../../src/actors/engine-thread.js";
-import { Cancelled, EnginePool } from "../../src/actors/pool.js";
+import type { GeneratedGroup, GenerateRequest } from "../../src/engine/engine-types.js";
+import type { FromEngine, ToEngine } from "../../src/engine/engine-thread.js";
+import { Cancelled, EnginePool } from "../../src/engine/pool.js";
 
 class StandIn extends EventEmitter {
   readonly received: ToEngine[] = [];

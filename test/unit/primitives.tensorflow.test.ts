@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { test } from "vitest";
-import { nativeBindingPath } from "../../src/learner/native-binding.js";
+import { nativeBindingPath } from "../../src/machine/native-binding.js";
 import { primitivesSuite } from "../support/primitives-suite.js";
 
 if (existsSync(nativeBindingPath())) primitivesSuite("tensorflow");

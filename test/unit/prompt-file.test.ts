@@ -9,7 +9,7 @@ import {
   parsePrompt,
   readPromptLines,
   shortHash,
-} from "../../src/infer/prompt-file.js";
+} from "../../src/generate/prompt-file.js";
 
 let folder = "";
 let [input, output] = ["", ""];

@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { writeReport } from "../../src/commands/report.js";
 import { UserError } from "../../src/errors.js";
-import { wilsonInterval } from "../../src/eval/statistics.js";
+import { wilsonInterval } from "../../src/math/statistics.js";
 import { writeRun, writeStudy } from "../support/evaluation.js";
 
 const root = mkdtempSync(join(tmpdir(), "report-"));

@@ -12,7 +12,7 @@ import {
   configFile,
   latestRunDir,
   newRunDir,
-} from "../../src/launcher/run-dir.js";
+} from "../../src/run/run-dir.js";
 import { planThreads, threadEnv } from "../../src/launcher/threads.js";
 
 let root = "";

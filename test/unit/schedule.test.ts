@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { learningRateFactor } from "../../src/learner/schedule.js";
+import { learningRateFactor } from "../../src/learner/algorithms/schedule.js";
 
 interface Case {
   type: "linear" | "cosine" | "constant";

@@ -2,9 +2,9 @@
 import { fileURLToPath } from "node:url";
 import { MessageChannel } from "node:worker_threads";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { serveEngine } from "../../src/actors/engine-thread.js";
-import { generateAll, openModel, type LocalModel } from "../../src/actors/local.js";
-import { EnginePool, type EnginePort } from "../../src/actors/pool.js";
+import { serveEngine } from "../../src/engine/engine-thread.js";
+import { generateAll, openModel, type LocalModel } from "../../src/engine/local.js";
+import { EnginePool, type EnginePort } from "../../src/engine/pool.js";
 import { taskSeed } from "../../src/protocol/seeds.js";
 import { createApp, type AppOptions, type ServeApp } from "../../src/serving/app.js";
 

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { compareSeeds, isShown } from "../../src/eval/compare.js";
-import { studentQuantile } from "../../src/eval/distributions.js";
+import { studentQuantile } from "../../src/math/distributions.js";
 import {
   detectableOverSeeds,
   detectablePaired,
@@ -13,8 +13,8 @@ import {
   passAtK,
   tTest,
   wilsonInterval,
-} from "../../src/eval/statistics.js";
-import { Draw } from "../../src/tasks/random.js";
+} from "../../src/math/statistics.js";
+import { Draw } from "../../src/math/random.js";
 
 interface Golden {
   wilson: { successes: number; n: number; interval: number[] }[];

@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { runStatus as command } from "../../src/commands/status.js";
 import { UserError } from "../../src/errors.js";
-import { claimOwnership } from "../../src/launcher/owner.js";
-import { runStatus } from "../../src/launcher/status.js";
+import { claimOwnership } from "../../src/run/owner.js";
+import { runStatus } from "../../src/run/status.js";
 import { writeRun, writeStudy } from "../support/evaluation.js";
 
 let root = "";

@@ -1,7 +1,7 @@
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { TextStream } from "../../src/model/text-stream.js";
+import { TextStream } from "../../src/generate/text-stream.js";
 import { loadTokenizer } from "../../src/model/tokenizer.js";
 
 const tokenizer = loadTokenizer(fileURLToPath(new URL("../../assets/starter", import.meta.url)));

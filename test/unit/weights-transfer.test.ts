@@ -4,7 +4,7 @@ import { basename, join } from "node:path";
 import { Dealer } from "zeromq";
 import { describe, expect, it } from "vitest";
 import { WeightFetcher } from "../../src/actors/weight-fetcher.js";
-import { WeightServer } from "../../src/learner/weight-server.js";
+import { WeightServer } from "../../src/learner/rollouts/weight-server.js";
 import { layoutSize } from "../../src/model/layout.js";
 import { decode } from "../../src/protocol/codec.js";
 import { sharedMemoryFolder } from "../../src/protocol/shared-memory.js";

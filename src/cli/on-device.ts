@@ -1,0 +1,69 @@
+/**
+ * `--device auto|cpu|cuda` of commands that answer without a learner (eval, infer, serve): chosen, checked and prepared
+ * as for an actor. A library path holds for whole processes from their start, so on a GPU the command is started once
+ * more, as a child with an actor's environment. Knows nothing of what the command does.
+ */
+import { spawn } from "node:child_process";
+import { constants } from "node:os";
+import { UserError } from "../errors.js";
+import { smiList } from "../machine/gpus.js";
+import { actorLibraryPath } from "../machine/onnx-provider.js";
+import { deviceEnv, visibleGpus } from "../launcher/devices.js";
+
+export const deviceChoices = ["auto", "cpu", "cuda"] as const;
+export type DeviceChoice = (typeof deviceChoices)[number];
+
+/** Set for the child, which does not choose again. */
+const PREPARED = "FINELLAMA_PREPARED_DEVICE";
+
+/**
+ * Runs a command on the device that was asked for: in this process on the CPU, else in a child whose exit code becomes
+ * this process's.
+ * @param run given the device; called in this process or in the child, never in both
+ * @param argv of the child: script and arguments
+ * @throws UserError with doctor's report, when CUDA was asked for and cannot be used
+ */
+export async function onDevice(
+  asked: DeviceChoice,
+  run: (device: "cpu" | "cuda") => Promise<void>,
+  argv: readonly string[] = process.argv.slice(1),
+): Promise<void> {
+  if (asked === "cpu") return run("cpu");
+  if (process.env[PREPARED] === "cuda") return run("cuda");
+  const [gpu] = visibleGpus(process.env, smiList());
+  if (asked === "auto" && gpu === undefined) return run("cpu");
+  const { whyNoCuda } = await import("../doctor/why-no-cuda.js");
+  const obstacle = await whyNoCuda(["actors"]);
+  if (obstacle !== null) {
+    if (asked === "cuda")
+      throw new UserError(`--device cuda: CUDA cannot be used on this machine.\n${obstacle.report}`);
+    process.stderr.write(`There is a GPU, and CUDA cannot be used (${obstacle.missing}): computing on the CPU.\n`);
+    return run("cpu");
+  }
+  const env = deviceEnv(gpu!, actorLibraryPath(), process.env);
+  process.exitCode = await startAgain(argv, { ...process.env, ...env, [PREPARED]: "cuda" });
+}
+
+/**
+ * The child has the terminal's output and leads a group of its own: Ctrl-C reaches this process alone, which passes it
+ * on once. It ends when this process is gone (cli.ts listens for "disconnect").
+ * @returns its exit code, 128 + signal number when a signal ended it
+ */
+async function startAgain(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const child = spawn(process.execPath, argv, {
+    env,
+    detached: true,
+    stdio: ["inherit", "inherit", "inherit", "ipc"],
+  });
+  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+  const pass = (signal: NodeJS.Signals): void => void child.kill(signal);
+  for (const signal of signals) process.on(signal, pass);
+  try {
+    return await new Promise((resolve, reject) => {
+      child.once("error", reject);
+      child.once("close", (code, signal) => resolve(code ?? 128 + constants.signals[signal!]));
+    });
+  } finally {
+    for (const signal of signals) process.off(signal, pass);
+  }
+}

@@ -1,0 +1,172 @@
+/**
+ * What this machine has for learner and actors: driver and GPUs, CUDA's libraries, the backend TensorFlow.js takes, the
+ * providers ONNX Runtime loads. Looks only; gaps.ts says what is missing, commands/doctor.ts prints.
+ */
+import { execFile } from "node:child_process";
+import { existsSync, lstatSync, readFileSync, readdirSync, realpathSync } from "node:fs";
+import { availableParallelism, totalmem } from "node:os";
+import { fileURLToPath } from "node:url";
+import { deviceEnv, visibleGpus } from "../launcher/devices.js";
+import { nativeBindingPath, tensorFlowFolder } from "../machine/native-binding.js";
+import { cudaLibraryPath, type CudaMajor } from "../machine/cuda-libraries.js";
+import { smi, smiList } from "../machine/gpus.js";
+import { actorLibraryPath, onnxVersion, providerInPlace } from "../machine/onnx-provider.js";
+import type { LibraryFact, Probe, ProbeRequest } from "./probe.js";
+
+export interface Machine {
+  readonly node: string;
+  readonly platform: string;
+  readonly cores: number;
+  readonly ramBytes: number;
+  /** Of NVIDIA's kernel module; null without one. */
+  readonly driver: string | null;
+  readonly gpus: readonly { readonly name: string; readonly memoryMiB: number | null }[];
+  /** Names of those this process may use, as CUDA_VISIBLE_DEVICES takes them. */
+  readonly visibleGpus: readonly string[];
+  readonly learner: {
+    /** Which TensorFlow is in place; "own" is somebody's own build. */
+    readonly build: "cpu" | "cuda" | "own" | null;
+    readonly backend: Probe["backend"];
+    readonly passedOver: readonly string[];
+    /** Folders put before LD_LIBRARY_PATH. */
+    readonly libraryPath: readonly string[];
+    readonly libraries: readonly LibraryFact[];
+  };
+  readonly actors: {
+    readonly onnxruntime: string;
+    /** CUDA that the provider in place was built for; null when there is none. */
+    readonly provider: CudaMajor | null;
+    /** By name: null for one that computed, else the loader's reason. */
+    readonly providers: Readonly<Record<string, string | null>>;
+    readonly libraryPath: readonly string[];
+    readonly libraries: readonly LibraryFact[];
+  };
+}
+
+/** What TensorFlow 2.21 opens before it registers a GPU (xla/tsl/platform/default/dso_loader.cc). */
+const TENSORFLOW_OPENS = [
+  "libcuda.so.1",
+  "libcudart.so.12",
+  "libcublasLt.so.12",
+  "libcublas.so.12",
+  "libcufft.so.11",
+  "libcusparse.so.12",
+  "libcusolver.so.11",
+  "libcudnn.so.9",
+];
+/** What ONNX Runtime 1.30's CUDA provider is linked to, and cuDNN and cuFFT, which it opens by itself. */
+const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
+  "12": [
+    "libcuda.so.1",
+    "libcudart.so.12",
+    "libcublasLt.so.12",
+    "libcublas.so.12",
+    "libcurand.so.10",
+    "libcufft.so.11",
+    "libcudnn.so.9",
+  ],
+  "13": [
+    "libcuda.so.1",
+    "libcudart.so.13",
+    "libcublasLt.so.13",
+    "libcublas.so.13",
+    "libcurand.so.10",
+    "libcufft.so.12",
+    "libcudnn.so.9",
+  ],
+};
+/** Loading half a gigabyte of libraries from a network disk takes its time. */
+const PROBE_TIMEOUT_MS = 120_000;
+
+export async function inspectMachine(): Promise<Machine> {
+  const provider = providerInPlace() ?? null;
+  const visible = visibleGpus(process.env, smiList());
+  const learnerPath = cudaLibraryPath("12");
+  const actorPath = actorLibraryPath();
+  const [learner, actors] = await Promise.all([
+    probe({ role: "learner", libraries: TENSORFLOW_OPENS }, learnerPath),
+    probe({ role: "actor", libraries: ONNX_OPENS[provider ?? "12"] }, actorPath),
+  ]);
+  return {
+    node: process.version,
+    platform: `${process.platform} ${process.arch}`,
+    cores: availableParallelism(),
+    ramBytes: totalmem(),
+    ...driverFacts(),
+    visibleGpus: visible,
+    learner: {
+      build: tensorFlowBuild(),
+      backend: learner.backend,
+      passedOver: learner.passedOver,
+      libraryPath: learnerPath,
+      libraries: learner.libraries,
+    },
+    actors: {
+      onnxruntime: onnxVersion(),
+      provider,
+      providers: actors.providers,
+      libraryPath: actorPath,
+      libraries: actors.libraries,
+    },
+  };
+}
+
+function driverFacts(): Pick<Machine, "driver" | "gpus"> {
+  const rows = smi(["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]);
+  if (rows !== null) {
+    const gpus = rows
+      .trim()
+      .split("\n")
+      .map((row) => row.split(",").map((cell) => cell.trim()));
+    return {
+      driver: gpus[0]?.[2] ?? null,
+      gpus: gpus.map(([name, memory]) => ({ name: name ?? "?", memoryMiB: Number(memory) || null })),
+    };
+  }
+  // the kernel module without its tools, as in some containers
+  const proc = "/proc/driver/nvidia";
+  if (!existsSync(`${proc}/version`)) return { driver: null, gpus: [] };
+  const version = /Kernel Module.*?\s(\d+\.[\d.]+)/.exec(readFileSync(`${proc}/version`, "utf8"))?.[1] ?? "unknown";
+  const cards = existsSync(`${proc}/gpus`) ? readdirSync(`${proc}/gpus`) : [];
+  const models = cards.map(
+    (card) => /Model:\s*(.+)/.exec(readFileSync(`${proc}/gpus/${card}/information`, "utf8"))?.[1],
+  );
+  return { driver: version, gpus: models.map((name) => ({ name: name ?? "?", memoryMiB: null })) };
+}
+
+function tensorFlowBuild(): Machine["learner"]["build"] {
+  const path = nativeBindingPath();
+  if (!existsSync(path)) return null;
+  if (!lstatSync(path).isSymbolicLink()) return "own";
+  return realpathSync(path).startsWith(realpathOf(tensorFlowFolder("cuda"))) ? "cuda" : "cpu";
+}
+
+const realpathOf = (path: string): string => (existsSync(path) ? realpathSync(path) : path);
+
+/** Runs probe.js as a process on the first GPU's libraries; one that crashes has loaded nothing, and its last words are the reason. */
+async function probe(request: ProbeRequest, libraryPath: readonly string[]): Promise<Probe> {
+  const script = fileURLToPath(new URL("./probe.js", import.meta.url));
+  const { CUDA_VISIBLE_DEVICES: devices } = process.env;
+  const env = { ...process.env, ...deviceEnv(devices ?? "0", libraryPath, process.env), CUDA_VISIBLE_DEVICES: devices };
+  const { stdout, stderr, failure } = await new Promise<{ stdout: string; stderr: string; failure: Error | null }>(
+    (resolve) =>
+      execFile(
+        process.execPath,
+        [script, JSON.stringify(request)],
+        { env, timeout: PROBE_TIMEOUT_MS },
+        (error, out, err) => resolve({ stdout: out, stderr: err, failure: error }),
+      ),
+  );
+  const last = stdout.trim().split("\n").at(-1) ?? "";
+  if (failure !== null || last === "") {
+    const reason = `the ${request.role}'s libraries end the process: ${stderr.trim().split("\n").at(-1) ?? ""}`;
+    return { libraries: [], backend: null, passedOver: [reason], providers: { cpu: reason, cuda: reason } };
+  }
+  const answer = JSON.parse(last) as Probe;
+  // ONNX Runtime throws a general message and writes the loader's reason to stderr
+  const reason = /with error: (.+)/.exec(stderr)?.[1]?.trim();
+  const { cuda } = answer.providers;
+  return typeof cuda === "string" && reason !== undefined
+    ? { ...answer, providers: { ...answer.providers, cuda: reason } }
+    : answer;
+}

@@ -1,0 +1,75 @@
+/**
+ * `predictions.jsonl` of an evaluation folder: a line for each completion, as text, with what every extractor reads in it.
+ * Knows texts and right answers; knows no tokens, models or statistics.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { z } from "zod";
+import { UserError } from "../../errors.js";
+import { jsonOf } from "../../json.js";
+import { outcomeOf } from "../../tasks/extract.js";
+import { extractors } from "../extractors.js";
+import { modes } from "./result-file.js";
+
+const readingSchema = z.object({
+  /** Absent when the extractor sees no answer. */
+  answer: z.string().optional(),
+  correct: z.boolean(),
+});
+
+export const extractorNames = Object.keys(extractors) as (keyof typeof extractors)[];
+
+const predictionSchema = z.object({
+  mode: z.enum(modes),
+  /** Of the question, from 0. */
+  index: z.int().min(0),
+  id: z.string(),
+  /** Of the question's samples, from 0. */
+  sample: z.int().min(0),
+  question: z.string(),
+  /** The data set's worked answer. */
+  answer: z.string(),
+  /** Without the stop token, cut before the first stop string. */
+  text: z.string(),
+  finish_reason: z.enum(["stop", "length"]),
+  /** Generated, the stop token (or the token that completed a stop string) included. */
+  tokens: z.int().min(0),
+  /** By the rule that rewards in training (`ours`). */
+  outcome: z.enum(["correct", "wrong", "unparsed", "truncated", "error"]),
+  extracted: z.record(z.enum(extractorNames), readingSchema),
+});
+
+export type Prediction = z.infer<typeof predictionSchema>;
+
+/** Judges one completion: the outcome, and every extractor's reading. Its fields are in the schema's order. */
+export function judge(completion: Omit<Prediction, "outcome" | "extracted">): Prediction {
+  const { mode, index, id, sample, question, answer, text, finish_reason, tokens } = completion;
+  const outcome = outcomeOf(text, finish_reason, answer);
+  const extracted = Object.fromEntries(
+    extractorNames.map((name) => [name, extractors[name](text, answer)]),
+  ) as Prediction["extracted"];
+  return { mode, index, id, sample, question, answer, text, finish_reason, tokens, outcome, extracted };
+}
+
+/** @throws UserError for a missing or empty file, and as parsePredictions */
+export function readPredictions(file: string): Prediction[] {
+  const predictions = existsSync(file) ? parsePredictions(file) : [];
+  if (predictions.length === 0)
+    throw new UserError(
+      `${file}: expected predictions of eval, found ${existsSync(file) ? "an empty file" : "nothing"}. Run eval again.`,
+    );
+  return predictions;
+}
+
+/**
+ * The lines of a file, possibly none; a torn last one, left by a kill, is left out.
+ * @throws UserError naming the line for anything malformed
+ */
+export function parsePredictions(file: string): Prediction[] {
+  const lines = readFileSync(file, "utf8").split("\n").slice(0, -1);
+  return lines.map((line, i) => {
+    const parsed = predictionSchema.safeParse(jsonOf(line));
+    if (!parsed.success)
+      throw new UserError(`${file}:${i + 1}: expected a prediction of eval.\n${z.prettifyError(parsed.error)}`);
+    return parsed.data;
+  });
+}

@@ -1,0 +1,142 @@
+/**
+ * What a rollout actor will hold, by item, from shapes alone. Each formula names the code that allocates.
+ *
+ * Legend: R rows in flight, G groups (prompts) in flight, which are most in self-test and validation, P prompt length, T completion
+ * length, S steps of a segment, H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
+ */
+import { adapterInputs, beyondPrefill, byteLength, storedWeights, type StoredWeight } from "../../engine/graph/numeric.js";
+import type { RunConfig } from "../../config/schema.js";
+import type { ModelConfig } from "../../model/config.js";
+import { layoutSize, weightLayout } from "../../model/layout.js";
+import { publishedLayout } from "../../model/published.js";
+import type { MemoryItem } from "./memory-plan.js";
+
+/** engine.ts, PREFILL_SCORES: most scores of one prefill run. */
+const PREFILL_SCORES = 2 ** 24;
+/** sampling.ts: logits over temperature, their exponentials, and one of the two before it. */
+const VOCABULARY_ARRAYS = 3;
+/** qwen2.ts, attention: scores, masked scores, probabilities. */
+const SCORE_ARRAYS = 3;
+/** loop.ts, SELFTEST_COMPLETIONS: each has a prompt of its own, as every validation problem has. */
+const SELFTEST_PROMPTS = 32;
+/** Graph constants live as protobuf in JavaScript, as the runtime's copy of it, and as tensors of the session. */
+const CONSTANT_COPIES = 3;
+
+/** Every item of one actor, on `where` its tensors live; what JavaScript holds is in RAM. */
+export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {
+  const { hiddenSize: H, intermediateSize: I, vocabSize: V, numLayers: L } = model;
+  const q = model.numHeads * model.headDim;
+  const kv = model.numKvHeads * model.headDim;
+  const half = run.actors.dtype === "float16";
+  /** Of linear layers, keys and values. */
+  const width = half ? 2 : 4;
+  const rows = run.actors.max_rows;
+  const validated = run.eval.sampled || run.eval.greedy ? run.eval.num_problems : 0;
+  const groups = Math.min(rows, Math.max(Math.floor(rows / run.num_generations), SELFTEST_PROMPTS, validated));
+  const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length];
+  const segment = Math.min(run.actors.segment_length, completion);
+
+  const perToken = 2 * L * kv; // keys and values of all layers
+  const prefillPrompts = Math.max(1, Math.min(groups, Math.floor(PREFILL_SCORES / (model.numHeads * prompt * prompt))));
+  const prefillTokens = prefillPrompts * prompt;
+  const prefill =
+    prefillTokens * perToken +
+    SCORE_ARRAYS * prefillPrompts * model.numHeads * prompt * prompt +
+    prefillTokens * (4 * H + 3 * q + 2 * kv + 3 * I);
+  const decode =
+    VOCABULARY_ARRAYS * rows * V +
+    rows * (4 * H + 3 * q + 2 * kv + 3 * I) +
+    SCORE_ARRAYS * rows * model.numHeads * (prompt + completion);
+  const recent = 2 * rows * segment * perToken; // loop-carried: the grown copy beside the one before
+  const rope = 2 * (model.maxPositions + segment) * (model.headDim / 2);
+
+  const on = (name: string, bytes: number, key?: string): MemoryItem => ({
+    name,
+    bytes,
+    where,
+    ...(key !== undefined && { key }),
+  });
+  const inRam = (name: string, bytes: number, key?: string): MemoryItem => ({
+    name,
+    bytes,
+    where: "ram",
+    ...(key !== undefined && { key }),
+  });
+  return [
+    ...weightItems(run, model, where),
+    // engine.ts `prefill`: each group's own keys and values; kv-cache.ts `PromptCache`: the same side by side
+    inRam("keys and values of prompts", 2 * groups * prompt * perToken * width, "actors.max_rows"),
+    // kv-cache.ts `GeneratedCache`: two sets of buffers, rows are copied from one to the other
+    inRam("keys and values of completions, two sets", 2 * rows * completion * perToken * width, "actors.max_rows"),
+    // engine.ts: the runtime's outputs, once more as JavaScript arrays
+    inRam(
+      "keys and values of the last segment",
+      (rows * segment + prefillTokens) * perToken * width,
+      "actors.max_rows",
+    ),
+    ...(where === "gpu"
+      ? [
+          on(
+            "keys and values of a run's inputs",
+            rows * completion * perToken * width + groups * prompt * perToken * width,
+            "actors.max_rows",
+          ),
+        ]
+      : []),
+    on("keys and values grown in a segment", recent * width, "actors.max_rows"),
+    // Two sessions with an arena each; neither gives anything back.
+    on("prefill: scores, activations", prefill * 4, "data.max_prompt_length"),
+    on("decoding: logits, sampling, activations", decode * 4, "actors.max_rows"),
+    on("rotary tables of both graphs", 2 * CONSTANT_COPIES * rope * 4),
+  ].filter((one) => one.bytes > 0);
+}
+
+function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {
+  const lora = run.lora.enabled ? run.lora : null;
+  const base = layoutSize(weightLayout(model));
+  const published = layoutSize(publishedLayout(model, lora));
+  const inRam = (name: string, bytes: number, key: string): MemoryItem => ({ name, bytes, where: "ram", key });
+  // weight-fetcher.ts: one buffer, used again
+  const staging = inRam("staging of fetched weights", published * 4, "lora.enabled");
+  if (where === "ram") {
+    return [
+      staging,
+      // engine-weights.ts, `weightsAsInputs`: read in place
+      inRam("weights", base * 4, "lora.enabled"),
+      // adapter.ts: merged weights are made of the base, which stays
+      ...(lora === null ? [] : [inRam("base, to merge adapters into", base * 4, "lora.enabled")]),
+    ];
+  }
+  // engine-weights.ts, `weightsAsInitializers`: two sessions, each with its own copy of what its graph uses. Without LoRA a
+  // new policy is two new sessions, and the old ones go before the new ones come.
+  const { dtype } = run.actors;
+  const stored = storedWeights(model, dtype);
+  const unused = beyondPrefill(model, dtype);
+  const sum = (weights: readonly StoredWeight[]): number =>
+    weights.reduce((bytes, weight) => bytes + byteLength(weight), 0);
+  const onGpu = (name: string, bytes: number, key: string): MemoryItem => ({ name, bytes, where, key });
+  const items = [
+    staging,
+    onGpu("weights of the decode session", sum(stored), "actors.dtype"),
+    onGpu("weights of the prefill session", sum(stored.filter(({ name }) => !unused.has(name))), "actors.dtype"),
+    {
+      ...inRam("weights as a file in /dev/shm while sessions are made", sum(stored), "actors.dtype"),
+      shared: true as const,
+    },
+    inRam(
+      "the largest parameter while that file is written",
+      Math.max(...weightLayout(model).map(({ size }) => size)) * 4,
+      "model.path",
+    ),
+  ];
+  if (lora === null) return items;
+  const size = ({ shape }: { shape: readonly number[] }): number => shape.reduce((a, b) => a * b, 1);
+  const inputs = adapterInputs(model, lora).reduce((all, { a, b }) => all + size(a) + size(b), 0);
+  return [
+    ...items,
+    // inputs of every run: copied into the arena of the session that runs, which keeps the room
+    onGpu("adapters in both sessions", 2 * inputs * (dtype === "float16" ? 2 : 4), "lora.r"),
+    // `load`: the copy of what arrived, and what is fed
+    inRam("adapters as they are fed, and a copy", inputs * (dtype === "float16" ? 2 : 4) + published * 4, "lora.r"),
+  ];
+}

@@ -1,0 +1,50 @@
+/** Holds the memory plan of a run against this machine. Knows what the machine has; the arithmetic is memory-plan.ts's. */
+import { totalmem } from "node:os";
+import type { RunConfig } from "../../config/schema.js";
+import { gpuBytes, smiList } from "../../machine/gpus.js";
+import { readModelConfig } from "../../model/config.js";
+import { assignDevices, visibleGpus } from "../devices.js";
+import { cures, fits, planMemory, type Cure, type Machine, type MemoryPlan } from "./memory-plan.js";
+import { refusal } from "./memory-report.js";
+
+export interface MemoryCheck {
+  readonly plan: MemoryPlan;
+  readonly ways: readonly Cure[];
+  /** Null when the plan fits, else why not and what to change. */
+  readonly refused: string | null;
+}
+
+/**
+ * @param serial one process that also samples
+ * @param gpuMemory bytes of each GPU; undefined = as the driver says
+ * @throws UserError for a model folder whose config.json cannot be used
+ */
+export function checkMemory(config: RunConfig, serial: boolean, gpuMemory?: number): MemoryCheck {
+  const machine = machineOf(config, serial, gpuMemory);
+  const model = readModelConfig(config.model.path);
+  const plan = planMemory(config, model, machine, serial);
+  if (fits(plan)) return { plan, ways: [], refused: null };
+  const ways = cures(config, model, machine, serial);
+  return { plan, ways, refused: refusal(plan, ways) };
+}
+
+/**
+ * The machine a plan is checked against: this one, with the GPU the configuration asks for added where there is none, so
+ * that a run can be planned where it will not run.
+ */
+function machineOf(config: RunConfig, serial: boolean, gpuMemory?: number): Machine {
+  const found = visibleGpus(process.env, smiList());
+  const wanted = gpuMemory !== undefined || config.actors.device === "cuda" || config.learner.device === "cuda";
+  const gpus = found.length === 0 && wanted ? ["0"] : found;
+  return {
+    devices: assignDevices(gpus, config, serial),
+    gpuBytes: gpuMemory ?? gpuBytes(),
+    ramBytes: ramBytes(),
+  };
+}
+
+/** What this process may use: the machine's memory, or less inside a container or job with a limit. */
+function ramBytes(): number {
+  const limit = process.constrainedMemory();
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
+}

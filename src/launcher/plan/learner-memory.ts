@@ -1,0 +1,120 @@
+/**
+ * What a learner will hold, by item, from shapes alone. Each formula names the code that allocates.
+ *
+ * Legend: P trainable parameters, N tokens of a microbatch, M completion tokens of it, g groups in it, H hidden,
+ * q and kv widths of queries and keys, I intermediate, V vocabulary, L layers. Everything is float32.
+ */
+import type { RunConfig } from "../../config/schema.js";
+import type { ModelConfig } from "../../model/config.js";
+import { layoutSize, weightLayout } from "../../model/layout.js";
+import { publishedLayout } from "../../model/published.js";
+import type { MemoryItem } from "./memory-plan.js";
+
+/** primitives.ts, MAX_LOGITS: logits of one chunk, in elements. */
+const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
+/** primitives.ts, `tokenLogprobs`: arrays of a chunk's size that exist at once, in the gradient of a frozen head or of any other. */
+const LOGITS_COPIES = { frozenHead: 2, other: 3 };
+/** policy.ts, MAX_MLP: elements of one array of an MLP that is recomputed. */
+const MAX_MLP = 4 * 1024 * 1024;
+/** optimizer.ts, PART_SIZE times its temporaries. */
+const ADAM_TEMPORARIES = 20 * 4 * 1024 * 1024;
+/** logprob-gap.ts, MAX_SIZE: larger published vectors are not remembered. */
+const REMEMBERED = 64 * 1024 * 1024;
+/**
+ * TensorFlow's BFC allocator (GPU; oneDNN's on the CPU) never gives a region back and cuts best fits to pieces: its peak lies
+ * above the tensors' by this share. Measured once: SmolLM2-135M, full fine-tuning, third step over first.
+ */
+const BFC_FRAGMENTS = 0.2;
+
+/** Tokens of the largest microbatch of an iteration: packing.ts, `microbatches` over groups of the longest prompts and completions. */
+export function microbatchShape(run: RunConfig): { groups: number; tokens: number; targets: number; several: boolean } {
+  const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length];
+  const rows = run.num_generations;
+  const groupTokens = prompt + rows * (completion - 1);
+  const parts = run.algo === "grpo" ? run.steps_per_generation : run.num_mini_batches;
+  const perStep = run.generation_batch_size / rows / parts;
+  const groups = Math.max(1, Math.min(perStep, Math.floor(run.tokens_per_microbatch / groupTokens)));
+  return { groups, tokens: groups * groupTokens, targets: groups * rows * completion, several: groups < perStep };
+}
+
+/** Every item of the learner, on `where` its tensors live; what JavaScript holds is in RAM. */
+export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {
+  const { hiddenSize: H, intermediateSize: I, vocabSize: V, numLayers: L } = model;
+  const q = model.numHeads * model.headDim;
+  const kv = model.numKvHeads * model.headDim;
+  const lora = run.lora.enabled ? run.lora : null;
+  const base = layoutSize(weightLayout(model));
+  const published = layoutSize(publishedLayout(model, lora));
+  const separate = run.algo === "ppo" && run.value_model === "separate";
+  const head = run.algo === "ppo" ? H + 1 : 0;
+  const P = published * (separate ? 2 : 1) + head;
+  const reference = run.algo === "grpo" ? run.beta > 0 : run.kl_coef > 0;
+  const { groups: g, tokens: N, targets: M, several } = microbatchShape(run);
+  const trunks = separate ? 2 : 1;
+
+  // model.ts: the frozen tensors are the base under LoRA, the reference policy otherwise.
+  const frozen = lora !== null || reference ? base : 0;
+  // update.ts, #step: the views (`splitFlat` copies), a gradient for each of them, their concatenation, and the sum over microbatches.
+  const copies = 3 + Number(several);
+  // A tied embedding has two gradients, of lookup and head, and their sum, while the other views' gradients wait.
+  const embedding = lora === null ? 2 * V * H : 0;
+
+  // policy.ts, a block in halves. What the tape saves of each: the normed x and its product with the norm's weight; attention's
+  // gathered q, k, v and output, and its result; silu's three and the input of down_proj. An adapter's r twice, and its gradient.
+  const r = lora?.r ?? 0;
+  const isMlp = (module: string): boolean => /^(gate|up|down)_proj$/.test(module);
+  const adapters = (inMlp: boolean): number =>
+    3 * r * (lora?.target_modules.filter((module) => isMlp(module) === inMlp).length ?? 0);
+  const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length - 1];
+  // primitives.ts, `attention`: probabilities of prompts, and of completions over prompt and own tokens.
+  const probs = g * model.numHeads * (prompt * prompt + run.num_generations * completion * (prompt + completion));
+  const attentionSaved = N * (2 * H + 3 * q + 2 * kv + adapters(false)) + probs;
+  const mlpSaved = (rows: number): number => rows * (2 * H + 4 * I + adapters(true));
+  // Temporaries of the gradient functions of attention (scores, their gradient, its parts) and swiGlu. Gradients of a
+  // block's values go as they are used (`customGrad`).
+  const attentionWork = 3 * probs + 6 * N * q;
+  const mlpWork = (rows: number): number => 6 * rows * I;
+  const headRows = Math.max(1, Math.floor(MAX_LOGITS[lora === null ? "trainedHead" : "frozenHead"] / V));
+  const logits =
+    Math.min(M, headRows) * V * LOGITS_COPIES[lora !== null && run.entropy_coef === 0 ? "frozenHead" : "other"];
+  // The final norm and the states that predict, with their gradients.
+  const ends = 2 * N * H + 2 * M * H;
+  let kept = trunks * L * (attentionSaved + mlpSaved(N));
+  let workspace = Math.max(attentionWork, mlpWork(N), logits);
+  if (run.model.gradient_checkpointing) {
+    // Of each half its input is kept; one half at a time is computed anew.
+    const rows = Math.min(N, Math.max(1, Math.floor(MAX_MLP / I)));
+    kept = trunks * L * 2 * N * H;
+    workspace = Math.max(attentionSaved + attentionWork, mlpSaved(rows) + mlpWork(rows), logits);
+  }
+  const activations = kept + ends;
+
+  const bytes = 4;
+  const step = (copies * P + embedding + activations + workspace) * bytes;
+  const item = (name: string, elements: number, key?: string): MemoryItem => ({
+    name,
+    bytes: elements * bytes,
+    where,
+    ...(key !== undefined && { key }),
+  });
+  const inRam = (name: string, elements: number): MemoryItem => ({ name, bytes: elements * bytes, where: "ram" });
+  return [
+    item(lora === null ? "reference policy" : "frozen base", frozen, lora === null ? "beta, kl_coef" : "model.path"),
+    item("trainable vector", P, "lora.enabled"),
+    item("AdamW: two moments", 2 * P, "lora.enabled"),
+    item("gradient and views of the vector", copies * P + embedding, "lora.enabled"),
+    item(
+      `activations (${N} tokens)`,
+      activations,
+      run.model.gradient_checkpointing ? "tokens_per_microbatch" : "model.gradient_checkpointing",
+    ),
+    item("logits or largest block's workspace", Math.max(workspace, ADAM_TEMPORARIES), "tokens_per_microbatch"),
+    { name: "fragments of TensorFlow's allocator", bytes: step * BFC_FRAGMENTS, where },
+    // model.ts, `published`; remote-source.ts, two buffers shared with the dispatcher's thread
+    inRam("published weights: a copy and two shared buffers", 3 * published),
+    // weight-server.ts, a file for the actors of this machine
+    { ...inRam("published weights as a file in /dev/shm", published), shared: true as const },
+    // logprob-gap.ts
+    inRam("weights remembered for the logprob gap", published <= REMEMBERED ? (run.max_staleness + 1) * published : 0),
+  ].filter((one) => one.bytes > 0);
+}

@@ -1,0 +1,216 @@
+/**
+ * From rewards to advantages: GRPO's group-relative ones, and PPO's from token rewards through GAE.
+ * Plain typed arrays in float64, on the CPU: a batch has thousands of tokens, not millions.
+ * Knows no TensorFlow and no weights.
+ *
+ * Layout: [N] is flat over the completion tokens of a batch, row after row; `rowOf` [N] names each token's row
+ * (its completion) and never decreases; every row has at least one token. [R] is one entry per row.
+ */
+import type { RunConfig } from "../../config/schema.js";
+
+// ---------------------------------------------------------------------------------------------------------- GRPO
+
+export interface GroupAdvantages {
+  /** One array per group, one advantage per completion. */
+  readonly advantages: Float64Array[];
+  /** Groups whose scored rewards are all equal (or fewer than two were scored): every advantage is exactly 0. */
+  readonly zeroStd: boolean[];
+}
+
+/**
+ * Group-relative advantages, (r − mean of the group) / (std + 1e-4): DeepSeekMath (arXiv:2402.03300, §4.1.2) in TRL's
+ * form (`grpo_trainer.py`, `sum_then_normalize`): the std is unbiased and taken over the `group` or the whole `batch`
+ * (arXiv:2508.08221); `none` divides by nothing (Dr. GRPO, arXiv:2503.20783). The mean is always the group's.
+ *
+ * @param rewards groups of rewards; null = not scored: left out of mean and std, advantage 0
+ */
+export function groupAdvantages(
+  rewards: readonly (readonly (number | null)[])[],
+  scale: RunConfig["scale_rewards"],
+): GroupAdvantages {
+  const scoredOf = rewards.map((group) => group.filter((reward) => reward !== null));
+  // Equality is asked of the rewards, not of their std: rounding would leave advantages of 1e-13 that cost a forward.
+  const zeroStd = scoredOf.map((scored) => scored.every((reward) => reward === scored[0]));
+  const batchStd = unbiasedStd(scoredOf.flat());
+  const advantages = rewards.map((group, g) => {
+    const scored = scoredOf[g]!;
+    if (zeroStd[g]) return new Float64Array(group.length);
+    const center = mean(scored);
+    const divisor = scale === "none" ? 1 : (scale === "batch" ? batchStd : unbiasedStd(scored)) + 1e-4;
+    return Float64Array.from(group, (reward) => (reward === null ? 0 : (reward - center) / divisor));
+  });
+  return { advantages, zeroStd };
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+function unbiasedStd(values: readonly number[]): number {
+  const center = mean(values);
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
+}
+
+// ----------------------------------------------------------------------------------------------------------- PPO
+
+export interface PpoBatch {
+  /** [N] */
+  readonly rowOf: Int32Array;
+  /** [N] log-probabilities (nats) under the policy that starts the iteration, and under the reference (null: no KL reward). */
+  readonly logprobs: Float32Array;
+  readonly refLogprobs: Float32Array | null;
+  /** [N] V of the state *before* each token. */
+  readonly values: Float32Array;
+  /** [R] reward of each completion; null = not scored: the row is masked from every loss. */
+  readonly scores: readonly (number | null)[];
+  /** [R] true where the completion was cut by length, not ended by a stop token. */
+  readonly truncated: readonly boolean[];
+  /** [R] V of the state *after* the last token, used on truncated rows; null = 0 there, as TRL and verl do. */
+  readonly bootstrapValues: Float32Array | null;
+}
+
+export type PpoAdvantageOptions = Pick<
+  RunConfig,
+  "gamma" | "lam" | "kl_coef" | "kl_estimator" | "whiten_rewards" | "missing_eos_penalty" | "mask_truncated_completions"
+>;
+
+export interface PpoAdvantages {
+  /** [N] whitened over the unmasked tokens of the batch; 0 where masked. */
+  readonly advantages: Float32Array;
+  /** [N] targets of the value function: advantages before whitening, plus values. */
+  readonly returns: Float32Array;
+  /** [N] 1 where policy and value loss count the token. */
+  readonly mask: Float32Array;
+  /** Nats per completion: the KL estimate summed over tokens, averaged over rows (TRL's objective/kl). 0 without a reference. */
+  readonly meanKl: number;
+}
+
+/**
+ * Everything between rollout and PPO's losses: token rewards, GAE, returns, whitening.
+ * TRL 1.12 `experimental/ppo/ppo_trainer.py`, steps 4 to 6, except that the score is placed on the last real token (TRL
+ * puts it on the pad after it, where the policy loss has no mask) and truncated or unscored rows can be masked.
+ *
+ * @param options `kl_coef` is the current coefficient, which adaptive control may have moved
+ */
+export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions): PpoAdvantages {
+  const { rowOf, values, scores, truncated, bootstrapValues } = batch;
+  const mask = Float64Array.from(rowOf, (row) =>
+    scores[row] === null || (options.mask_truncated_completions && truncated[row]) ? 0 : 1,
+  );
+  const kl = tokenKl(batch, options.kl_estimator);
+  let rewards: Float64Array = kl.map((nats) => -options.kl_coef * nats);
+  for (let t = 0; t < rowOf.length; t++) {
+    const row = rowOf[t]!;
+    if (rowOf[t + 1] === row) continue;
+    const penalty = truncated[row] ? (options.missing_eos_penalty ?? 0) : 0;
+    rewards[t]! += (scores[row] ?? 0) - penalty;
+  }
+  if (options.whiten_rewards) rewards = whiten(rewards, mask, { keepMean: true });
+
+  const bootstrap = scores.map((_, row) => (truncated[row] ? (bootstrapValues?.[row] ?? 0) : 0));
+  const { advantages, returns } = gae({ rowOf, rewards, values, mask, bootstrap }, options.gamma, options.lam);
+  return {
+    advantages: Float32Array.from(whiten(advantages, mask)),
+    returns: Float32Array.from(returns),
+    mask: Float32Array.from(mask),
+    meanKl: kl.reduce((sum, nats) => sum + nats, 0) / Math.max(1, scores.length),
+  };
+}
+
+/** [N] estimates of KL(policy ‖ reference): k1 = −logr, k3 = r − 1 − logr, r = reference / policy (joschu.net/blog/kl-approx.html). */
+function tokenKl({ logprobs, refLogprobs }: PpoBatch, estimator: RunConfig["kl_estimator"]): Float64Array {
+  return Float64Array.from(logprobs, (logprob, t) => {
+    if (refLogprobs === null) return 0;
+    const logr = refLogprobs[t]! - logprob;
+    return estimator === "k1" ? -logr : Math.expm1(logr) - logr;
+  });
+}
+
+export interface GaeInput {
+  /** [N] */
+  readonly rowOf: Int32Array;
+  readonly rewards: ArrayLike<number>;
+  /** [N] V before each token. */
+  readonly values: ArrayLike<number>;
+  /** [N] tokens with 0 are stepped over: value and advantage of the next unmasked token carry across them (verl). */
+  readonly mask: ArrayLike<number>;
+  /** [R] V after the last token: 0 for a completion that ended. */
+  readonly bootstrap: ArrayLike<number>;
+}
+
+/**
+ * Generalised advantage estimation (Schulman et al., arXiv:1506.02438, eq. 16): δ_t = r_t + γ·V_{t+1} − V_t,
+ * Â_t = δ_t + γλ·Â_{t+1}, returns Â + V. Masked tokens get advantage 0 and their own value as return; their reward is
+ * not seen.
+ */
+export function gae(input: GaeInput, gamma: number, lam: number): { advantages: Float64Array; returns: Float64Array } {
+  const { rowOf, rewards, values, mask, bootstrap } = input;
+  const advantages = new Float64Array(rowOf.length);
+  let nextValue = 0;
+  let nextAdvantage = 0;
+  for (let t = rowOf.length - 1; t >= 0; t--) {
+    if (rowOf[t] !== rowOf[t + 1]) {
+      nextValue = bootstrap[rowOf[t]!]!;
+      nextAdvantage = 0;
+    }
+    if (mask[t] === 0) continue;
+    const delta = rewards[t]! + gamma * nextValue - values[t]!;
+    nextAdvantage = delta + gamma * lam * nextAdvantage;
+    nextValue = values[t]!;
+    advantages[t] = nextAdvantage;
+  }
+  return { advantages, returns: advantages.map((advantage, t) => advantage + values[t]!) };
+}
+
+/**
+ * (x − mean) / sqrt(var + 1e-8) over the unmasked entries, with the unbiased variance, over the whole batch (TRL:
+ * `masked_whiten`). 0 where masked. With fewer than two unmasked entries there is no variance, and they stay as they are.
+ *
+ * @param options.keepMean scale only: the mean is added back (TRL's `shift_mean=False`, for rewards)
+ */
+export function whiten(
+  values: Float64Array,
+  mask: ArrayLike<number>,
+  options: { keepMean?: boolean } = {},
+): Float64Array {
+  const chosen = [...values].filter((_, t) => mask[t] !== 0);
+  if (chosen.length < 2) return values.map((value, t) => (mask[t] === 0 ? 0 : value));
+  const center = mean(chosen);
+  const scale = 1 / Math.sqrt(unbiasedStd(chosen) ** 2 + 1e-8);
+  const shift = options.keepMean ? center : 0;
+  return values.map((value, t) => (mask[t] === 0 ? 0 : (value - center) * scale + shift));
+}
+
+/**
+ * Adaptive KL control (Ziegler et al., arXiv:1909.08593, §2.2; the same in verl and OpenRLHF): the coefficient moves by
+ * at most 20 % of completions / horizon, towards the target.
+ *
+ * @param meanKl nats per completion of the last batch (`PpoAdvantages.meanKl`)
+ * @param completions how many that batch held
+ * @param control `target` in nats per completion, `horizon` in completions
+ * @returns the next batch's kl_coef
+ */
+export function nextKlCoef(
+  klCoef: number,
+  meanKl: number,
+  completions: number,
+  control: { readonly target: number; readonly horizon: number },
+): number {
+  const error = Math.min(0.2, Math.max(-0.2, meanKl / control.target - 1));
+  return klCoef * (1 + (error * completions) / control.horizon);
+}
+
+/**
+ * Share of the variance of the returns that the values explain, 1 − Var(R − V) / Var(R), over unmasked tokens: 1 is a
+ * perfect critic, 0 a constant, below 0 worse than a constant. null when the returns do not vary.
+ */
+export function explainedVariance(
+  values: ArrayLike<number>,
+  returns: ArrayLike<number>,
+  mask: ArrayLike<number>,
+): number | null {
+  const chosen = Array.from(mask, (_, t) => t).filter((t) => mask[t] !== 0);
+  const variance = unbiasedStd(chosen.map((t) => returns[t]!)) ** 2;
+  if (!(variance > 0)) return null;
+  return 1 - unbiasedStd(chosen.map((t) => returns[t]! - values[t]!)) ** 2 / variance;
+}

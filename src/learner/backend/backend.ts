@@ -1,0 +1,133 @@
+/**
+ * The only door to TensorFlow.js: chooses a backend (TensorFlow ─▶ wasm ─▶ cpu), proves that it computes, and hands out the
+ * one `tf` everything in the learner uses. Knows nothing of models.
+ */
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import util from "node:util";
+import { messageOf, UserError } from "../../errors.js";
+import { nativeBindingPath } from "../../machine/native-binding.js";
+import { overrideWasmKernels } from "./wasm-kernels.js";
+
+/** The namespace of `@tensorflow/tfjs`; take it from `startBackend`, never by an import of your own. */
+export type TF = typeof import("@tensorflow/tfjs");
+
+export type BackendName = "tensorflow" | "wasm" | "cpu";
+
+export interface BackendInfo {
+  name: BackendName;
+  usesGpu: boolean;
+  /** What does the arithmetic, with its version. */
+  library: string;
+  /** Why each better backend was passed over; empty when the first one served. */
+  why: string[];
+  tf: TF;
+}
+
+// tfjs-node-gpu requires `@tensorflow/tfjs` as CommonJS. Requiring it here in the same way gives the very same instance,
+// and all of its names: an ES import sees only those that Node's lexer can find.
+const require = createRequire(import.meta.url);
+
+const FASTEST_FIRST: BackendName[] = ["tensorflow", "wasm", "cpu"];
+
+/**
+ * Starts the first backend that passes a self-test.
+ *
+ * @param choice "auto" tries all, fastest first; a name tries that one alone
+ * @param threads of TensorFlow, per operation; 0 = as many as it likes. TensorFlow reads it once per process, so the first
+ *   call decides; from a worker thread it has an effect only under `env: SHARE_ENV`. wasm and cpu always use one thread.
+ * @throws UserError when none (or not the one named) can be used, with each one's reason
+ */
+export async function startBackend(choice: "auto" | BackendName, threads: number): Promise<BackendInfo> {
+  const why: string[] = [];
+  for (const name of choice === "auto" ? FASTEST_FIRST : [choice]) {
+    try {
+      const started = await start[name](threads);
+      checkArithmetic(started.tf);
+      return { name, ...started, why };
+    } catch (error) {
+      why.push(`${name}: ${messageOf(error)}`);
+    }
+  }
+  const wanted = choice === "auto" ? "any backend of TensorFlow.js" : `learner.backend=${choice}`;
+  const cure = choice === "auto" ? "" : "; learner.backend=auto takes the next best";
+  throw new UserError(`${wanted} cannot be used (${why.join("; ")})${cure}`);
+}
+
+type Started = Omit<BackendInfo, "name" | "why">;
+
+const start: Record<BackendName, (threads: number) => Promise<Started>> = {
+  async tensorflow(threads) {
+    if (!existsSync(nativeBindingPath()))
+      throw new Error("its native binding is not there; `npm run setup` prepares it");
+    if (threads > 0) process.env["TF_NUM_INTRAOP_THREADS"] = String(threads);
+    if (threads > 0) process.env["TF_NUM_INTEROP_THREADS"] = "1"; // eager operations run one after the other anyway
+    process.env["TF_CPP_MIN_LOG_LEVEL"] ??= "2"; // errors only: the rest are banners
+    // oneDNN's kernels make a training step 1.2 times faster here; its banner at start-up goes to stderr and cannot be silenced.
+    process.env["TF_ENABLE_ONEDNN_OPTS"] ??= "1";
+    process.env["TF_FORCE_GPU_ALLOW_GROWTH"] ??= "true"; // the actors live on the same GPU
+    restoreRemovedUtil();
+    const tf = loadTf();
+    require("@tensorflow/tfjs-node-gpu"); // registers the backend with the same tfjs-core
+    await select(tf, "tensorflow");
+    const backend = tf.backend() as unknown as { isUsingGpuDevice: boolean; binding: { TF_Version: string } };
+    return { usesGpu: backend.isUsingGpuDevice, library: `libtensorflow ${backend.binding.TF_Version}`, tf };
+  },
+
+  async wasm() {
+    const tf = loadTf();
+    const { version_wasm: version } =
+      require("@tensorflow/tfjs-backend-wasm") as typeof import("@tensorflow/tfjs-backend-wasm");
+    tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false); // its threads are web workers, which Node does not have
+    await select(tf, "wasm");
+    overrideWasmKernels(tf);
+    return { usesGpu: false, library: `tfjs-backend-wasm ${version}`, tf };
+  },
+
+  async cpu() {
+    const tf = loadTf();
+    await select(tf, "cpu");
+    return { usesGpu: false, library: `tfjs-backend-cpu ${tf.version["tfjs-backend-cpu"]}`, tf };
+  },
+};
+
+function loadTf(): TF {
+  const tf = require("@tensorflow/tfjs") as TF;
+  tf.env().set("PROD", true); // no advertisement of other backends on the console
+  return tf;
+}
+
+async function select(tf: TF, name: BackendName): Promise<void> {
+  if (!(await tf.setBackend(name))) throw new Error("it could not be initialised");
+}
+
+/** tfjs-node 4.22 calls two functions that Node 23 removed. */
+function restoreRemovedUtil(): void {
+  const removed: Record<string, (value: unknown) => boolean> = {
+    isNullOrUndefined: (value) => value === null || value === undefined,
+    isArray: (value) => Array.isArray(value),
+  };
+  const present = util as unknown as Record<string, unknown>;
+  for (const [name, replacement] of Object.entries(removed)) present[name] ??= replacement;
+}
+
+/**
+ * One matrix product and one gradient of a gather (the embedding's), against values worked by hand: whatever loads and
+ * cannot do these would fail, or train on nonsense, much later.
+ *
+ * [1 2 3]   [ 7  8]   [ 58  64]
+ * [4 5 6] · [ 9 10] = [139 154];  d/dx Σ w·x[0,2,0] with w = (1,10,100) is (101, 0, 10)
+ *           [11 12]
+ */
+function checkArithmetic(tf: TF): void {
+  const found = tf.tidy(() => {
+    const product = tf.matMul(tf.tensor2d([1, 2, 3, 4, 5, 6], [2, 3]), tf.tensor2d([7, 8, 9, 10, 11, 12], [3, 2]));
+    const weighted = (x: import("@tensorflow/tfjs").Tensor) =>
+      tf.sum(tf.mul(tf.gather(x, tf.tensor1d([0, 2, 0], "int32")), tf.tensor1d([1, 10, 100])));
+    const gradient = tf.grad(weighted)(tf.tensor1d([5, 6, 7]));
+    return [...product.dataSync(), ...gradient.dataSync()];
+  });
+  const expected = [58, 64, 139, 154, 101, 0, 10];
+  if (found.some((value, i) => value !== expected[i]))
+    throw new Error(`self-test gave ${found.join(" ")}, expected ${expected.join(" ")}`);
+}

@@ -1,0 +1,201 @@
+/**
+ * What the learner trains and what stays frozen: one flat vector of trainable parameters, views of it by name, and the
+ * frozen tensors beside it.
+ *
+ *   full:  [ policy | value trunk? | value head? ]          frozen: reference policy, when a loss term needs one
+ *   LoRA:  [ adapters | value adapters? | value head? ]     frozen: the base (adapters off = the reference policy)
+ *
+ * The policy's part comes first, so what is published is a prefix. Knows names and shapes; knows no losses.
+ */
+import type { Tensor, Variable } from "@tensorflow/tfjs";
+import { join } from "node:path";
+import type { RunConfig } from "../../config/schema.js";
+import type { ModelConfig } from "../../model/config.js";
+import { layoutSize, packShapes, weightLayout, type LayoutEntry } from "../../model/layout.js";
+import { saveModelFolder } from "../../model/folder.js";
+import { saveAdapterFolder } from "../../model/lora.js";
+import { mulberry32 } from "../../math/normal.js";
+import { publishedLayout } from "../../model/published.js";
+import { loadPacked, modelTensors, readTensor, writeSafetensors } from "../../model/safetensors.js";
+import { hashLine, hashOfLines } from "../../model/weights.js";
+import type { TF } from "../backend/backend.js";
+import { splitFlat, type NamedWeights } from "./policy.js";
+
+/** Prefix of the separate value trunk's (or its adapters') names. */
+const VALUE_PREFIX = "value_model.";
+
+type Views = ReadonlyMap<string, Tensor>;
+
+/** A checkpoint's weights, read when they are asked for: a large model must not exist twice while it is loaded. */
+export interface BaseWeights {
+  /** One tensor's values, in an array of its own. */
+  tensor(entry: LayoutEntry): Float32Array;
+  /** All values, in `weightLayout` order. */
+  all(into: Float32Array): void;
+}
+
+export function baseFromFolder(folder: string, config: ModelConfig): BaseWeights {
+  const stored = new Map(modelTensors(folder, config).map((one) => [one.entry.name, one.stored]));
+  return {
+    tensor: (entry) => readTensor(stored.get(entry.name)!),
+    all: (into) => void loadPacked(folder, config, into),
+  };
+}
+
+export class TrainableModel {
+  readonly #tf: TF;
+  readonly #run: RunConfig;
+  readonly config: ModelConfig;
+  readonly #lora: NamedWeights["lora"];
+  /** Every trainable parameter; the published ones first. */
+  readonly layout: readonly LayoutEntry[];
+  /** The published part alone. */
+  readonly publishedLayout: readonly LayoutEntry[];
+  readonly flat: Variable;
+  /** Base weights under LoRA; the reference policy in full fine-tuning; null when neither is needed. */
+  readonly #frozen: Views | null;
+  readonly #separateValue: boolean;
+
+  /** Of the frozen tensors, see model/weights.ts; null when there are none. */
+  readonly frozenSha256: string | null;
+
+  /**
+   * @param base the checkpoint's weights
+   * @param trainable resumed vector, or null to start from the base (new adapters: A uniform, B zero; value head: zero)
+   */
+  constructor(tf: TF, config: ModelConfig, run: RunConfig, base: BaseWeights, trainable: Float32Array | null) {
+    this.#tf = tf;
+    this.#run = run;
+    this.config = config;
+    const { lora } = run;
+    this.#lora = lora.enabled ? { scale: lora.lora_alpha / lora.r, dropout: null } : null;
+    this.publishedLayout = publishedLayout(config, lora.enabled ? lora : null);
+    this.#separateValue = run.algo === "ppo" && run.value_model === "separate";
+    const shapes = (entries: readonly LayoutEntry[], prefix: string): [string, readonly number[]][] =>
+      entries.map((entry) => [prefix + entry.name, entry.shape]);
+    this.layout = packShapes([
+      ...shapes(this.publishedLayout, ""),
+      ...(this.#separateValue ? shapes(this.publishedLayout, VALUE_PREFIX) : []),
+      ...(run.algo === "ppo"
+        ? ([
+            ["value_head.weight", [config.hiddenSize]],
+            ["value_head.bias", []],
+          ] as [string, number[]][])
+        : []),
+    ]);
+    // A variable is a copy: the tensor it starts from must not stay, or the parameters would exist twice.
+    this.flat = tf.tidy(() => tf.variable(tf.tensor1d(trainable ?? this.#initial(base, run.seed))));
+    if (!lora.enabled && !needsReference(run)) {
+      this.#frozen = null;
+      this.frozenSha256 = null;
+      return;
+    }
+    const frozen = new Map<string, Tensor>();
+    const lines: string[] = [];
+    for (const entry of weightLayout(config)) {
+      const values = base.tensor(entry);
+      lines.push(hashLine(entry, values));
+      // tfjs-node hands values to TensorFlow with the first operation: here, so that the array can go before the next one
+      // is read.
+      frozen.set(
+        entry.name,
+        tf.tidy(() => tf.reshape(tf.tensor1d(values), [...entry.shape])),
+      );
+    }
+    this.#frozen = frozen;
+    this.frozenSha256 = hashOfLines(lines);
+  }
+
+  #initial(base: BaseWeights, seed: number): Float32Array {
+    const start = new Float32Array(layoutSize(this.layout));
+    const size = layoutSize(this.publishedLayout);
+    if (this.#lora === null) {
+      base.all(start.subarray(0, size));
+    } else {
+      const random = mulberry32(seed);
+      for (const { name, shape, offset, size } of this.publishedLayout) {
+        if (!name.endsWith("lora_A.weight")) continue;
+        // kaiming_uniform with a = sqrt(5): U(-1/sqrt(in), 1/sqrt(in)) (PEFT's reset_lora_parameters)
+        const bound = 1 / Math.sqrt(shape[1]!);
+        for (let i = offset; i < offset + size; i++) start[i] = (2 * random() - 1) * bound;
+      }
+    }
+    if (this.#separateValue) start.copyWithin(size, 0, size);
+    return start;
+  }
+
+  /** Elements of the published prefix. */
+  get publishedSize(): number {
+    return layoutSize(this.publishedLayout);
+  }
+
+  /** Views of the trainable vector; inside a gradient function they carry the gradient back to `flat`. */
+  views(): Views {
+    return splitFlat(this.#tf, this.flat, this.layout);
+  }
+
+  /** Views of a published vector (the policy's part alone), such as an earlier version's. */
+  viewsOfPublished(published: Tensor): Views {
+    return splitFlat(this.#tf, published, this.publishedLayout);
+  }
+
+  /** The policy's weights out of `views()`, without dropout. */
+  policy(views: Views): NamedWeights {
+    return { tensors: this.#lora === null ? views : new Map([...this.#frozen!, ...views]), lora: this.#lora };
+  }
+
+  /** The value function's trunk: the policy's own, or the separate one. */
+  value(views: Views): NamedWeights {
+    if (!this.#separateValue) return this.policy(views);
+    const trunk = [...views].flatMap(([name, tensor]): [string, Tensor][] =>
+      name.startsWith(VALUE_PREFIX) ? [[name.slice(VALUE_PREFIX.length), tensor]] : [],
+    );
+    return { tensors: new Map([...(this.#lora === null ? [] : this.#frozen!), ...trunk]), lora: this.#lora };
+  }
+
+  get separateValue(): boolean {
+    return this.#separateValue;
+  }
+
+  /** The frozen reference policy (adapters off under LoRA). */
+  reference(): NamedWeights {
+    if (this.#frozen === null) throw new Error("this run keeps no reference policy");
+    return { tensors: this.#frozen, lora: null };
+  }
+
+  /**
+   * Writes the policy as an HF folder (PEFT's files with LoRA), and the value head beside it.
+   * @param vector the trainable vector, read back from `flat`
+   */
+  save(folder: string, sourceFolder: string, vector: Float32Array): void {
+    const published = vector.subarray(0, this.publishedSize);
+    if (this.#lora === null) saveModelFolder(folder, sourceFolder, this.config, published);
+    else saveAdapterFolder(folder, sourceFolder, this.publishedLayout, published, this.#run.lora);
+    const rest = this.layout.filter((entry) => entry.offset >= this.publishedSize);
+    if (rest.length === 0) return;
+    const tensors = rest.map(({ name, shape, offset, size }) => ({
+      name,
+      shape,
+      data: vector.subarray(offset, offset + size),
+    }));
+    writeSafetensors(join(folder, "value_head.safetensors"), tensors);
+  }
+
+  /** [publishedSize] copy of what the actors need. */
+  async published(): Promise<Float32Array> {
+    const prefix = this.#tf.slice(this.flat, [0], [this.publishedSize]);
+    const values = (await prefix.data()) as Float32Array;
+    prefix.dispose();
+    return values;
+  }
+
+  dispose(): void {
+    this.flat.dispose();
+    if (this.#frozen !== null) this.#tf.dispose([...this.#frozen.values()]);
+  }
+}
+
+/** Whether a term of the run's objective looks at a frozen copy of the first policy. */
+function needsReference(run: RunConfig): boolean {
+  return run.algo === "grpo" ? run.beta > 0 : run.kl_coef > 0;
+}

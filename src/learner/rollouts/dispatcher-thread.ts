@@ -1,0 +1,137 @@
+/**
+ * The learner's thread for everything that must not wait for TensorFlow: sockets, leases, journal, weight serving.
+ * (A training step blocks its thread for seconds; actors must get heartbeats, acks, tasks and weights meanwhile.)
+ * Runs as a worker; remote-source.ts on the main thread is its only client. Never imports TensorFlow.
+ */
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { parentPort, workerData } from "node:worker_threads";
+import pino from "pino";
+import type { RunConfig } from "../../config/schema.js";
+import { UserError, messageOf } from "../../errors.js";
+import type { LayoutEntry } from "../../model/layout.js";
+import { layoutSize } from "../../model/layout.js";
+import type { PolicyVersion } from "../../model/weights.js";
+import { publishedHash } from "../../model/published.js";
+import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
+import type { Addresses } from "../../protocol/sockets.js";
+import { sharedMemoryFolder } from "../../protocol/shared-memory.js";
+import { resolveAddresses } from "../../protocol/sockets.js";
+import { Dispatcher } from "./dispatcher.js";
+import { Ledger } from "./ledger.js";
+import type { TrainingBatch } from "./rollout-source.js";
+import { TaskSource, bookOptions } from "./task-source.js";
+
+export interface DispatcherData {
+  readonly config: RunConfig;
+  readonly runDir: string;
+  readonly firstIteration: number;
+  readonly layout: readonly LayoutEntry[];
+  /** Hash of the frozen base, part of every version's with LoRA; null without. */
+  readonly baseSha256: string | null;
+  /** Two packed weight buffers, used in turn: one is written by the main thread while the other is served. */
+  readonly buffers: readonly [SharedArrayBuffer, SharedArrayBuffer];
+}
+
+/** What the main thread may call. Maps and typed arrays are cloned on the way. */
+export interface DispatcherApi {
+  publish(buffer: 0 | 1, iteration: number): Promise<PolicyVersion>;
+  batch(k: number): Promise<TrainingBatch>;
+  evaluate(tasks: readonly Task[]): Promise<TrajectoryGroup[]>;
+  recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void>;
+  flush(): Promise<void>;
+  stats(): Promise<Record<string, number>>;
+  close(): Promise<void>;
+}
+
+export interface ApiCall {
+  readonly id: number;
+  readonly method: keyof DispatcherApi;
+  readonly args: readonly unknown[];
+}
+
+/** Errors lose their class between threads; `user` keeps what matters. */
+export interface ThreadError {
+  readonly message: string;
+  readonly stack: string | undefined;
+  readonly user: boolean;
+}
+
+export type ThreadMessage =
+  | { readonly type: "listening"; readonly addresses: Addresses }
+  | { readonly type: "result"; readonly id: number; readonly value: unknown }
+  | { readonly type: "failed"; readonly id: number; readonly error: ThreadError }
+  | { readonly type: "evaluated"; readonly done: number }
+  | { readonly type: "fatal"; readonly error: ThreadError };
+
+async function main(data: DispatcherData): Promise<void> {
+  const { config, runDir, firstIteration, layout, buffers } = data;
+  mkdirSync(join(runDir, "logs"), { recursive: true });
+  const logger = pino(
+    { base: { role: "dispatcher" } },
+    pino.destination({ dest: join(runDir, "logs", "dispatcher.jsonl"), sync: true }),
+  );
+  const log = (level: "info" | "warn" | "error", message: string, fields = {}) => logger[level](fields, message);
+  const onFatal = (error: unknown) => {
+    log("error", messageOf(error));
+    post({ type: "fatal", error: toThreadError(error) });
+  };
+
+  const source = TaskSource.open(config);
+  const ledger = new Ledger({ ...bookOptions(config, source), firstIteration, runDir, log, onFatal });
+  const { addresses, cleanup: removeSockets } = resolveAddresses(config.transport.address);
+  const shared = config.transport.shared_memory ? sharedMemoryFolder() : null;
+  const cleanup = () => {
+    removeSockets();
+    shared?.cleanup();
+  };
+  process.on("exit", cleanup);
+  const dispatcher = await Dispatcher.start({
+    addresses,
+    chunkBytes: config.transport.chunk_bytes,
+    weightsFolder: shared?.folder ?? null,
+    minCapacityRows: config.num_generations,
+    ledger,
+    log,
+    onFatal,
+  });
+
+  const api: DispatcherApi = {
+    async publish(buffer, iteration) {
+      const packed = new Float32Array(buffers[buffer], 0, layoutSize(layout));
+      const version = { iteration, sha256: publishedHash(packed, layout, data.baseSha256) };
+      dispatcher.publish(packed, version);
+      log("info", "policy published", version);
+      return version;
+    },
+    batch: (k) => dispatcher.batch(k),
+    evaluate: (tasks) => dispatcher.evaluate(tasks, (done) => post({ type: "evaluated", done })),
+    recordAdvantages: async (k, advantages) => ledger.recordAdvantages(k, advantages),
+    flush: () => ledger.flush(),
+    stats: async () => dispatcher.stats(),
+    async close() {
+      await dispatcher.close("the run is over");
+      await ledger.close();
+      cleanup();
+    },
+  };
+  parentPort!.on("message", ({ id, method, args }: ApiCall) => {
+    const call = api[method] as (...args: readonly unknown[]) => Promise<unknown>;
+    call(...args).then(
+      (value) => post({ type: "result", id, value }),
+      (error: unknown) => post({ type: "failed", id, error: toThreadError(error) }),
+    );
+  });
+  post({ type: "listening", addresses });
+}
+
+function post(message: ThreadMessage): void {
+  parentPort!.postMessage(message);
+}
+
+function toThreadError(error: unknown): ThreadError {
+  const stack = error instanceof Error ? error.stack : undefined;
+  return { message: messageOf(error), stack, user: error instanceof UserError };
+}
+
+main(workerData as DispatcherData).catch((error: unknown) => post({ type: "fatal", error: toThreadError(error) }));

@@ -1,0 +1,99 @@
+/**
+ * The rollout source of `--serial`: an engine in this process, no sockets, no second process, strictly on-policy.
+ * The reference the distributed run is compared with: same tasks, same noise, same rewards, same journal.
+ */
+import type { Engine, GeneratedGroup } from "../../engine/engine-types.js";
+import type { PolicyVersion } from "../../model/weights.js";
+import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
+import { Ledger } from "./ledger.js";
+import type { LedgerOptions } from "./ledger.js";
+import type { RolloutSource, TrainingBatch } from "./rollout-source.js";
+
+export interface SerialSourceOptions extends Omit<LedgerOptions, "maxStaleness" | "leaseMs" | "onFatal"> {
+  readonly engine: Engine;
+  /** Completions in flight: the engine's maxRows. */
+  readonly maxRows: number;
+  readonly score: (task: Task, generated: GeneratedGroup, actorId: string) => Promise<TrajectoryGroup>;
+}
+
+const ACTOR_ID = "serial";
+
+export class SerialSource implements RolloutSource {
+  private readonly options: SerialSourceOptions;
+  private readonly ledger: Ledger;
+  private failure: Error | null = null;
+  private busyMs = 0;
+  private idleMs = 0;
+  private idleSinceMs = performance.now();
+
+  constructor(options: SerialSourceOptions) {
+    this.options = options;
+    const onFatal = (error: unknown) => {
+      this.failure ??= error instanceof Error ? error : new Error(String(error));
+    };
+    // One process answers each task at once: no lease can run out, and no policy but the current one samples.
+    this.ledger = new Ledger({ ...options, maxStaleness: 0, leaseMs: Infinity, onFatal });
+  }
+
+  async publish(packed: Float32Array, iteration: number): Promise<PolicyVersion> {
+    const version = await this.options.engine.load(packed, iteration);
+    this.ledger.publish(version);
+    return version;
+  }
+
+  async batch(k: number): Promise<TrainingBatch> {
+    const [finished] = await Promise.all([this.ledger.batch(k), this.answerAll()]);
+    const times = { actorBusySeconds: this.busyMs / 1_000, actorIdleSeconds: this.idleMs / 1_000 };
+    this.busyMs = 0;
+    this.idleMs = 0;
+    return { batch: k, ...finished, ...times };
+  }
+
+  async evaluate(tasks: readonly Task[], onDone: (done: number) => void = () => {}): Promise<TrajectoryGroup[]> {
+    const [groups] = await Promise.all([this.ledger.evaluate(tasks, onDone), this.answerAll()]);
+    return groups;
+  }
+
+  async recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void> {
+    this.ledger.recordAdvantages(k, advantages);
+  }
+
+  flush(): Promise<void> {
+    return this.ledger.flush();
+  }
+
+  async stats(): Promise<Record<string, number>> {
+    return this.ledger.totals;
+  }
+
+  async close(): Promise<void> {
+    await this.ledger.close();
+    await this.options.engine.dispose();
+  }
+
+  /** Samples until no task is open. */
+  private async answerAll(): Promise<void> {
+    const { engine, maxRows, score } = this.options;
+    const { book } = this.ledger;
+    const startMs = performance.now();
+    this.idleMs += startMs - this.idleSinceMs;
+    const asked = new Map<string, Task>();
+    for (;;) {
+      let task: Task | null;
+      while ((task = book.lease(ACTOR_ID, maxRows - book.leasedRows(ACTOR_ID), 0, false)) !== null) {
+        asked.set(task.taskId, task);
+        const { taskId: requestId, promptIds, groupSize, seed, sampling } = task;
+        engine.submit({ requestId, promptIds, groupSize, seed, sampling });
+      }
+      if (engine.pending === 0) break;
+      for (const generated of await engine.step()) {
+        const group = await score(asked.get(generated.requestId)!, generated, ACTOR_ID);
+        const verdict = this.ledger.receive(group);
+        if (verdict.kind === "refused") throw new Error(`${group.taskId}: ${verdict.reason}`);
+      }
+      if (this.failure !== null) throw this.failure;
+    }
+    this.idleSinceMs = performance.now();
+    this.busyMs += this.idleSinceMs - startMs;
+  }
+}

@@ -1,0 +1,36 @@
+/** Puts the rollout source of `--serial` together: engine, rewards and journal in the learner's own process. */
+import { OrtEngine } from "../../engine/engine.js";
+import type { RunConfig } from "../../config/schema.js";
+import type { ModelConfig } from "../../model/config.js";
+import { loadTokenizer } from "../../model/tokenizer.js";
+import { loadRewards } from "../../tasks/rewards.js";
+import { makeScorer } from "../../tasks/scorer.js";
+import type { RolloutSource } from "./rollout-source.js";
+import { SerialSource } from "./serial-source.js";
+import { bookOptions, type TaskSource } from "./task-source.js";
+
+export interface SerialOptions {
+  readonly runDir: string;
+  readonly firstIteration: number;
+  readonly config: ModelConfig;
+  readonly threads: number;
+  readonly tasks: TaskSource;
+}
+
+export async function startSerialSource(run: RunConfig, options: SerialOptions): Promise<RolloutSource> {
+  const { max_rows: maxRows, segment_length: segmentLength, device, dtype } = run.actors;
+  const threads = Math.max(1, options.threads);
+  const lora = run.lora.enabled ? { spec: run.lora, baseFolder: run.model.path } : null;
+  const engine = await OrtEngine.create(options.config, { threads, maxRows, segmentLength, device, dtype }, lora);
+  const tokenizer = loadTokenizer(run.model.path, options.config);
+  const rewards = await loadRewards(run.reward, run.max_completion_length);
+  return new SerialSource({
+    ...bookOptions(run, options.tasks),
+    runDir: options.runDir,
+    firstIteration: options.firstIteration,
+    log: (_level, message, fields) => console.error(message, fields ?? ""),
+    engine,
+    maxRows,
+    score: makeScorer(tokenizer, rewards),
+  });
+}

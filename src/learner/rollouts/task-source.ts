@@ -1,0 +1,172 @@
+/**
+ * Which task stands at which place: problems → prompts → tasks, as a function of the configuration alone.
+ *
+ * Batch k holds positions kB … kB+B−1 of the prompt order, B = generation_batch_size / num_generations. Substitutes of
+ * dynamic sampling come from an order of their own, so that they never move a later batch's prompts.
+ */
+import { basename, extname } from "node:path";
+import type { RunConfig } from "../../config/schema.js";
+import { UserError } from "../../errors.js";
+import { readModelConfig } from "../../model/config.js";
+import type { ChatMessage, Tokenizer } from "../../model/tokenizer.js";
+import { loadTokenizer } from "../../model/tokenizer.js";
+import type { Sampling, Task } from "../../protocol/messages.js";
+import { taskSeed } from "../../protocol/seeds.js";
+import type { Dataset, Problem } from "../../tasks/dataset.js";
+import { PromptOrder, loadDataset } from "../../tasks/dataset.js";
+import { hash32 } from "../../math/random.js";
+import { totalReward } from "../../tasks/rewards.js";
+import type { TaskBookOptions } from "./task-book.js";
+
+/** The two data sets of a run. */
+export interface ProblemSets {
+  readonly train: Dataset;
+  readonly validation: Dataset;
+}
+
+export class TaskSource {
+  private readonly config: RunConfig;
+  private readonly tokenizer: Tokenizer;
+  private readonly problems: ProblemSets;
+  private readonly order: PromptOrder;
+  private readonly reserve: PromptOrder;
+  /** Longest prompt + completion of the model, in tokens. */
+  private readonly maxPositions: number;
+  readonly groupsPerBatch: number;
+
+  constructor(config: RunConfig, tokenizer: Tokenizer, problems: ProblemSets, maxPositions: number) {
+    this.config = config;
+    this.tokenizer = tokenizer;
+    this.problems = problems;
+    this.order = new PromptOrder(problems.train.size, config.seed);
+    this.reserve = new PromptOrder(problems.train.size, hash32(config.seed, 1));
+    this.maxPositions = maxPositions;
+    this.groupsPerBatch = config.generation_batch_size / config.num_generations;
+  }
+
+  /**
+   * Reads the data sets and the tokenizer a configuration names.
+   * @throws UserError when one is missing or malformed, or a file's prompt is too long
+   */
+  static open(config: RunConfig): TaskSource {
+    const model = readModelConfig(config.model.path);
+    const tokenizer = loadTokenizer(config.model.path, model);
+    const train = loadDataset(config.data.train, "train");
+    const validation = loadDataset(config.data.validation, "validation");
+    const source = new TaskSource(config, tokenizer, { train, validation }, model.maxPositions);
+    for (const [spec, dataset] of [
+      [config.data.train, train],
+      [config.data.validation, validation],
+    ] as const)
+      if (spec !== "starter") source.checkPrompts(dataset);
+    return source;
+  }
+
+  /** A file is read whole at the start, so that a prompt that is too long does not end a run that is half done. */
+  private checkPrompts(dataset: Dataset): void {
+    for (let i = 0; i < dataset.size; i++) this.promptIds(dataset.problem(i));
+  }
+
+  /**
+   * The training task at place `slot` of a batch; replacement r > 0 is its r-th substitute.
+   * @throws UserError when the prompt is longer than data.max_prompt_length or leaves no room in the context
+   */
+  taskAt(batch: number, slot: number, replacement: number): Task {
+    const { config } = this;
+    const position = batch * this.groupsPerBatch + slot;
+    const index =
+      replacement === 0
+        ? this.order.index(position)
+        : this.reserve.index(position * config.filter_groups_max_rounds + replacement - 1);
+    const suffix = replacement === 0 ? "" : `-r${replacement}`;
+    const taskId = `b${pad(batch)}-${pad(slot, 4)}${suffix}`;
+    const minIteration = Math.max(0, batch - config.max_staleness);
+    const task = { taskId, kind: "train", batch, groupSize: config.num_generations, minIteration } as const;
+    return this.complete(task, this.problems.train.problem(index), config.temperature);
+  }
+
+  /**
+   * The first n held-out problems (all when there are fewer), one completion each, for the policy of `iteration`.
+   * @param purpose begins the task ids, so that two evaluations of one policy never share one
+   */
+  evalTasks(iteration: number, n: number, mode: "sampled" | "greedy", purpose: "eval" | "selftest" = "eval"): Task[] {
+    const temperature = mode === "greedy" ? 0 : this.config.temperature;
+    return Array.from({ length: Math.min(n, this.problems.validation.size) }, (_, i) => {
+      const taskId = `${purpose}${pad(iteration)}-${mode}-${pad(i, 5)}`;
+      const task = { taskId, kind: "eval", batch: iteration, groupSize: 1, minIteration: iteration } as const;
+      return this.complete(task, this.problems.validation.problem(i), temperature);
+    });
+  }
+
+  private complete(
+    task: Pick<Task, "taskId" | "kind" | "batch" | "groupSize" | "minIteration">,
+    problem: Problem,
+    temperature: number,
+  ): Task {
+    const sampling: Sampling = {
+      temperature,
+      maxNewTokens: this.config.max_completion_length,
+      stopIds: this.tokenizer.stopIds,
+    };
+    const promptIds = this.promptIds(problem);
+    const { question, answer } = problem;
+    return {
+      ...task,
+      promptIds,
+      seed: taskSeed(this.config.seed, task.taskId),
+      sampling,
+      problem: { question, answer },
+    };
+  }
+
+  private promptIds({ question }: Problem): Int32Array {
+    const { data, max_completion_length: maxNew } = this.config;
+    const messages: ChatMessage[] = [{ role: "user", content: question + data.prompt_suffix }];
+    if (data.system_prompt !== null) messages.unshift({ role: "system", content: data.system_prompt });
+    const ids = this.tokenizer.chatPrompt(messages);
+    const start = JSON.stringify(question.slice(0, 60));
+    if (ids.length > data.max_prompt_length)
+      throw new UserError(
+        `data.max_prompt_length: expected prompts of at most ${data.max_prompt_length} tokens, found ${ids.length} (${start}…). ` +
+          `Raise data.max_prompt_length or remove the problem: prompts are never cut.`,
+      );
+    if (ids.length + maxNew > this.maxPositions)
+      throw new UserError(
+        `The prompt ${start}… has ${ids.length} tokens; with max_completion_length ${maxNew} that is more than the ` +
+          `model's context of ${this.maxPositions}. Lower max_completion_length or remove the problem.`,
+      );
+    return ids;
+  }
+}
+
+/** The part of the task book's options that a configuration decides. */
+export function bookOptions(config: RunConfig, source: TaskSource): TaskBookOptions {
+  return {
+    taskAt: (batch, slot, replacement) => source.taskAt(batch, slot, replacement),
+    groupsPerBatch: source.groupsPerBatch,
+    maxBatches: config.max_steps,
+    maxStaleness: config.max_staleness,
+    maxReplacements: config.filter_groups ? config.filter_groups_max_rounds : 0,
+    rewardsEqual: rewardsEqual(config),
+    leaseMs: config.actors.lease_seconds * 1_000,
+  };
+}
+
+/** Whether no completion of a group earned more than another: all its group-relative advantages would be 0. */
+function rewardsEqual(config: RunConfig): TaskBookOptions["rewardsEqual"] {
+  const functions = rewardWeights(config);
+  return (group) => {
+    const totals = group.completions.map((c) => totalReward(c.rewards, functions)).filter((total) => total !== null);
+    return totals.every((total) => total === totals[0]);
+  };
+}
+
+/** Names and weights of a run's rewards, as loadRewards gives them, without loading a user's modules. */
+export function rewardWeights({ reward }: Pick<RunConfig, "reward">): { name: string; weight: number }[] {
+  const functions = reward.functions.map(({ name, weight }) => ({ name: basename(name, extname(name)), weight }));
+  return reward.overlong_buffer > 0 ? [...functions, { name: "soft_overlong", weight: 1 }] : functions;
+}
+
+function pad(n: number, digits = 6): string {
+  return String(n).padStart(digits, "0");
+}

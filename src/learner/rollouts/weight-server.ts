@@ -1,0 +1,104 @@
+/**
+ * Serves the current policy's weights: as a file in shared memory for actors of this machine, and in chunks on a ROUTER of
+ * their own.
+ *
+ * The file is a short cut and may vanish at any time (the next policy replaces it); chunks always serve. Actors pull: each asks for the next chunk when it can take one, so a slow actor paces itself and nothing is pushed at
+ * anyone. A request for another policy than the current one is answered `gone`.
+ */
+import { rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { crc32 } from "node:zlib";
+import type { Router } from "zeromq";
+import type { PolicyVersion } from "../../model/weights.js";
+import { ProtocolError, decode, encode } from "../../protocol/codec.js";
+import { Writer, bindRouter } from "../../protocol/sockets.js";
+import type { Announcement } from "../../protocol/wire-schemas.js";
+import { weightsRequest } from "../../protocol/wire-schemas.js";
+
+export class WeightServer {
+  /** What is on offer; null before the first policy. */
+  announcement: Announcement | null = null;
+  private bytes: Buffer = Buffer.alloc(0);
+  private readonly router: Router;
+  private readonly writer: Writer;
+  private readonly chunkBytes: number;
+  private readonly folder: string | null;
+  private readonly count: (name: string) => void;
+
+  private constructor(router: Router, chunkBytes: number, folder: string | null, count: (name: string) => void) {
+    this.router = router;
+    this.folder = folder;
+    this.writer = new Writer(router);
+    this.chunkBytes = chunkBytes;
+    this.count = count;
+  }
+
+  /**
+   * @param folder in shared memory, for the file; null = chunks alone
+   * @param count adds to a running total
+   * @throws UserError when the address cannot be bound
+   */
+  static async bind(
+    address: string,
+    chunkBytes: number,
+    folder: string | null,
+    count: (name: string) => void,
+  ): Promise<WeightServer> {
+    return new WeightServer(await bindRouter(address), chunkBytes, folder, count);
+  }
+
+  /** Puts weights on offer. `packed` must stay as it is until the next offer. */
+  offer(packed: Float32Array, version: PolicyVersion): void {
+    const { iteration, sha256 } = version;
+    this.bytes = Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength);
+    const last = this.announcement?.file;
+    const file = this.writeFile(version);
+    this.announcement = { iteration, sha256, totalBytes: packed.byteLength, chunkBytes: this.chunkBytes, file };
+    // An actor that is reading it keeps what it has opened; one that comes too late asks for chunks.
+    if (last && last !== file) rmSync(last, { force: true });
+  }
+
+  /** Null when there is no folder, or no room in it. */
+  private writeFile({ iteration, sha256 }: PolicyVersion): string | null {
+    if (this.folder === null) return null;
+    const file = join(this.folder, `${iteration}-${sha256}.bin`);
+    try {
+      writeFileSync(file, this.bytes, { mode: 0o600 });
+      return file;
+    } catch {
+      this.count("weights_files_failed");
+      rmSync(file, { force: true });
+      return null;
+    }
+  }
+
+  /** Answers requests until `close`. */
+  async serve(): Promise<void> {
+    for await (const [identity, ...frames] of this.router) {
+      try {
+        const { header } = decode(weightsRequest, frames);
+        // An actor that vanished meanwhile needs no chunk; its next life asks again.
+        this.writer.send([identity!, ...this.reply(header)]).catch(() => this.count("weights_chunks_undeliverable"));
+      } catch (error) {
+        if (!(error instanceof ProtocolError)) throw error;
+        this.count("messages_malformed");
+      }
+    }
+  }
+
+  close(): void {
+    this.router.close();
+  }
+
+  private reply({ sha256, chunk }: { sha256: string; chunk: number }): Uint8Array[] {
+    const start = chunk * this.chunkBytes;
+    if (sha256 !== this.announcement?.sha256 || start >= this.bytes.length) {
+      this.count("weights_requests_gone");
+      return encode({ type: "gone", sha256 });
+    }
+    // A copy: the buffer may be overwritten by a later policy while ZeroMQ still holds the frame.
+    const bytes = Buffer.copyBytesFrom(this.bytes, start, this.chunkBytes);
+    this.count("weights_chunks_served");
+    return encode({ type: "chunk", sha256, chunk, crc32: crc32(bytes) }, [bytes]);
+  }
+}

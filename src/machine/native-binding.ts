@@ -1,0 +1,211 @@
+/**
+ * Prepares the native TensorFlow binding of `@tensorflow/tfjs-node-gpu` without that package's install script (which
+ * downloads a libtensorflow of 2022, built for CUDA 11.2, and fails where its host is not reached):
+ *
+ *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_cc, libtensorflow_framework, C headers ─┐
+ *   node_modules/@tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ────────────────────────────────────────┴─▶ tfjs_binding.node
+ *
+ * Both libraries and the binding are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a folder of its own);
+ * node_modules gets a symbolic link to one of the two. The CUDA build opens CUDA's libraries when it starts and computes
+ * on the CPU where it finds none, so it serves both.
+ * Knows nothing of TensorFlow.js itself; whether the binding computes correctly is backend.ts's to find out.
+ */
+import { execFile } from "node:child_process";
+import { existsSync, lstatSync, realpathSync } from "node:fs";
+import { mkdir, rename, rm, symlink } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { basename, dirname, join } from "node:path";
+import { promisify } from "node:util";
+import { messageOf } from "../errors.js";
+import { cacheRoot } from "./cache.js";
+import { fetchWheel, findPip, firstThatRuns, temporaryBeside, type Wheel } from "./wheels.js";
+
+const run = promisify(execFile);
+
+export type TensorFlowBuild = "cpu" | "cuda";
+
+/** The libtensorflow that is used: one PyPI wheel for each build, by version and content. */
+const TENSORFLOW_VERSION = "2.21.0";
+export const TENSORFLOW_WHEELS: Record<TensorFlowBuild, Wheel> = {
+  cpu: {
+    name: "tensorflow-cpu",
+    version: TENSORFLOW_VERSION,
+    sha256: "2b847d217b02ee7731ed91431daf3250daa0196c3c94614d23be27232e6e5b6c",
+    megabytes: 274,
+  },
+  cuda: {
+    name: "tensorflow",
+    version: TENSORFLOW_VERSION,
+    sha256: "9056fbc9ba04235810b71ae6cbd958a196e8804fb53bbcffbf3e23b56155f124",
+    megabytes: 572,
+  },
+};
+
+/** What is taken from the wheel; everything else in it is Python. */
+const LIBRARIES = ["libtensorflow_cc.so.2", "libtensorflow_framework.so.2"];
+const HEADER_FOLDERS = ["tensorflow/c", "tensorflow/core/platform", "tensorflow/tsl", "tsl", "xla/tsl"];
+
+const BINDING = "tfjs_binding.node";
+
+/** How preparing the binding ended. `reason` is one clause that says what was missing and, where known, what to install. */
+export type NativeBinding = { ok: true; path: string; built: boolean } | { ok: false; reason: string };
+
+/** Absolute path at which tfjs-node-gpu looks for its binding, whether or not the file is there. */
+export function nativeBindingPath(): string {
+  return join(packageFolder(), "lib", "napi-v8", BINDING);
+}
+
+/**
+ * Makes sure that the native binding is in place: does nothing when it is, links it from the cache when that has it, else
+ * downloads libtensorflow and compiles. Safe to run twice at the same time. Never throws for what a machine may
+ * lack (network, pip, g++, headers): that is the `reason`, and the wasm backend is there for it.
+ *
+ * @param build "cpu" keeps a CUDA build that is in place, which computes on the CPU as well
+ * @param log receives whole lines of progress; nothing is logged when nothing has to be built
+ * @param path where the binding belongs (tests put it elsewhere)
+ * @param cache folder that keeps libraries and binding; by default under $XDG_CACHE_HOME, else ~/.cache
+ */
+export async function prepareNativeBinding({
+  log,
+  build = "cpu",
+  path = nativeBindingPath(),
+  cache = tensorFlowFolder(build),
+}: {
+  log: (line: string) => void;
+  build?: TensorFlowBuild;
+  path?: string;
+  cache?: string;
+}): Promise<NativeBinding> {
+  try {
+    if (isInPlace(path, cache, build)) return { ok: true, path, built: false };
+    const cached = join(cache, BINDING);
+    const built = !existsSync(cached);
+    if (built) await buildInto(cache, TENSORFLOW_WHEELS[build], log);
+    await link(cached, path);
+    return { ok: true, path, built };
+  } catch (error) {
+    return { ok: false, reason: messageOf(error) };
+  }
+}
+
+function packageFolder(): string {
+  return dirname(createRequire(import.meta.url).resolve("@tensorflow/tfjs-node-gpu/package.json"));
+}
+
+/** Folder of a build's libraries and binding, whether or not it is there. */
+export const tensorFlowFolder = (build: TensorFlowBuild): string =>
+  join(cacheRoot(), `libtensorflow-${TENSORFLOW_VERSION}${build === "cuda" ? CUDA_SUFFIX : ""}`);
+
+const CUDA_SUFFIX = "-cuda";
+
+/**
+ * True for a link into a cache of this version, wherever that cache is, and for a file that is no link: somebody's own
+ * build is theirs to keep. A CUDA build serves where a CPU build is wanted; not the other way round.
+ */
+function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean {
+  if (!existsSync(path)) return false; // also for a link whose cache was cleared
+  if (!lstatSync(path).isSymbolicLink()) return true;
+  const linked = basename(dirname(realpathSync(path)));
+  return linked === basename(cache) || (build === "cpu" && linked === `${basename(cache)}${CUDA_SUFFIX}`);
+}
+
+/** Replaces `path` by a link in one step, so that a process starting meanwhile finds the old or the new one. */
+async function link(target: string, path: string): Promise<void> {
+  await mkdir(dirname(path), { recursive: true });
+  const temporary = `${path}.${process.pid}`;
+  await rm(temporary, { force: true });
+  await symlink(target, temporary);
+  await rename(temporary, path);
+}
+
+/** Fills `cache` by way of a temporary folder beside it; whoever renames first wins, the other uses the winner's. */
+async function buildInto(cache: string, wheel: Wheel, log: (line: string) => void): Promise<void> {
+  const tools = await findTools();
+  const folder = await temporaryBeside(cache);
+  try {
+    log(`preparing TensorFlow ${wheel.version}, once: ${wheel.megabytes} MB to download, kept in ${dirname(cache)}`);
+    await unpack(tools.python, wheel, folder, log);
+    log("compiling the binding");
+    await compile(tools, folder);
+    await rm(join(folder, "tensorflow"), { recursive: true });
+    await rename(folder, cache).catch((error: unknown) => {
+      if (!existsSync(join(cache, BINDING))) throw error;
+    });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+interface Tools {
+  python: string;
+  compiler: string;
+  /** Folder with node_api.h. */
+  nodeHeaders: string;
+}
+
+/** Everything the build needs is looked for before anything is downloaded. */
+async function findTools(): Promise<Tools> {
+  if (process.platform !== "linux" || process.arch !== "x64") {
+    throw new Error(`it is prepared on Linux x64 only, this is ${process.platform} ${process.arch}`);
+  }
+  const missing: string[] = [];
+  const python = await findPip();
+  if (python === undefined) missing.push("python3 with pip (Debian: apt install python3-pip)");
+  const compiler = await firstThatRuns([process.env["CXX"] || "g++", "clang++"], ["--version"]);
+  if (compiler === undefined) missing.push("g++ (Debian: apt install g++)");
+  const headers = [
+    join(dirname(dirname(process.execPath)), "include", "node"),
+    "/usr/include/node",
+    "/usr/local/include/node",
+  ];
+  const nodeHeaders = headers.find((folder) => existsSync(join(folder, "node_api.h")));
+  if (nodeHeaders === undefined)
+    missing.push("node_api.h (Debian: apt install libnode-dev; nodejs.org's own archives have it)");
+  if (python === undefined || compiler === undefined || nodeHeaders === undefined)
+    throw new Error(`missing: ${missing.join(", ")}`);
+  return { python, compiler, nodeHeaders };
+}
+
+/** Takes libraries and headers out of the wheel and leaves the rest, Python, alone. */
+async function unpack(python: string, wheel: Wheel, folder: string, log: (line: string) => void): Promise<void> {
+  const wanted = [
+    ...LIBRARIES.map((name) => `tensorflow/${name}`),
+    ...HEADER_FOLDERS.map((name) => `tensorflow/include/${name}/`),
+  ];
+  await fetchWheel(python, wheel, folder, `(${wanted.join("|")})`, log);
+  for (const name of LIBRARIES) {
+    await rename(join(folder, "tensorflow", name), join(folder, name));
+    await run("strip", ["--strip-unneeded", join(folder, name)]).catch(() => undefined); // smaller where binutils is there, the same otherwise
+  }
+}
+
+/** Compiles the binding's unchanged sources, and loads the result once in a process of its own. */
+async function compile({ compiler, nodeHeaders }: Tools, folder: string): Promise<void> {
+  const sources = ["tfjs_backend.cc", "tfjs_binding.cc"].map((name) => join(packageFolder(), "binding", name));
+  const include = [nodeHeaders, join(folder, "tensorflow", "include"), packageFolder()].map((path) => `-I${path}`);
+  const libraries = [`-L${folder}`, ...LIBRARIES.map((name) => `-l:${name}`), "-Wl,-rpath,$ORIGIN"];
+  const output = join(folder, BINDING);
+  try {
+    await run(compiler, [
+      "-std=c++17",
+      "-O2",
+      "-fPIC",
+      "-shared",
+      "-DNAPI_VERSION=8",
+      ...include,
+      ...sources,
+      ...libraries,
+      "-o",
+      output,
+    ]);
+    await run(process.execPath, ["-e", "require(process.argv[1])", output], {
+      env: { ...process.env, TF_CPP_MIN_LOG_LEVEL: "2" },
+    });
+  } catch (error) {
+    const why =
+      messageOf(error)
+        .split("\n")
+        .find((line) => /error/i.test(line)) ?? messageOf(error);
+    throw new Error(`the binding did not build with ${compiler} (${why.slice(0, 200)})`, { cause: error });
+  }
+}

@@ -1,0 +1,186 @@
+/**
+ * Intervals, tests, power and estimators over right and wrong answers. Each formula names its source; golden values come
+ * from scipy, statsmodels and exact fractions. All tests are two-sided, all intervals 95 %, all powers 80 %.
+ *
+ * Knows numbers only: no files, no models.
+ */
+import { Draw } from "./random.js";
+import {
+  bisect,
+  fairBinomialPmf,
+  normalQuantile,
+  studentCdf,
+  studentPower,
+  studentQuantile,
+  upperBound,
+} from "./distributions.js";
+
+/** 0.975 and 0.8 quantiles of the standard normal distribution. */
+const Z95 = 1.959963984540054;
+const Z80 = 0.8416212335729143;
+
+export type Interval = [low: number, high: number];
+
+/**
+ * Wilson score interval of a proportion, 95 % (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4).
+ * @param successes in [0, n]
+ * @returns [low, high] in [0, 1]; [0, 1] when n = 0
+ */
+export function wilsonInterval(successes: number, n: number): Interval {
+  if (n === 0) return [0, 1];
+  const p = successes / n;
+  const z2 = Z95 * Z95;
+  const center = p + z2 / (2 * n);
+  const half = Z95 * Math.sqrt((p * (1 - p)) / n + z2 / (4 * n * n));
+  const scale = 1 / (1 + z2 / n);
+  return [Math.max(0, (center - half) * scale), Math.min(1, (center + half) * scale)];
+}
+
+/**
+ * Mid-p McNemar test of two answers to the same questions (Fagerland, Lydersen & Laake 2013, "The McNemar test for binary
+ * matched-pairs data"): twice the one-sided probability, the table seen counted half.
+ * @param onlyA questions that only A got right, onlyB those that only B did
+ * @returns the p-value; 1 when onlyA = onlyB
+ */
+export function mcnemarMidP(onlyA: number, onlyB: number): number {
+  if (onlyA === onlyB) return 1;
+  const n = onlyA + onlyB;
+  const fewer = Math.min(onlyA, onlyB);
+  let p = fairBinomialPmf(fewer, n);
+  for (let k = 0; k < fewer; k++) p += 2 * fairBinomialPmf(k, n);
+  return Math.min(1, p);
+}
+
+/**
+ * Percentile bootstrap interval of a mean over paired questions (Efron & Tibshirani 1993, §13.3).
+ * @param differences [n] one per question, such as 1, 0 or −1
+ * @param seed same seed, same interval
+ */
+export function pairedBootstrapInterval(differences: readonly number[], seed: number, resamples = 10_000): Interval {
+  const n = differences.length;
+  const draw = new Draw(seed);
+  const means = new Float64Array(resamples);
+  for (let r = 0; r < resamples; r++) {
+    let sum = 0;
+    for (let i = 0; i < n; i++) sum += differences[Math.floor(draw.unit() * n)]!;
+    means[r] = sum / n;
+  }
+  means.sort();
+  return [quantile(means, 0.025), quantile(means, 0.975)];
+}
+
+/** Quantile of sorted values by linear interpolation (Hyndman & Fan 1996, type 7). */
+function quantile(sorted: Float64Array, p: number): number {
+  const position = (sorted.length - 1) * p;
+  const below = Math.floor(position);
+  const low = sorted[below]!;
+  return low + (position - below) * (sorted[Math.min(below + 1, sorted.length - 1)]! - low);
+}
+
+export interface TTest {
+  readonly mean: number;
+  /** Unbiased standard deviation of the values, or `leastSd` where that is larger. */
+  readonly sd: number;
+  readonly interval: Interval;
+  /** Of the mean being 0; without any spread 0, or 1 when all values are 0. */
+  readonly p: number;
+}
+
+/**
+ * Student's one-sample t test and interval with n − 1 degrees of freedom: for differences paired by seed.
+ * @param values at least two
+ * @param leastSd what is known of the spread beforehand
+ */
+export function tTest(values: readonly number[], leastSd = 0): TTest {
+  const n = values.length;
+  if (n < 2) throw new RangeError(`a t interval needs at least 2 values, found ${n}`);
+  const mean = values.reduce((sum, x) => sum + x, 0) / n;
+  const sd = Math.max(leastSd, Math.sqrt(values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (n - 1)));
+  const standardError = sd / Math.sqrt(n);
+  const half = studentQuantile(0.975, n - 1) * standardError;
+  const p = mean === 0 ? 1 : 2 * Math.max(0, 1 - studentCdf(Math.abs(mean) / standardError, n - 1));
+  return { mean, sd, interval: [mean - half, mean + half], p };
+}
+
+/**
+ * The smallest difference of accuracy that McNemar's test shows with 80 % power (Connor 1987, eq. 3, solved for the
+ * difference d): n·d² = (z₁₋ₐ·√ψ + z₀.₈·√(ψ − d²))², a half of the level.
+ * @param discordant ψ, the share of questions that exactly one of the two gets right
+ * @param level of the test, such as 0.05 / number of tests
+ * @returns null when no difference possible with this ψ (d ≤ ψ) would be shown
+ */
+export function detectablePaired(n: number, discordant: number, level = 0.05): number | null {
+  const critical = normalQuantile(1 - level / 2);
+  const [a, b] = [critical * critical, Z80 * Z80];
+  const d = (Math.sqrt(discordant) * (critical * Math.sqrt(n) + Z80 * Math.sqrt(Math.max(0, n + b - a)))) / (n + b);
+  return discordant > 0 && d <= discordant ? d : null;
+}
+
+/**
+ * The smallest mean difference that the t test over seeds shows with 80 % power, by the non-central t distribution
+ * (Cohen 1988, §2).
+ * @param sd standard deviation of the differences between the two algorithms at one seed
+ * @param seeds at least 2
+ * @param level of the test, such as 0.05 / number of tests
+ */
+export function detectableOverSeeds(sd: number, seeds: number, level = 0.05): number {
+  return (detectableShift(seeds, level) * sd) / Math.sqrt(seeds);
+}
+
+/** Roots found so far: each takes milliseconds, and a study or a simulation asks for the same few again and again. */
+const shifts = new Map<string, number>();
+
+/** Shift of the non-central t distribution at which the test has 80 % power. */
+function detectableShift(seeds: number, level: number): number {
+  const key = `${seeds} ${level}`;
+  let shift = shifts.get(key);
+  if (shift === undefined) {
+    const df = seeds - 1;
+    const critical = studentQuantile(1 - level / 2, df);
+    const shortfall = (delta: number): number => studentPower(critical, df, delta) - 0.8;
+    const limit = upperBound((delta) => shortfall(delta) >= 0);
+    shifts.set(key, (shift = bisect(shortfall, 0, limit)));
+  }
+  return shift;
+}
+
+/**
+ * Holm's step-down correction (Holm 1979): p-values that may be compared with 0.05 however many there are.
+ * @returns in the order given
+ */
+export function holmAdjusted(pValues: readonly number[]): number[] {
+  const order = pValues.map((_, i) => i).sort((i, j) => pValues[i]! - pValues[j]!);
+  const adjusted = Array.from(pValues);
+  let largest = 0;
+  for (const [rank, i] of order.entries()) {
+    largest = Math.max(largest, Math.min(1, (pValues.length - rank) * pValues[i]!));
+    adjusted[i] = largest;
+  }
+  return adjusted;
+}
+
+/**
+ * pass@k, the unbiased estimate of the chance that at least one of k samples is right (Chen et al. 2021,
+ * arXiv 2107.03374, eq. 1): 1 − C(n − c, k) / C(n, k).
+ * @param n samples drawn, c of them right, 1 ≤ k ≤ n
+ */
+export function passAtK(n: number, c: number, k: number): number {
+  if (k < 1 || k > n || c < 0 || c > n) throw new RangeError(`pass@k of n = ${n}, c = ${c}, k = ${k}`);
+  if (n - c < k) return 1;
+  let allWrong = 1;
+  for (let i = n - c + 1; i <= n; i++) allWrong *= 1 - k / i;
+  return 1 - allWrong;
+}
+
+/**
+ * maj@k: whether the most frequent answer of the first k samples is right (Wang et al. 2023, arXiv 2203.11171); of equally
+ * frequent ones the first seen counts. Samples without an answer (undefined) have no vote; lm-eval lets them vote.
+ */
+export function majAtK<T>(answers: readonly (T | undefined)[], k: number, isRight: (answer: T) => boolean): boolean {
+  if (k < 1 || k > answers.length) throw new RangeError(`maj@k of ${answers.length} answers, k = ${k}`);
+  const votes = new Map<T, number>();
+  for (const answer of answers.slice(0, k)) if (answer !== undefined) votes.set(answer, (votes.get(answer) ?? 0) + 1);
+  let winner: T | undefined;
+  for (const [answer, count] of votes) if (winner === undefined || count > votes.get(winner)!) winner = answer;
+  return winner !== undefined && isRight(winner);
+}

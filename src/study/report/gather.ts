@@ -1,0 +1,128 @@
+/**
+ * Reads what a report is made of: a study directory (study.json, baseline, runs, comparison.json) or one run directory.
+ * What is missing is left out and named in `missing`; a file that is there but not what it should be is an error.
+ * Knows files and their formats; computes nothing.
+ */
+import { existsSync, readdirSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { z } from "zod";
+import { UserError } from "../../errors.js";
+import { type EvalDir, isEvalDir, readEvalDir } from "../../eval/folder/eval-dir.js";
+import { type StudyRecord, comparisonFile, readStudyRecord, runDirOf, studyFile } from "../directory.js";
+import { type RunFiles, isRunDir, readJson, readRunFiles } from "../../run/read.js";
+
+export interface Run extends RunFiles {
+  readonly name: string;
+  readonly dir: string;
+  /** The study's name for the algorithm; of a single run its `algo`. */
+  readonly algorithm: string;
+  /** One per prompt. */
+  readonly evals: readonly EvalDir[];
+}
+
+const interval = z.tuple([z.number(), z.number()]);
+/** Of comparison.json, which study/comparison.ts describes. */
+const difference = z.object({
+  mode: z.string(),
+  prompt: z.string(),
+  algorithms: z.tuple([z.string(), z.string()]),
+  matched_by: z.enum(["rollouts", "tokens", "wall_time"]),
+  budgets: z.array(z.number()),
+  interpolated: z.boolean(),
+  seeds: z.int(),
+  difference: z.number(),
+  difference_ci95: interval,
+  p_holm: z.number(),
+  detectable: z.number(),
+});
+export type Difference = z.infer<typeof difference>;
+const comparisonSchema = z.object({
+  verdict: z.string(),
+  primary: z.array(difference),
+  secondary: z.array(difference),
+  evaluations: z.array(
+    z.object({
+      algorithm: z.string().nullable(),
+      seed: z.int().nullable(),
+      prompt: z.string(),
+      mode: z.string(),
+      against_baseline: z.object({ difference: z.number(), difference_ci95: interval, p_holm: z.number() }).nullable(),
+    }),
+  ),
+  notes: z.array(z.string()),
+});
+export type Comparison = z.infer<typeof comparisonSchema>;
+
+export interface Gathered {
+  readonly dir: string;
+  /** Null for a single run. */
+  readonly study: StudyRecord | null;
+  /** The model before training, one per prompt. */
+  readonly baseline: readonly EvalDir[];
+  readonly runs: readonly Run[];
+  /** comparison.json of a study. */
+  readonly comparison: Comparison | null;
+  /** What a whole directory would have held. */
+  readonly missing: readonly string[];
+}
+
+/** @throws UserError when the directory is neither, or one of its files is damaged */
+export function gather(given: string): Gathered {
+  const dir = resolve(given);
+  if (existsSync(studyFile(dir))) return gatherStudy(dir);
+  if (isRunDir(dir)) {
+    const run = readRun(dir, basename(dir), null);
+    return { dir, study: null, baseline: [], runs: [run], comparison: null, missing: missingOf(run) };
+  }
+  throw new UserError(
+    `${given}: expected a study directory (study.json) or a run directory (config.json), found neither. Check the path.`,
+  );
+}
+
+function gatherStudy(dir: string): Gathered {
+  const study = readStudyRecord(dir);
+  const { algorithms, seeds } = study.definition;
+  const missing: string[] = [];
+  const runs = Object.keys(algorithms).flatMap((algorithm) =>
+    seeds.flatMap((seed) => {
+      const run = runDirOf(dir, algorithm, seed);
+      const name = basename(run);
+      if (isRunDir(run)) return [readRun(run, name, algorithm)];
+      missing.push(`${name}: not begun`);
+      return [];
+    }),
+  );
+  const baseline = readEvals(join(dir, "baseline"));
+  if (baseline.length === 0) missing.push("baseline: not evaluated");
+  const comparison = comparisonFile(dir);
+  if (!existsSync(comparison)) missing.push("comparison.json: no verdict yet");
+  return {
+    dir,
+    study,
+    baseline,
+    runs,
+    comparison: existsSync(comparison) ? readJson(comparison, comparisonSchema) : null,
+    missing: [...missing, ...runs.flatMap(missingOf)],
+  };
+}
+
+function missingOf({ name, summary, evals }: Run): string[] {
+  const unfinished =
+    summary === null ? [`${name}: training has not ended`] : summary.stopped ? [`${name}: stopped early`] : [];
+  return [...unfinished, ...(evals.length === 0 ? [`${name}: not evaluated (no eval/ in it)`] : [])];
+}
+
+function readRun(dir: string, name: string, algorithm: string | null): Run {
+  const files = readRunFiles(dir);
+  return { ...files, name, dir, algorithm: algorithm ?? files.config.algo, evals: readEvals(join(dir, "eval")) };
+}
+
+/** An evaluation, or one per prompt in folders of their own. */
+function readEvals(dir: string): EvalDir[] {
+  if (!existsSync(dir)) return [];
+  if (isEvalDir(dir)) return [readEvalDir(dir)];
+  const folders = readdirSync(dir)
+    .toSorted()
+    .map((name) => join(dir, name));
+  return folders.filter(isEvalDir).map(readEvalDir);
+}

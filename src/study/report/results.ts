@@ -1,0 +1,139 @@
+/**
+ * What evaluations say: means over seeds with intervals, and what became of each question between before and after.
+ * Knows evaluation folders; knows no layout.
+ */
+import { type AnswerClass, type Changes, analyze, changes } from "../../eval/analyze.js";
+import type { EvalDir, ModeFigures } from "../../eval/folder/eval-dir.js";
+import { type Mode, modes } from "../../eval/folder/result-file.js";
+import { type Interval, tTest, wilsonInterval } from "../../math/statistics.js";
+import type { Gathered } from "./gather.js";
+import { mean, sum } from "../../math/means.js";
+
+/** A model's result under one prompt in one mode: the baseline's, or an algorithm's over its seeds. */
+export interface Result {
+  /** "baseline", or the algorithm. */
+  readonly who: string;
+  readonly prompt: string;
+  readonly mode: Mode;
+  readonly n: number;
+  /** Training seeds; none for the baseline. */
+  readonly seeds: readonly number[];
+  readonly accuracy: number;
+  /** Of the mean over seeds: the wider of Student's t and Wilson's over questions. Of one model: Wilson's. */
+  readonly ci95: Interval;
+  /** One per seed, or the baseline's own. */
+  readonly accuracies: readonly number[];
+  readonly extractors: Readonly<Record<string, { readonly accuracy: number; readonly ci95: Interval }>>;
+  /** Shares of pairs of extractors that see the same answer, "ours / verl"; mean over seeds. */
+  readonly agreement: Readonly<Record<string, number>>;
+  readonly format_rate: number;
+  readonly truncation_rate: number;
+  readonly mean_length: number;
+  readonly pass_at_k: Readonly<Record<string, number>>;
+  readonly maj_at_k: Readonly<Record<string, number>>;
+  /** Completions by outcome and by class of analyze, summed over seeds. */
+  readonly outcomes: Readonly<Record<string, number>>;
+  readonly classes: Readonly<Record<AnswerClass, number>>;
+}
+
+export function results({ baseline, runs }: Gathered): Result[] {
+  const groups = new Map<string, { who: string; seeds: number[]; evals: EvalDir[]; mode: Mode }>();
+  const add = (who: string, seed: number | null, evaluation: EvalDir): void => {
+    for (const mode of modes) {
+      if (evaluation.metrics[mode] === undefined) continue;
+      const key = [evaluation.metrics.prompt, mode, who].join("\n");
+      const group = groups.get(key) ?? { who, seeds: [], evals: [], mode };
+      if (seed !== null) group.seeds.push(seed);
+      group.evals.push(evaluation);
+      groups.set(key, group);
+    }
+  };
+  for (const evaluation of baseline) add("baseline", null, evaluation);
+  for (const run of runs) for (const evaluation of run.evals) add(run.algorithm, run.config.seed, evaluation);
+  return [...groups.values()].map(({ who, seeds, evals, mode }) => {
+    const figures = evals.map(({ metrics }) => metrics[mode]!);
+    const analyses = evals.map(({ predictions }) => analyze(predictions).find((one) => one.mode === mode)!);
+    return {
+      who,
+      prompt: evals[0]!.metrics.prompt,
+      mode,
+      n: figures[0]!.n,
+      seeds,
+      ...overSeeds(figures, figures[0]!.n),
+      accuracies: figures.map(({ accuracy }) => accuracy),
+      extractors: mapValues(figures[0]!.extractors, (_, name) =>
+        overSeeds(
+          figures.map(({ extractors }) => extractors[name]!),
+          figures[0]!.n,
+        ),
+      ),
+      agreement: agreementOf(figures),
+      format_rate: mean(figures.map((one) => one.format_rate)),
+      truncation_rate: mean(figures.map((one) => one.truncation_rate)),
+      mean_length: mean(figures.map((one) => one.mean_length)),
+      pass_at_k: meansOf(figures.map((one) => one.pass_at_k ?? {})),
+      maj_at_k: meansOf(figures.map((one) => one.maj_at_k ?? {})),
+      outcomes: mapValues(figures[0]!.outcomes, (_, name) => sum(figures.map(({ outcomes }) => outcomes[name] ?? 0))),
+      classes: mapValues(analyses[0]!.all.classes, (_, name) => sum(analyses.map(({ all }) => all.classes[name]))),
+    };
+  });
+}
+
+/**
+ * The mean over seeds, and the wider of Student's t interval over them and Wilson's over questions: seeds that happen to
+ * agree say nothing of other questions. Of a single model its own interval.
+ */
+function overSeeds(
+  list: readonly { readonly accuracy: number; readonly ci95: readonly [number, number] }[],
+  n: number,
+): { accuracy: number; ci95: Interval } {
+  if (list.length === 1) return { accuracy: list[0]!.accuracy, ci95: [...list[0]!.ci95] };
+  const { mean: accuracy, interval } = tTest(list.map(({ accuracy }) => accuracy));
+  const ofQuestions = wilsonInterval(accuracy * n, n);
+  return {
+    accuracy,
+    ci95: [Math.max(0, Math.min(interval[0], ofQuestions[0])), Math.min(1, Math.max(interval[1], ofQuestions[1]))],
+  };
+}
+
+function agreementOf(figures: readonly ModeFigures[]): Record<string, number> {
+  const { names } = figures[0]!.agreement;
+  const pairs = names.flatMap((a, i) => names.slice(i + 1).map((b, j) => [`${a} / ${b}`, i, i + 1 + j] as const));
+  return Object.fromEntries(
+    pairs.map(([pair, i, j]) => [pair, mean(figures.map(({ agreement }) => agreement.same_answer[i]![j]!))]),
+  );
+}
+
+/** What became of each question between baseline and trained model. */
+export interface Flow extends Changes {
+  readonly run: string;
+  readonly prompt: string;
+}
+
+/** Runs without a baseline of the same prompt have none. */
+export function flows({ baseline, runs }: Gathered): Flow[] {
+  return runs.flatMap((run) =>
+    run.evals.flatMap((after) => {
+      const before = baseline.find(({ metrics }) => metrics.prompt === after.metrics.prompt);
+      if (before === undefined) return [];
+      return changes(before.predictions, after.predictions, [before.dir, after.dir]).map((change) => ({
+        run: run.name,
+        prompt: after.metrics.prompt,
+        ...change,
+      }));
+    }),
+  );
+}
+
+function meansOf(list: readonly Readonly<Record<string, number>>[]): Record<string, number> {
+  return mapValues(list[0]!, (_, key) => mean(list.map((one) => one[key]!)));
+}
+
+function mapValues<K extends string, V, W>(
+  record: Readonly<Record<K, V>>,
+  change: (value: V, key: K) => W,
+): Record<K, W> {
+  return Object.fromEntries(
+    Object.entries(record).map(([key, value]) => [key, change(value as V, key as K)]),
+  ) as Record<K, W>;
+}
