@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
-    include: ["test/unit/**/*.test.ts", "test/integration/**/*.test.ts"],
+    include: ["test/**/*.test.ts"],
     // a process per file: TensorFlow and ONNX Runtime keep their threads and settings per process
     pool: "forks",
     maxWorkers: 2,

@@ -3,7 +3,7 @@
     python test/reference/qwen2_reference.py        (pins: requirements.txt)
 
 Writes test/golden/engine.json. Weights are a formula (mixed integer hash of the index in packed order), repeated in
-test/unit/engine.test.ts, so that the file holds no tensor. Noise is Philox4x32-10, written out here once more.
+test/engine/engine.native.test.ts, so that the file holds no tensor. Noise is Philox4x32-10, written out here once more.
 """
 
 import json

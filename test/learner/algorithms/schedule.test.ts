@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { learningRateFactor } from "../../src/learner/algorithms/schedule.js";
+import { learningRateFactor } from "../../../src/learner/algorithms/schedule.js";
 
 interface Case {
   type: "linear" | "cosine" | "constant";
@@ -10,7 +10,7 @@ interface Case {
   factors: number[];
 }
 
-const cases = JSON.parse(readFileSync(new URL("../golden/schedule.json", import.meta.url), "utf8")) as Case[];
+const cases = JSON.parse(readFileSync(new URL("../../golden/schedule.json", import.meta.url), "utf8")) as Case[];
 
 describe("learning rate schedules", () => {
   it.each(cases)(

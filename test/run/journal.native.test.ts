@@ -9,7 +9,7 @@ import { runConfigSchema } from "../../src/config/schema.js";
 import { UserError } from "../../src/errors.js";
 import { Journal, batchFile, journalBatches, readBatchFile, recoverJournal } from "../../src/run/journal.js";
 import { Ledger } from "../../src/learner/rollouts/ledger.js";
-import { answer, later, ledgerOptions, makeTask, temporaryDirectory, weights } from "./rollout-fixtures.js";
+import { answer, later, ledgerOptions, makeTask, temporaryDirectory, weights } from "../support/rollout-fixtures.js";
 
 function openJournal(directory: string): Journal {
   const journal = new Journal(directory, (error) => {

@@ -1,16 +1,16 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { afterEach, expect, test, vi } from "vitest";
-import { startBackend } from "../../src/learner/backend/backend.js";
-import { UserError } from "../../src/errors.js";
+import { startBackend } from "../../../src/learner/backend/backend.js";
+import { UserError } from "../../../src/errors.js";
 
 const require = createRequire(import.meta.url);
 const binding = vi.hoisted(() => ({ missing: false }));
-vi.mock(import("../../src/machine/native-binding.js"), async (original) => {
+vi.mock(import("../../../src/machine/native-binding.js"), async (original) => {
   const { nativeBindingPath, ...rest } = await original();
   return { ...rest, nativeBindingPath: () => (binding.missing ? "/nowhere/tfjs_binding.node" : nativeBindingPath()) };
 });
-const { nativeBindingPath } = await import("../../src/machine/native-binding.js");
+const { nativeBindingPath } = await import("../../../src/machine/native-binding.js");
 const withBinding = test.skipIf(!existsSync(nativeBindingPath())); // `npm run setup` prepares it where it can
 
 afterEach(() => {

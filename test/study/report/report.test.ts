@@ -11,10 +11,10 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { writeReport } from "../../src/commands/report.js";
-import { UserError } from "../../src/errors.js";
-import { wilsonInterval } from "../../src/math/statistics.js";
-import { writeRun, writeStudy } from "../support/evaluation.js";
+import { writeReport } from "../../../src/commands/report.js";
+import { UserError } from "../../../src/errors.js";
+import { wilsonInterval } from "../../../src/math/statistics.js";
+import { writeRun, writeStudy } from "../../support/evaluation.js";
 
 const root = mkdtempSync(join(tmpdir(), "report-"));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -120,7 +120,7 @@ describe("report of a study", () => {
   });
 
   test("a study whose runs were taken away keeps its verdict and its differences", () => {
-    const committed = new URL("../../experiments/starter-study", import.meta.url).pathname;
+    const committed = new URL("../../../experiments/starter-study", import.meta.url).pathname;
     const { verdict } = JSON.parse(readFileSync(join(committed, "comparison.json"), "utf8")) as { verdict: string };
     const out = join(root, "committed");
     const page = readFileSync(writeReport(committed, { out }), "utf8");

@@ -1,15 +1,15 @@
 import { Dealer } from "zeromq";
 import { describe, expect, it } from "vitest";
-import { UserError } from "../../src/errors.js";
-import { readBatchFile, batchFile } from "../../src/run/journal.js";
-import { Ledger } from "../../src/learner/rollouts/ledger.js";
-import { SerialSource } from "../../src/learner/rollouts/serial-source.js";
-import { TaskBook } from "../../src/learner/rollouts/task-book.js";
-import { decode, encode, groupToWire, taskFromWire } from "../../src/protocol/codec.js";
-import type { Task, TrajectoryGroup } from "../../src/protocol/messages.js";
-import type { Addresses } from "../../src/protocol/sockets.js";
-import { bindRouter, resolveAddresses } from "../../src/protocol/sockets.js";
-import { fromLearner } from "../../src/protocol/wire-schemas.js";
+import { UserError } from "../../../src/errors.js";
+import { readBatchFile, batchFile } from "../../../src/run/journal.js";
+import { Ledger } from "../../../src/learner/rollouts/ledger.js";
+import { SerialSource } from "../../../src/learner/rollouts/serial-source.js";
+import { TaskBook } from "../../../src/learner/rollouts/task-book.js";
+import { decode, encode, groupToWire, taskFromWire } from "../../../src/protocol/codec.js";
+import type { Task, TrajectoryGroup } from "../../../src/protocol/messages.js";
+import type { Addresses } from "../../../src/protocol/sockets.js";
+import { bindRouter, resolveAddresses } from "../../../src/protocol/sockets.js";
+import { fromLearner } from "../../../src/protocol/wire-schemas.js";
 import {
   FakeEngine,
   answer,
@@ -22,7 +22,7 @@ import {
   temporaryDirectory,
   until,
   weights,
-} from "./rollout-fixtures.js";
+} from "../../support/rollout-fixtures.js";
 
 /** A peer that speaks the protocol by hand, to misbehave where a real actor would not. */
 function connectPeer(addresses: Addresses, id: string) {

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import * as tf from "@tensorflow/tfjs";
 import { beforeAll, describe, expect, test } from "vitest";
-import { AdamW } from "../../src/learner/policy/optimizer.js";
+import { AdamW } from "../../../src/learner/policy/optimizer.js";
 import {
   completionLogprobs,
   completionValues,
@@ -11,11 +11,11 @@ import {
   splitFlat,
   type Microbatch,
   type NamedWeights,
-} from "../../src/learner/policy/policy.js";
-import { parseModelConfig } from "../../src/model/config.js";
-import { layoutSize, packShapes, weightLayout } from "../../src/model/layout.js";
+} from "../../../src/learner/policy/policy.js";
+import { parseModelConfig } from "../../../src/model/config.js";
+import { layoutSize, packShapes, weightLayout } from "../../../src/model/layout.js";
 
-const golden = JSON.parse(readFileSync(new URL("../golden/train_step.json", import.meta.url), "utf8"));
+const golden = JSON.parse(readFileSync(new URL("../../golden/train_step.json", import.meta.url), "utf8"));
 const config = parseModelConfig(golden.config, "golden");
 const layout = packShapes([
   ...weightLayout(config).map((e) => [e.name, e.shape] as const),

@@ -3,14 +3,14 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { loadConfig } from "../../src/config/load.js";
-import { runConfigSchema, type RunConfig } from "../../src/config/schema.js";
-import { learnerItems, microbatchShape } from "../../src/launcher/plan/learner-memory.js";
-import { actorItems } from "../../src/launcher/plan/actor-memory.js";
-import { cures, fits, planMemory, sumOf, type Machine } from "../../src/launcher/plan/memory-plan.js";
-import { refusal } from "../../src/launcher/plan/memory-report.js";
-import { parseModelConfig, readModelConfig } from "../../src/model/config.js";
-import { root } from "../support/run.js";
+import { loadConfig } from "../../../src/config/load.js";
+import { runConfigSchema, type RunConfig } from "../../../src/config/schema.js";
+import { learnerItems, microbatchShape } from "../../../src/launcher/plan/learner-memory.js";
+import { actorItems } from "../../../src/launcher/plan/actor-memory.js";
+import { cures, fits, planMemory, sumOf, type Machine } from "../../../src/launcher/plan/memory-plan.js";
+import { refusal } from "../../../src/launcher/plan/memory-report.js";
+import { parseModelConfig, readModelConfig } from "../../../src/model/config.js";
+import { root } from "../../support/run.js";
 
 /** 2 layers, tied: P = V H + L (2 H + 2 q H + 2 kv H + 3 I H) + H = 80 + 2 (16 + 128 + 64 + 384) + 8 = 1272. */
 const tiny = parseModelConfig(

@@ -5,8 +5,8 @@
 import type { Tensor } from "@tensorflow/tfjs";
 import * as fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
-import { startBackend, type TF } from "../../src/learner/backend/backend.js";
-import { overrideWasmKernels } from "../../src/learner/backend/wasm-kernels.js";
+import { startBackend, type TF } from "../../../src/learner/backend/backend.js";
+import { overrideWasmKernels } from "../../../src/learner/backend/wasm-kernels.js";
 
 let tf: TF;
 beforeAll(async () => {

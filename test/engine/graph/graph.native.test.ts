@@ -2,13 +2,13 @@ import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 import fc from "fast-check";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
-import { chooseBlockSize } from "../../src/engine/blocks.js";
-import { Graph } from "../../src/engine/graph/onnx.js";
-import { sample, vocabularyBlocks } from "../../src/engine/graph/sampling.js";
-import { buildSegmentGraph } from "../../src/engine/graph/segment.js";
-import { weightViews } from "../../src/engine/graph/weights.js";
-import { parseModelConfig } from "../../src/model/config.js";
-import { layoutSize, weightLayout } from "../../src/model/layout.js";
+import { chooseBlockSize } from "../../../src/engine/blocks.js";
+import { Graph } from "../../../src/engine/graph/onnx.js";
+import { sample, vocabularyBlocks } from "../../../src/engine/graph/sampling.js";
+import { buildSegmentGraph } from "../../../src/engine/graph/segment.js";
+import { weightViews } from "../../../src/engine/graph/weights.js";
+import { parseModelConfig } from "../../../src/model/config.js";
+import { layoutSize, weightLayout } from "../../../src/model/layout.js";
 
 const qwen25 = parseModelConfig(
   {

@@ -2,8 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { type Prediction, judge, readPredictions } from "../../src/eval/folder/predictions.js";
-import { summarize } from "../../src/eval/summary.js";
+import { type Prediction, judge, readPredictions } from "../../../src/eval/folder/predictions.js";
+import { summarize } from "../../../src/eval/summary.js";
 
 const folder = mkdtempSync(join(tmpdir(), "predictions-"));
 afterAll(() => rmSync(folder, { recursive: true }));

@@ -14,7 +14,7 @@ import {
 import type { Task, TrajectoryGroup } from "../../src/protocol/messages.js";
 import { taskSeed } from "../../src/protocol/seeds.js";
 import { fromActor, fromLearner, groupHeader, taskHeader } from "../../src/protocol/wire-schemas.js";
-import { answer, makeTask, weights } from "./rollout-fixtures.js";
+import { answer, makeTask, weights } from "../support/rollout-fixtures.js";
 
 const { version } = weights(3);
 const sha256 = fc.uint8Array({ minLength: 32, maxLength: 32 }).map((b) => Buffer.from(b).toString("hex"));

@@ -2,21 +2,21 @@
 import type { Scalar, Tensor1D } from "@tensorflow/tfjs";
 import * as fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
-import type { RunConfig } from "../../src/config/schema.js";
-import { UserError } from "../../src/errors.js";
-import { groupAdvantages, ppoAdvantages } from "../../src/learner/algorithms/advantages.js";
-import { startBackend, type TF } from "../../src/learner/backend/backend.js";
-import { grpoLoss, lossMask, perToken, ppoPolicyLoss, valueLoss } from "../../src/learner/algorithms/losses.js";
+import type { RunConfig } from "../../../src/config/schema.js";
+import { UserError } from "../../../src/errors.js";
+import { groupAdvantages, ppoAdvantages } from "../../../src/learner/algorithms/advantages.js";
+import { startBackend, type TF } from "../../../src/learner/backend/backend.js";
+import { grpoLoss, lossMask, perToken, ppoPolicyLoss, valueLoss } from "../../../src/learner/algorithms/losses.js";
 import {
   completionLogprobs,
   completionValues,
   disposeBatch,
   hiddenStates,
   prepareMicrobatch,
-} from "../../src/learner/policy/policy.js";
-import type { TrainingBatch } from "../../src/learner/rollouts/rollout-source.js";
-import type { LayoutEntry } from "../../src/model/layout.js";
-import { relativeGap, tinyBatch, tinyConfig, tinyLearner, tinyRun, tinyWeights } from "../support/tiny.js";
+} from "../../../src/learner/policy/policy.js";
+import type { TrainingBatch } from "../../../src/learner/rollouts/rollout-source.js";
+import type { LayoutEntry } from "../../../src/model/layout.js";
+import { relativeGap, tinyBatch, tinyConfig, tinyLearner, tinyRun, tinyWeights } from "../../support/tiny.js";
 
 let tf: TF;
 beforeAll(async () => {

@@ -3,16 +3,16 @@
  * torch and TRL. At full width: npm run check:3b.
  */
 import { beforeAll, describe, expect, test } from "vitest";
-import { cutAdapters, cutTensor, cutWeights } from "../../bench/cut-model.js";
-import { startBackend, type TF } from "../../src/learner/backend/backend.js";
-import { TrainableModel } from "../../src/learner/policy/model.js";
-import { Updater } from "../../src/learner/algorithms/update.js";
-import { parseModelConfig } from "../../src/model/config.js";
-import { weightLayout } from "../../src/model/layout.js";
-import { loraLayout } from "../../src/model/lora.js";
-import { cutBatch, cutRun, gapsOfStep, listGap, logprobsOfBatch, modes, readCutGolden } from "../support/cut-golden.js";
-import { root } from "../support/run.js";
-import { baseFromPacked } from "../support/tiny.js";
+import { cutAdapters, cutTensor, cutWeights } from "../../../bench/cut-model.js";
+import { startBackend, type TF } from "../../../src/learner/backend/backend.js";
+import { TrainableModel } from "../../../src/learner/policy/model.js";
+import { Updater } from "../../../src/learner/algorithms/update.js";
+import { parseModelConfig } from "../../../src/model/config.js";
+import { weightLayout } from "../../../src/model/layout.js";
+import { loraLayout } from "../../../src/model/lora.js";
+import { cutBatch, cutRun, gapsOfStep, listGap, logprobsOfBatch, modes, readCutGolden } from "../../support/cut-golden.js";
+import { root } from "../../support/run.js";
+import { baseFromPacked } from "../../support/tiny.js";
 
 const golden = readCutGolden(root, "qwen3b_cut_small");
 const config = parseModelConfig(golden.config, "golden");

@@ -9,7 +9,7 @@ import {
   ppoAdvantages,
   whiten,
   type PpoAdvantageOptions,
-} from "../../src/learner/algorithms/advantages.js";
+} from "../../../src/learner/algorithms/advantages.js";
 
 interface GrpoGolden {
   inputs: { groupSize: number };
@@ -33,8 +33,8 @@ interface PpoCase {
   meanKl: number | null;
 }
 
-const grpo = JSON.parse(readFileSync(new URL("../golden/grpo.json", import.meta.url), "utf8")) as GrpoGolden;
-const ppo = JSON.parse(readFileSync(new URL("../golden/ppo.json", import.meta.url), "utf8")) as PpoCase[];
+const grpo = JSON.parse(readFileSync(new URL("../../golden/grpo.json", import.meta.url), "utf8")) as GrpoGolden;
+const ppo = JSON.parse(readFileSync(new URL("../../golden/ppo.json", import.meta.url), "utf8")) as PpoCase[];
 
 const scales = ["group", "batch", "none"] as const;
 const reward = fc.double({ min: -4, max: 4, noNaN: true });

@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { runConfigSchema } from "../../src/config/schema.js";
-import { UserError } from "../../src/errors.js";
-import { TaskSource, rewardWeights } from "../../src/learner/rollouts/task-source.js";
-import type { Tokenizer } from "../../src/model/tokenizer.js";
-import { taskSeed } from "../../src/protocol/seeds.js";
+import { runConfigSchema } from "../../../src/config/schema.js";
+import { UserError } from "../../../src/errors.js";
+import { TaskSource, rewardWeights } from "../../../src/learner/rollouts/task-source.js";
+import type { Tokenizer } from "../../../src/model/tokenizer.js";
+import { taskSeed } from "../../../src/protocol/seeds.js";
 
 /** One token per character, after one for each message's role. */
 const tokenizer = {

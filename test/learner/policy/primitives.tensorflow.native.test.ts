@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { test } from "vitest";
-import { nativeBindingPath } from "../../src/machine/native-binding.js";
-import { primitivesSuite } from "../support/primitives-suite.js";
+import { nativeBindingPath } from "../../../src/machine/native-binding.js";
+import { primitivesSuite } from "../../support/primitives-suite.js";
 
 if (existsSync(nativeBindingPath())) primitivesSuite("tensorflow");
 else

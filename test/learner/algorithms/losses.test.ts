@@ -15,7 +15,7 @@ import {
   type Loss,
   type PolicyTokens,
   type PpoPolicyOptions,
-} from "../../src/learner/algorithms/losses.js";
+} from "../../../src/learner/algorithms/losses.js";
 
 const TOLERANCE = 1e-5;
 
@@ -73,7 +73,7 @@ interface PpoCase {
   approxkl: number;
 }
 
-const read = (name: string): unknown => JSON.parse(readFileSync(new URL(`../golden/${name}`, import.meta.url), "utf8"));
+const read = (name: string): unknown => JSON.parse(readFileSync(new URL(`../../golden/${name}`, import.meta.url), "utf8"));
 const grpo = read("grpo.json") as GrpoGolden;
 const ppo = read("ppo.json") as PpoCase[];
 

@@ -1,0 +1,3 @@
+import { primitivesSuite } from "../../support/primitives-suite.js";
+
+primitivesSuite("wasm");

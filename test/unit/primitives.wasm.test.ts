@@ -1,3 +1,0 @@
-import { primitivesSuite } from "../support/primitives-suite.js";
-
-primitivesSuite("wasm");
