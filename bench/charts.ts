@@ -7,7 +7,9 @@ import { figure } from "./figure.js";
 const colors = ["#0b6e99", "#c9ced6", "#8d96a3", "#e3c7a0"];
 const white = { animation: false, backgroundColor: "#ffffff" };
 
-/** Horizontal bars of the medians, labelled with them and with the lowest and highest measurement. */
+/**
+ * Horizontal bars of the medians, labelled with them and with the lowest and highest measurement.
+ */
 export function barChart({ title, unit, better, peerNames, cases }: BenchResult): string {
   const sides = ["ours", ...peerNames.filter((name) => cases.some(({ peers }) => peers[name] !== undefined))];
   const measuredOf = (side: string, c: number) => (side === "ours" ? cases[c]!.ours : cases[c]!.peers[side]);

@@ -1,7 +1,8 @@
 /**
- * Qwen2.5-3B's exact shape cut to two layers, with weights, adapters and a rollout batch that are formulas: a hash of the
- * index of each number. test/reference/qwen3b_cut_reference.py repeats the formulas in numpy, so both languages compute
- * with the same 465 million numbers and no file of them is committed. Knows no learner and no actor.
+ * Qwen2.5-3B's exact shape cut to two layers, with weights, adapters and a rollout batch that are
+ * formulas: a hash of the index of each number. test/reference/qwen3b_cut_reference.py repeats the
+ * formulas in numpy, so both languages compute with the same 465 million numbers and no file of
+ * them is committed. Knows no learner and no actor.
  */
 import { cpSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -34,7 +35,10 @@ const cutConfig = {
 /** Token ids are hashes of this and the numbers after it: far from those of the weights. */
 const FIRST_ID = 0xf0000000;
 
-/** Murmur3's 32-bit finalizer (Appleby, smhasher/src/MurmurHash3.cpp, fmix32), an integer in [0, 2^32). */
+/**
+ * Murmur3's 32-bit finalizer (Appleby, smhasher/src/MurmurHash3.cpp, fmix32), an integer in [0,
+ * 2^32).
+ */
 function mixed(index: number): number {
   let x = index | 0;
   x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);
@@ -43,8 +47,9 @@ function mixed(index: number): number {
 }
 
 /**
- * One tensor of the base. Matrices: odd multiples of 1/8192 in ±0.031 (deviation 0.018, Qwen's initializer_range is 0.02);
- * biases: eight times that; norms: multiples of 1/128 in [0.75, 1.25). All of them are numbers of bfloat16.
+ * One tensor of the base. Matrices: odd multiples of 1/8192 in ±0.031 (deviation 0.018, Qwen's
+ * initializer_range is 0.02); biases: eight times that; norms: multiples of 1/128 in [0.75, 1.25).
+ * All of them are numbers of bfloat16.
  */
 export function cutTensor({ name, offset, size }: LayoutEntry): Float32Array {
   const values = new Float32Array(size);
@@ -65,8 +70,8 @@ export function cutWeights(config: ModelConfig): Float32Array {
 }
 
 /**
- * Trained adapters: A as PEFT starts it, uniform in ±1/sqrt(in); B, which starts at zero, uniform in ±0.05. Indices go on
- * where the base's end.
+ * Trained adapters: A as PEFT starts it, uniform in ±1/sqrt(in); B, which starts at zero, uniform
+ * in ±0.05. Indices go on where the base's end.
  * @param layout `loraLayout`
  */
 export function cutAdapters(config: ModelConfig, layout: readonly LayoutEntry[]): Float32Array {
@@ -125,7 +130,8 @@ export function cutRollouts(vocabSize: number, batch: CutBatch, behaviour: reado
 }
 
 /**
- * Writes the model as a Hugging Face folder in bfloat16, as Qwen publishes it, unless it is there already.
+ * Writes the model as a Hugging Face folder in bfloat16, as Qwen publishes it, unless it is there
+ * already.
  * @param tokenizer folder of the tokenizer's two files; null = the folder gets none
  */
 export function makeCut(folder: string, tokenizer: string | null = null): string {

@@ -1,4 +1,7 @@
-/** (c) Completions/s of whole training runs: `launch` against TRL's GRPOTrainer, two threads in all on either side. */
+/**
+ * (c) Completions/s of whole training runs: `launch` against TRL's GRPOTrainer, two threads in all
+ * on either side.
+ */
 import { join } from "node:path";
 import type { BenchContext, BenchResult, CaseResult } from "./bench.js";
 import { interleave, mean } from "./measure.js";
@@ -28,7 +31,10 @@ export async function benchEndToEnd(context: BenchContext): Promise<BenchResult>
   };
 }
 
-/** Ten million parameters, weights of chance: no completion ever stops, so all have the same length on both sides. */
+/**
+ * Ten million parameters, weights of chance: no completion ever stops, so all have the same length
+ * on both sides.
+ */
 export async function benchEndToEnd10m(context: BenchContext): Promise<BenchResult> {
   const sizes = [{ completions: 128, steps: 8 }];
   return {
@@ -71,7 +77,8 @@ async function casesOf(
       };
       const trl = python === null ? {} : { [TRL]: timed((options) => trlRun(python, options), seen.peer) };
       const measured = await interleave(timed(launchRun, seen.ours), trl, quick ? 1 : 3);
-      // The same model on the same problems: both sides must see about the same lengths and rewards.
+      // The same model on the same problems: both sides must see about the same lengths and
+      // rewards.
       const means = { ...meansOf(seen.ours, "Ours"), ...meansOf(seen.peer, "Peer") };
       const forced = reward === "digits" ? [means["meanLengthOurs"], means["meanLengthPeer"] ?? 64] : [64];
       if (forced.some((length) => length !== 64)) throw new Error(`lengths ${forced.join(" and ")}, expected 64`);

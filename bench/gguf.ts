@@ -1,4 +1,7 @@
-/** The float32 GGUF file that llama.cpp wants of a model folder; written once, kept in the user's cache. */
+/**
+ * The float32 GGUF file that llama.cpp wants of a model folder; written once, kept in the user's
+ * cache.
+ */
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, renameSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";

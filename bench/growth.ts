@@ -1,4 +1,7 @@
-/** (e) How cost grows with model size, batch, length and number of actors: rollout and learner, beside the peers. */
+/**
+ * (e) How cost grows with model size, batch, length and number of actors: rollout and learner,
+ * beside the peers.
+ */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

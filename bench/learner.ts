@@ -1,4 +1,7 @@
-/** (b) Seconds of one GRPO step: our packed batch against torch's padded one, and against a packed one in torch. */
+/**
+ * (b) Seconds of one GRPO step: our packed batch against torch's padded one, and against a packed
+ * one in torch.
+ */
 import type { BenchContext, BenchResult, CaseResult, Skipped } from "./bench.js";
 import { interleave, type Measure } from "./measure.js";
 import { gsm8kPrompts, noSmollm2, starterModel, starterPrompts, type Prompts } from "./models.js";

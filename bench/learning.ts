@@ -1,4 +1,7 @@
-/** (c) Validation accuracy against time, and the time to +15 points: `launch` against TRL's GRPOTrainer, starter model. */
+/**
+ * (c) Validation accuracy against time, and the time to +15 points: `launch` against TRL's
+ * GRPOTrainer, starter model.
+ */
 import { generateAll } from "../src/engine/local.js";
 import { OrtEngine } from "../src/engine/engine.js";
 import { readModelConfig } from "../src/model/config.js";
@@ -93,7 +96,10 @@ export async function benchLearning({ python, quick, progress }: BenchContext): 
 const percentages = (shares: readonly number[]): string =>
   `${shares.map((share) => (100 * share).toFixed(1)).join(", ")} %`;
 
-/** Seconds after which sampled accuracy reached `target`, along straight lines between the points; null = never. */
+/**
+ * Seconds after which sampled accuracy reached `target`, along straight lines between the points;
+ * null = never.
+ */
 function timeTo(target: number, points: readonly Point[]): number | null {
   const after = points.findIndex(({ sampled }) => sampled >= target);
   if (after < 1) return null;

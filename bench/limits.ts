@@ -1,4 +1,7 @@
-/** (f) Decoding and training as shares of what this machine can do: matrix products and memory bandwidth, measured in the same run. */
+/**
+ * (f) Decoding and training as shares of what this machine can do: matrix products and memory
+ * bandwidth, measured in the same run.
+ */
 import { readModelConfig, type ModelConfig } from "../src/model/config.js";
 import { layoutSize, weightLayout } from "../src/model/layout.js";
 import type { BenchContext, BenchResult, CaseResult } from "./bench.js";
@@ -12,7 +15,10 @@ import { Side, closing } from "./side.js";
 
 const THREADS = 2;
 const GENERATE = "transformers generate";
-/** Rows and columns of the product, and float32 values of each vector of the triad: far more than the caches hold. */
+/**
+ * Rows and columns of the product, and float32 values of each vector of the triad: far more than
+ * the caches hold.
+ */
 const MATRIX = 1_024;
 const VECTOR = 2 ** 25;
 

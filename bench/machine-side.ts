@@ -1,4 +1,7 @@
-/** Our runtimes doing what the machine is judged by: a matrix product, and a triad over long vectors. */
+/**
+ * Our runtimes doing what the machine is judged by: a matrix product, and a triad over long
+ * vectors.
+ */
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { Graph } from "../src/engine/graph/onnx.js";
 import { startBackend } from "../src/learner/backend/backend.js";

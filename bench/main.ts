@@ -1,6 +1,6 @@
 /**
- * `npm run bench`: measures this project against its peers on this machine, prints tables, writes bench/results/.
- * bench/README.md says how to read them.
+ * `npm run bench`: measures this project against its peers on this machine, prints tables, writes
+ * bench/results/. bench/README.md says how to read them.
  */
 import { Command } from "commander";
 import { guarded } from "../src/entry.js";

@@ -1,5 +1,6 @@
 /**
- * Measuring two sides fairly: A B A B in one run, medians, and their ratio. Knows numbers; knows nothing of what they are of.
+ * Measuring two sides fairly: A B A B in one run, medians, and their ratio. Knows numbers; knows
+ * nothing of what they are of.
  */
 
 /** One side's measurements of one case, in the order they were taken, with their summary. */
@@ -19,7 +20,10 @@ function summarise(values: readonly number[]): Measured {
   return { values, median: middle, min, max, spread: (max - min) / middle };
 }
 
-/** The middle value; the mean of the two middle ones for an even number. @param values at least one */
+/**
+ * The middle value; the mean of the two middle ones for an even number.
+ * @param values at least one
+ */
 export function median(values: readonly number[]): number {
   if (values.length === 0) throw new Error("the median of no values");
   const sorted = [...values].sort((a, b) => a - b);
@@ -46,8 +50,8 @@ export interface Comparison {
 }
 
 /**
- * Takes turns: ours, one peer, the next, ours, … so that a change of the machine's mood meets all. Every side runs once
- * untimed first (repeat −1).
+ * Takes turns: ours, one peer, the next, ours, … so that a change of the machine's mood meets all.
+ * Every side runs once untimed first (repeat −1).
  */
 export async function interleave(
   ours: Measure,

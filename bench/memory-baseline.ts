@@ -18,7 +18,9 @@ for (const path of modules[role!]!) await import(dist(path));
 
 if (isMainThread) {
   if (role === "learner") {
-    const { startBackend } = (await import(dist("learner/backend.js"))) as typeof import("../src/learner/backend/backend.js");
+    const { startBackend } = (await import(
+      dist("learner/backend.js")
+    )) as typeof import("../src/learner/backend/backend.js");
     await startBackend("tensorflow", 1);
   }
   const worker = new Worker(fileURLToPath(import.meta.url), { workerData: `${role} thread` });

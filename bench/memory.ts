@@ -1,8 +1,9 @@
 /**
- * The memory plan beside what processes really took: `node dist/bench/bench/memory.js [--only NAME] [--smollm2 DIR]`
- * (after `npm run bench -- --help`, which builds it). Runs the launcher on small batches and reads each child's peak RSS
- * (VmHWM of /proc/<pid>/status); the runtime's share, measured with the same libraries and no model, is taken off.
- * Linux alone. Writes bench/results/memory.json and prints the table of docs/memory.md.
+ * The memory plan beside what processes really took: `node dist/bench/bench/memory.js [--only NAME]
+ * [--smollm2 DIR]` (after `npm run bench -- --help`, which builds it). Runs the launcher on small
+ * batches and reads each child's peak RSS (VmHWM of /proc/<pid>/status); the runtime's share,
+ * measured with the same libraries and no model, is taken off. Linux alone. Writes
+ * bench/results/memory.json and prints the table of docs/memory.md.
  */
 import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -46,7 +47,10 @@ const cases: readonly Case[] = [
   { name: "3B cut LoRA, 4 × 8 × 64", model: "cut", settings: [...lora, ...batch(4, 8, 64)] },
 ];
 
-/** Of every case. An entropy bonus makes every group go through forward and backward, whatever its rewards. */
+/**
+ * Of every case. An entropy bonus makes every group go through forward and backward, whatever its
+ * rewards.
+ */
 const common = [
   "--max_steps=2",
   "--eval.sampled=false",

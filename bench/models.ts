@@ -21,7 +21,10 @@ export interface Prompts {
 export const starterPrompts = (model = starterModel): Prompts =>
   promptsOf(model, (i) => starterProblem("train", i).question);
 
-/** GSM8K's training questions; the starter's where GSM8K is not there. @param gsm8k folder with train.jsonl */
+/**
+ * GSM8K's training questions; the starter's where GSM8K is not there.
+ * @param gsm8k folder with train.jsonl
+ */
 export function gsm8kPrompts(model: string, gsm8k: string | null): Prompts {
   if (gsm8k === null) return starterPrompts(model);
   const file = join(gsm8k, "train.jsonl");
@@ -41,7 +44,10 @@ function promptsOf(model: string, question: (i: number) => string): Prompts {
   };
 }
 
-/** The folder that the user named, or the one that test/reference/smollm2_model.py writes; null when it is not there. */
+/**
+ * The folder that the user named, or the one that test/reference/smollm2_model.py writes; null when
+ * it is not there.
+ */
 export function findSmollm2(given: string | undefined): string | null {
   const folder =
     given ?? process.env["FINELLAMA_SMOLLM2"] ?? join(homedir(), ".cache/finellama-rl/smollm2-135m-instruct");

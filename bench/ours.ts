@@ -1,6 +1,6 @@
 /**
- * Our side of the comparisons: rollout engine and learner step behind JSON lines. Started by side.ts as
- * `node ours.js <threads>`; `peers/torch_side.py` answers the same requests.
+ * Our side of the comparisons: rollout engine and learner step behind JSON lines. Started by
+ * side.ts as `node ours.js <threads>`; `peers/torch_side.py` answers the same requests.
  */
 import { createInterface } from "node:readline";
 import { OrtEngine } from "../src/engine/engine.js";

@@ -1,4 +1,7 @@
-/** The peers' Python: the one given, or a venv made once from peers/requirements.txt in the user's cache. */
+/**
+ * The peers' Python: the one given, or a venv made once from peers/requirements.txt in the user's
+ * cache.
+ */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
@@ -60,7 +63,10 @@ print(json.dumps({"python": platform.python_version(), **{n: version(n) for n in
   return JSON.parse(stdout) as Record<string, string | null>;
 }
 
-/** One venv for each content of the requirements; made under a temporary name, so that a half-made one is never used. */
+/**
+ * One venv for each content of the requirements; made under a temporary name, so that a half-made
+ * one is never used.
+ */
 async function venv(progress: (line: string) => void): Promise<string> {
   const [requirements, llama] = [benchFile(REQUIREMENTS), benchFile(LLAMA_REQUIREMENTS)];
   const hash = createHash("sha256").update(readFileSync(requirements)).update(readFileSync(llama));

@@ -1,4 +1,6 @@
-/** Models of chosen sizes with random weights, as Hugging Face folders with the starter's tokenizer. */
+/**
+ * Models of chosen sizes with random weights, as Hugging Face folders with the starter's tokenizer.
+ */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -21,9 +23,10 @@ const shapes = {
 const NEVER = 100;
 
 /**
- * Writes a model whose stop tokens are never sampled, so that every completion has full length on both sides without a
- * switch on either: the first hidden unit is 1 in every embedding, no layer writes to it, and the (untied) LM head's
- * rows of the stop tokens see that unit alone, with a large negative weight.
+ * Writes a model whose stop tokens are never sampled, so that every completion has full length on
+ * both sides without a switch on either: the first hidden unit is 1 in every embedding, no layer
+ * writes to it, and the (untied) LM head's rows of the stop tokens see that unit alone, with a
+ * large negative weight.
  */
 export function writeRandomModel(folder: string, size: keyof typeof shapes): string {
   const starter = JSON.parse(readFileSync(join(starterModel, "config.json"), "utf8")) as Record<string, unknown>;
@@ -61,7 +64,8 @@ export async function withAdapter(model: string | null, use: (folder: string | n
     const layout = loraLayout(readModelConfig(model), lora);
     const random = mulberry32(1);
     const packed = new Float32Array(layoutSize(layout));
-    // B is small: the completions are sampled without adapters, and ours weighs tokens by how far the policy has moved.
+    // B is small: the completions are sampled without adapters, and ours weighs tokens by how far
+    // the policy has moved.
     for (const { name, offset, size } of layout)
       for (let i = offset; i < offset + size; i++)
         packed[i] = (name.endsWith("lora_A.weight") ? 0.02 : 0.0002) * (2 * random() - 1);

@@ -1,4 +1,7 @@
-/** (d) How soon an idle actor decodes with new weights: the starter's, SmolLM2-135M's, and LoRA adapters of the latter. */
+/**
+ * (d) How soon an idle actor decodes with new weights: the starter's, SmolLM2-135M's, and LoRA
+ * adapters of the latter.
+ */
 import { fork } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,7 @@
-/** A benchmark's result as a plain table and as a JSON file, with the circumstances it was measured in. */
+/**
+ * A benchmark's result as a plain table and as a JSON file, with the circumstances it was measured
+ * in.
+ */
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";
@@ -14,7 +17,10 @@ const resultsFolder = repositoryFile("bench/results");
 /** Others using more than this share of the cores spoil a measurement. */
 const MAX_BUSY_SHARE = 0.05;
 
-/** Plain text; one line for each case. @param busy share of the cores that others used just before */
+/**
+ * Plain text; one line for each case.
+ * @param busy share of the cores that others used just before
+ */
 export function table(result: BenchResult, busy: number): string {
   const { title, unit, better, peerNames, cases, notes } = result;
   const head = [
@@ -81,7 +87,10 @@ function commit(): string | null {
   }
 }
 
-/** Share of the machine's cores that others use, over two seconds in which this program computes nothing. */
+/**
+ * Share of the machine's cores that others use, over two seconds in which this program computes
+ * nothing.
+ */
 export async function busyShare(): Promise<number> {
   const times = () => cpus().map(({ times }) => times);
   const before = times();

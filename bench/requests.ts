@@ -1,4 +1,7 @@
-/** What all sides of a comparison understand (ours.ts, peers/torch_side.py; peers/llama_side.py the rollout alone). */
+/**
+ * What all sides of a comparison understand (ours.ts, peers/torch_side.py; peers/llama_side.py the
+ * rollout alone).
+ */
 
 export interface RolloutRequest {
   readonly op: "rollout";
@@ -58,7 +61,10 @@ export interface LearnerReply {
   readonly gradNorm: number;
 }
 
-/** What the machine can do, in one of the runtimes: a product of two matrices [size, size], or a sum of two vectors [size]. */
+/**
+ * What the machine can do, in one of the runtimes: a product of two matrices [size, size], or a sum
+ * of two vectors [size].
+ */
 export interface MachineRequest {
   readonly op: "machine";
   readonly measure: "product" | "triad";

@@ -1,4 +1,7 @@
-/** (a) Rollout tokens/s, SmolLM2-135M on questions of GSM8K: our engine against transformers' generate and llama.cpp. */
+/**
+ * (a) Rollout tokens/s, SmolLM2-135M on questions of GSM8K: our engine against transformers'
+ * generate and llama.cpp.
+ */
 import type { BenchContext, BenchResult, CaseResult, Skipped } from "./bench.js";
 import { float32Gguf } from "./gguf.js";
 import { gsm8kPrompts, noSmollm2, type Prompts } from "./models.js";

@@ -5,7 +5,10 @@ import { starterModel, starterPrompts, type Prompts } from "./models.js";
 import type { RolloutReply, RolloutRequest } from "./requests.js";
 import { Side, closing } from "./side.js";
 
-/** Rows in flight (generate: batch size) and completions asked for: one full batch, and a stream of four. */
+/**
+ * Rows in flight (generate: batch size) and completions asked for: one full batch, and a stream of
+ * four.
+ */
 const loads = [
   { rows: 1, completions: 8 },
   { rows: 16, completions: 64 },
@@ -85,7 +88,10 @@ export interface RolloutCase {
   readonly warmUpTokens?: number;
 }
 
-/** Other prompts in each repeat, the same for all sides; groups of 8, or of 1 where only one completion is in flight. */
+/**
+ * Other prompts in each repeat, the same for all sides; groups of 8, or of 1 where only one
+ * completion is in flight.
+ */
 export async function rolloutCase(c: RolloutCase): Promise<Omit<CaseResult, "name">> {
   const { rows, completions, lengths } = c;
   const groupSize = Math.min(8, rows);

@@ -1,4 +1,7 @@
-/** Whole training runs of both sides on the same problems: `launch`, and TRL's GRPOTrainer (peers/trl_grpo.py). */
+/**
+ * Whole training runs of both sides on the same problems: `launch`, and TRL's GRPOTrainer
+ * (peers/trl_grpo.py).
+ */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -47,7 +50,10 @@ export async function withProblems(use: (folder: string) => Promise<void>): Prom
   }
 }
 
-/** One actor and the learner, threads as the launcher shares them out; configs/starter.yaml for what is not said here. */
+/**
+ * One actor and the learner, threads as the launcher shares them out; configs/starter.yaml for what
+ * is not said here.
+ */
 export async function launchRun(options: RunOptions): Promise<RunSeen> {
   const { model, completions, steps, reward, saveSteps, folder, seed } = options;
   const runDir = mkdtempSync(join(folder, "ours-"));

@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /**
- * `node dist/cli.js <command>`: everything except training runs (launch.ts). Parses the command line and hands plain
- * options to the command's module, which is loaded only then, so that `--help` is instant.
+ * `node dist/cli.js <command>`: everything except training runs (launch.ts). Parses the command
+ * line and hands plain options to the command's module, which is loaded only then, so that `--help`
+ * is instant.
  *
  * Exit code: 0, or 1 with one line on stderr.
  */

@@ -5,15 +5,18 @@ import { realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { UserError, messageOf } from "./errors.js";
 
-/** True when the module with this `import.meta.url` is the script Node was started with (through a link as well). */
+/**
+ * True when the module with this `import.meta.url` is the script Node was started with (through a
+ * link as well).
+ */
 export function isEntry(url: string): boolean {
   const script = process.argv[1];
   return script !== undefined && realpathSync(script) === fileURLToPath(url);
 }
 
 /**
- * Runs an entry point and turns what it throws into an exit code: a UserError's message alone (its stack only under
- * `--debug`), anything else with its stack, because it is a defect.
+ * Runs an entry point and turns what it throws into an exit code: a UserError's message alone (its
+ * stack only under `--debug`), anything else with its stack, because it is a defect.
  * @returns the exit code
  */
 export async function guarded(main: () => Promise<number>, debug: boolean): Promise<number> {

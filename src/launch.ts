@@ -3,7 +3,8 @@
  * `node dist/launch.js --algo grpo|ppo`: from a configuration to a trained model. Resolves the configuration, makes the
  * run directory, starts learner and actors, and shows how they fare. Computes nothing itself and loads no numeric library.
  *
- * Exit code: 0 when the run ended well, 1 when it failed, 128 + signal number when a signal ended it.
+ * Exit code: 0 when the run ended well, 1 when it failed, 128 + signal number when a signal ended
+ * it.
  */
 import { existsSync } from "node:fs";
 import { availableParallelism, constants } from "node:os";
@@ -35,8 +36,8 @@ import { smiList } from "./machine/gpus.js";
 import { readModelConfig } from "./model/config.js";
 
 /**
- * A signal that comes again within this time is the same request: SLURM signals every process of a job, and npm and
- * Apptainer, which are among them, pass on what they get.
+ * A signal that comes again within this time is the same request: SLURM signals every process of a
+ * job, and npm and Apptainer, which are among them, pass on what they get.
  */
 const SAME_SIGNAL_MS = 1000;
 
@@ -193,7 +194,10 @@ function checkInputs(config: RunConfig): void {
   }
 }
 
-/** CUDA that was asked for and cannot be used ends the run here, with what is missing. `auto` takes what there is. */
+/**
+ * CUDA that was asked for and cannot be used ends the run here, with what is missing. `auto` takes
+ * what there is.
+ */
 async function checkDevices(config: RunConfig): Promise<void> {
   const asked = (["learner", "actors"] as const).filter((side) => config[side].device === "cuda");
   if (asked.length === 0) return;

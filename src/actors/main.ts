@@ -1,8 +1,10 @@
 /**
  * Entry of an actor process:
- *   node dist/actors/main.js --config <run_dir>/config.json --run-dir <run_dir> --index 0 --work <address> --weights <address> --threads 1
- * Reads the resolved configuration, then imports the heavy libraries. Weights come from the learner, never from disk.
- * Exits 0 when told to stop (by the learner, the launcher or SIGTERM), 1 with a message otherwise.
+ *   node dist/actors/main.js --config <run_dir>/config.json --run-dir <run_dir> --index 0 --work
+ *   <address> --weights <address> --threads 1
+ * Reads the resolved configuration, then imports the heavy libraries. Weights come from the
+ * learner, never from disk. Exits 0 when told to stop (by the learner, the launcher or SIGTERM), 1
+ * with a message otherwise.
  */
 import { readFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -39,7 +41,8 @@ async function main(): Promise<string> {
   });
   const asked = new Promise<string>((resolve) => {
     process.once("SIGTERM", () => resolve("SIGTERM"));
-    // Under a launcher Ctrl-C reaches every process of the terminal; the launcher decides what it means.
+    // Under a launcher Ctrl-C reaches every process of the terminal; the launcher decides what it
+    // means.
     process.on("SIGINT", () => {
       if (process.send === undefined) resolve("SIGINT");
     });

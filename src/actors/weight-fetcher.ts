@@ -20,7 +20,10 @@ export class WeightFetcher {
   private readonly socket: Dealer;
   private readonly writer: Writer;
   private readonly count: (name: string) => void;
-  /** One for all fetches: a new one each time would wait for the collector of two threads, beside the next. */
+  /**
+   * One for all fetches: a new one each time would wait for the collector of two threads, beside
+   * the next.
+   */
   private buffer = new SharedArrayBuffer(0);
 
   constructor(address: string, identity: string, count: (name: string) => void) {
@@ -31,9 +34,9 @@ export class WeightFetcher {
   }
 
   /**
-   * The packed weights of the policy announced, in shared memory so that the engine's thread can read them in place.
-   * Null when the learner has moved on to another policy, or the fetcher was closed. One fetch at a time; the next one
-   * overwrites what this one gave.
+   * The packed weights of the policy announced, in shared memory so that the engine's thread can
+   * read them in place. Null when the learner has moved on to another policy, or the fetcher was
+   * closed. One fetch at a time; the next one overwrites what this one gave.
    */
   async fetch({ sha256, totalBytes, chunkBytes, file }: Announcement): Promise<Float32Array | null> {
     if (this.buffer.byteLength !== totalBytes) this.buffer = new SharedArrayBuffer(totalBytes);
@@ -55,7 +58,8 @@ export class WeightFetcher {
         continue;
       }
       const reply = this.read(frames);
-      // Late replies of an abandoned fetch, and second copies of a chunk asked for twice, are passed over.
+      // Late replies of an abandoned fetch, and second copies of a chunk asked for twice, are
+      // passed over.
       if (reply === null || reply.header.sha256 !== sha256) continue;
       if (reply.header.type === "gone") return null;
       const { chunk } = reply.header;

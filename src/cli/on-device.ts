@@ -17,8 +17,8 @@ export type DeviceChoice = (typeof deviceChoices)[number];
 const PREPARED = "FINELLAMA_PREPARED_DEVICE";
 
 /**
- * Runs a command on the device that was asked for: in this process on the CPU, else in a child whose exit code becomes
- * this process's.
+ * Runs a command on the device that was asked for: in this process on the CPU, else in a child
+ * whose exit code becomes this process's.
  * @param run given the device; called in this process or in the child, never in both
  * @param argv of the child: script and arguments
  * @throws UserError with doctor's report, when CUDA was asked for and cannot be used
@@ -45,8 +45,9 @@ export async function onDevice(
 }
 
 /**
- * The child has the terminal's output and leads a group of its own: Ctrl-C reaches this process alone, which passes it
- * on once. It ends when this process is gone (cli.ts listens for "disconnect").
+ * The child has the terminal's output and leads a group of its own: Ctrl-C reaches this process
+ * alone, which passes it on once. It ends when this process is gone (cli.ts listens for
+ * "disconnect").
  * @returns its exit code, 128 + signal number when a signal ended it
  */
 async function startAgain(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {

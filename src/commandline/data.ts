@@ -1,4 +1,7 @@
-/** Data sets: real ones and the starter's. Options are parsed here; a command's module is loaded only when it runs. */
+/**
+ * Data sets: real ones and the starter's. Options are parsed here; a command's module is loaded
+ * only when it runs.
+ */
 import { Argument } from "commander";
 import type { Command } from "commander";
 import type { PrepareGsm8kOptions } from "../commands/prepare-data.js";

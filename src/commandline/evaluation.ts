@@ -1,4 +1,7 @@
-/** Evaluation and what is concluded from it. Options are parsed here; a command's module is loaded only when it runs. */
+/**
+ * Evaluation and what is concluded from it. Options are parsed here; a command's module is loaded
+ * only when it runs.
+ */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { AnalyzeOptions } from "../commands/analyze.js";
 import type { CompareOptions } from "../commands/compare.js";

@@ -1,4 +1,7 @@
-/** What the hub, folders and models are asked for: setup, download, inference. Options are parsed here; a command's module is loaded only when it runs. */
+/**
+ * What the hub, folders and models are asked for: setup, download, inference. Options are parsed
+ * here; a command's module is loaded only when it runs.
+ */
 import { Option } from "commander";
 import type { Command } from "commander";
 import type { CheckModelOptions } from "../commands/check-model.js";

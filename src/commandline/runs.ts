@@ -1,4 +1,7 @@
-/** What can be asked of a run directory. Options are parsed here; a command's module is loaded only when it runs. */
+/**
+ * What can be asked of a run directory. Options are parsed here; a command's module is loaded only
+ * when it runs.
+ */
 import { Option } from "commander";
 import type { Command } from "commander";
 import type { PlanOptions } from "../commands/plan.js";

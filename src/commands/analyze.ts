@@ -1,4 +1,7 @@
-/** `analyze`: error classes of one evaluation, or of two and what changed between them, as tables and as JSON. */
+/**
+ * `analyze`: error classes of one evaluation, or of two and what changed between them, as tables
+ * and as JSON.
+ */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import {

@@ -1,6 +1,7 @@
 /**
- * `check-model`: whether a model folder can be trained here. Loads it on both sides, prints what it is, compares actor with
- * learner on the tokens it samples (the start-up self-test of a run), and shows those answers.
+ * `check-model`: whether a model folder can be trained here. Loads it on both sides, prints what it
+ * is, compares actor with learner on the tokens it samples (the start-up self-test of a run), and
+ * shows those answers.
  */
 import { join } from "node:path";
 import { generateAll, startEngine } from "../engine/local.js";

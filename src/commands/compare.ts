@@ -1,6 +1,6 @@
 /**
- * `compare`: evaluations against each other, or the runs of a study; prints a table and a verdict, which may be that nothing
- * was shown.
+ * `compare`: evaluations against each other, or the runs of a study; prints a table and a verdict,
+ * which may be that nothing was shown.
  */
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { basename, dirname } from "node:path";
@@ -30,7 +30,8 @@ export interface CompareOptions {
 }
 
 /**
- * @param files two or more checkpoints' results, or one study's directory; none with `--a` and `--b`
+ * @param files two or more checkpoints' results, or one study's directory; none with `--a` and
+ *   `--b`
  * @throws UserError for files that cannot be compared, saying what differs
  */
 export function runCompare(files: readonly string[], { a, b, json }: CompareOptions): void {

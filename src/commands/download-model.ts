@@ -1,4 +1,6 @@
-/** `download-model`: shows a download's progress on stderr and prints the model's folder on stdout. */
+/**
+ * `download-model`: shows a download's progress on stderr and prints the model's folder on stdout.
+ */
 import { downloadModel } from "../model/download.js";
 import { byteBar } from "../terminal/byte-bar.js";
 

@@ -1,4 +1,7 @@
-/** `eval`: a model's sampled and greedy answers to held-out problems, judged as in training and as others would judge them. */
+/**
+ * `eval`: a model's sampled and greedy answers to held-out problems, judged as in training and as
+ * others would judge them.
+ */
 import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import type { GenerateRequest, GeneratedCompletion, GeneratedGroup } from "../engine/engine-types.js";
 import { UserError } from "../errors.js";
@@ -32,7 +35,10 @@ export interface EvalOptions {
   readonly temperature: number;
   readonly maxNewTokens: number;
   readonly prompt: PromptName;
-  /** Of the prompt "default"; undefined = those of the run that the model is a checkpoint of, if it is one. */
+  /**
+   * Of the prompt "default"; undefined = those of the run that the model is a checkpoint of, if it
+   * is one.
+   */
   readonly system?: string;
   readonly promptSuffix?: string;
   readonly fewshot?: string;
@@ -145,7 +151,9 @@ function refuseLong(
 
 const samplesOf = (mode: Mode, { samples }: EvalOptions): number => (mode === "greedy" ? 1 : samples);
 
-/** All predictions of a mode, in order: those kept, and what is generated for the other questions. */
+/**
+ * All predictions of a mode, in order: those kept, and what is generated for the other questions.
+ */
 async function answer(
   mode: Mode,
   questions: Questions,
@@ -203,8 +211,8 @@ function judgeGroup({ completions }: GeneratedGroup, mode: Mode, index: number, 
 }
 
 /**
- * The text that is judged. In a raw text special tokens are left out, as lm-eval leaves them out; in a chat only the stop
- * token is, as in training.
+ * The text that is judged. In a raw text special tokens are left out, as lm-eval leaves them out;
+ * in a chat only the stop token is, as in training.
  */
 function readCompletion(
   { ids, finishReason }: GeneratedCompletion,

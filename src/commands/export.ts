@@ -1,9 +1,10 @@
 /**
- * `export`: a model, checkpoint or adapter as a folder for other programs: weights in the type asked for, sharded as the
- * hub's are, config, tokenizer, nothing that only training needs. With --merge an adapter goes into its base:
- * W + (lora_alpha / r) · B A in float32, rounded once.
+ * `export`: a model, checkpoint or adapter as a folder for other programs: weights in the type
+ * asked for, sharded as the hub's are, config, tokenizer, nothing that only training needs. With
+ * --merge an adapter goes into its base: W + (lora_alpha / r) · B A in float32, rounded once.
  *
- * One tensor is in memory at a time (and the adapters). The folder appears under its name when it is whole.
+ * One tensor is in memory at a time (and the adapters). The folder appears under its name when it
+ * is whole.
  */
 import {
   copyFileSync,
@@ -52,7 +53,10 @@ const dtypes: Readonly<Record<NonNullable<ExportOptions["dtype"]>, { stored: Sto
 
 const note = (line: string): boolean => process.stderr.write(`note: ${line}\n`);
 
-/** Prints what `sha256sum --check` reads. @throws UserError when the model, the target or a value does not fit */
+/**
+ * Prints what `sha256sum --check` reads.
+ * @throws UserError when the model, the target or a value does not fit
+ */
 export async function runExport(spec: string, options: ExportOptions): Promise<void> {
   const out = resolve(options.out);
   const model = readModel(spec);
@@ -143,7 +147,10 @@ function refuseNonFinite(name: string, values: Float32Array): void {
       throw new UserError(`${name}: expected numbers, found ${value}. Export a checkpoint from before that happened.`);
 }
 
-/** @throws UserError unless `out` is free, or holds a model that may be replaced and is no source of this one */
+/**
+ * @throws UserError unless `out` is free, or holds a model that may be replaced and is no source of
+ *   this one
+ */
 function checkTarget(out: string, force: boolean, sources: readonly string[]): void {
   if (!existsSync(out) || readdirSync(out).length === 0) return;
   if (!force)

@@ -1,4 +1,7 @@
-/** `infer`: answers one prompt, at once or as the text comes, or each line of a file. The engines are those of `serve` and `eval`. */
+/**
+ * `infer`: answers one prompt, at once or as the text comes, or each line of a file. The engines
+ * are those of `serve` and `eval`.
+ */
 import type { GenerateRequest } from "../engine/engine-types.js";
 import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError } from "../errors.js";
@@ -112,7 +115,10 @@ async function printAnswers({ pool, model }: Asked, request: GenerateRequest, js
   }
 }
 
-/** Text as it comes; a character spread over several tokens is held back until it is whole (model/text-stream.ts). */
+/**
+ * Text as it comes; a character spread over several tokens is held back until it is whole
+ * (model/text-stream.ts).
+ */
 async function streamAnswer({ pool, model, asking }: Asked, request: GenerateRequest): Promise<void> {
   const { requestId, promptIds, seed, sampling } = request;
   const generation: Generation = {
@@ -132,7 +138,10 @@ async function streamAnswer({ pool, model, asking }: Asked, request: GenerateReq
   process.stdout.write("\n");
 }
 
-/** Answers the lines that are not there yet: as many at a time as keep every engine busy, so that none is read too early. */
+/**
+ * Answers the lines that are not there yet: as many at a time as keep every engine busy, so that
+ * none is read too early.
+ */
 async function answerLines(
   { pool, model, asking }: Asked,
   lines: readonly PromptLine[],

@@ -1,4 +1,7 @@
-/** `logprobs`: the same numbers from either side, so that anybody can check that actor and learner agree. */
+/**
+ * `logprobs`: the same numbers from either side, so that anybody can check that actor and learner
+ * agree.
+ */
 import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";

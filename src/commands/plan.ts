@@ -1,4 +1,7 @@
-/** `plan`: prints what a run would take in memory, without allocating anything, and refuses what does not fit. */
+/**
+ * `plan`: prints what a run would take in memory, without allocating anything, and refuses what
+ * does not fit.
+ */
 import type { RunConfig } from "../config/schema.js";
 import { loadConfig } from "../config/load.js";
 import { UserError } from "../errors.js";

@@ -1,6 +1,7 @@
 /**
- * `prepare-data gsm8k`: from the published files, downloaded or in a folder, to train.jsonl, dev.jsonl, test.jsonl and
- * manifest.json. The same bytes every time, so a folder that already holds others is refused.
+ * `prepare-data gsm8k`: from the published files, downloaded or in a folder, to train.jsonl,
+ * dev.jsonl, test.jsonl and manifest.json. The same bytes every time, so a folder that already
+ * holds others is refused.
  */
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
@@ -34,7 +35,8 @@ const sha256 = (data: string | Uint8Array): string => createHash("sha256").updat
 /**
  * @param address what is downloaded from when there is no `from`
  * @returns the number of problems of each file
- * @throws UserError when a source is missing, cannot be reached or is not the published one, or `out` holds other data
+ * @throws UserError when a source is missing, cannot be reached or is not the published one, or
+ *   `out` holds other data
  */
 export async function prepareGsm8k(
   { from, out }: PrepareGsm8kOptions,

@@ -1,4 +1,7 @@
-/** `report`: report.html, report.md, report.json and the charts as SVG files, of a study or of one run. */
+/**
+ * `report`: report.html, report.md, report.json and the charts as SVG files, of a study or of one
+ * run.
+ */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { toHtml } from "../study/report/html.js";

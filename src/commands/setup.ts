@@ -14,9 +14,10 @@ export interface SetupOptions {
 }
 
 /**
- * Puts the learner's native TensorFlow in place. Where that is not possible, says so in one line: everything then runs on
- * the wasm backend, and the exit code stays 0. With `cuda`, whoever asked for it wants all of it: a part that cannot be
- * prepared is a UserError, after the other parts were tried.
+ * Puts the learner's native TensorFlow in place. Where that is not possible, says so in one line:
+ * everything then runs on the wasm backend, and the exit code stays 0. With `cuda`, whoever asked
+ * for it wants all of it: a part that cannot be prepared is a UserError, after the other parts were
+ * tried.
  */
 export async function setup({ cuda, actorCuda, dryRun }: SetupOptions): Promise<void> {
   if (cuda) return dryRun ? listCuda(actorCuda) : setupCuda(actorCuda);

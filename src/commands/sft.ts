@@ -1,4 +1,7 @@
-/** `sft`: supervised fine-tuning on worked answers. Reads data and model, shows progress; learner/sft.ts trains. */
+/**
+ * `sft`: supervised fine-tuning on worked answers. Reads data and model, shows progress;
+ * learner/sft.ts trains.
+ */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { SingleBar } from "cli-progress";

@@ -1,6 +1,7 @@
 /**
- * `study`: the whole experiment of a study file: baseline, then for each seed and algorithm training and evaluation, then
- * comparison and report. What is finished is skipped, so that it goes on wherever it was stopped.
+ * `study`: the whole experiment of a study file: baseline, then for each seed and algorithm
+ * training and evaluation, then comparison and report. What is finished is skipped, so that it goes
+ * on wherever it was stopped.
  */
 import { mkdirSync } from "node:fs";
 import { constants } from "node:os";
@@ -169,7 +170,8 @@ function showProgress(
 }
 
 /**
- * Seconds until the last step is done, by what finished steps of the same sort took; null while one sort has none.
+ * Seconds until the last step is done, by what finished steps of the same sort took; null while one
+ * sort has none.
  * @param current the step at hand and what is known of its own rest
  */
 function secondsLeft(steps: readonly Step[], current?: Step, currentSeconds?: number): number | null {

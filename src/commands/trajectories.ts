@@ -14,9 +14,10 @@ import { rewardWeights } from "../learner/rollouts/task-source.js";
 import { totalReward } from "../tasks/rewards.js";
 
 /**
- * Writes one line per completion: prompt_ids, completion_ids, behaviour_logprobs, reward (weighted total), rewards,
- * advantages (per token; null until the batch was trained on), versions, finish_reason, outcome, actor, task_id,
- * completion, batch. Groups that dynamic sampling replaced are listed too; they never get advantages.
+ * Writes one line per completion: prompt_ids, completion_ids, behaviour_logprobs, reward (weighted
+ * total), rewards, advantages (per token; null until the batch was trained on), versions,
+ * finish_reason, outcome, actor, task_id, completion, batch. Groups that dynamic sampling replaced
+ * are listed too; they never get advantages.
  * @param warn told about torn tails, which a killed run leaves
  * @throws UserError when the folder holds no run
  */

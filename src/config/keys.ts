@@ -1,6 +1,6 @@
 /**
- * The list of configuration keys, read off the schema: dotted names, what each expects, its default and meaning.
- * Serves error messages and `--help`. Knows nothing about files or flags.
+ * The list of configuration keys, read off the schema: dotted names, what each expects, its default
+ * and meaning. Serves error messages and `--help`. Knows nothing about files or flags.
  */
 import { distance } from "fastest-levenshtein";
 import { z } from "zod";
@@ -103,8 +103,8 @@ const otherNames: Readonly<Record<string, string>> = {
 };
 
 /**
- * The valid name closest to an unknown one, by edit distance over full dotted names; a key typed without its
- * section ("num_problems") finds its home.
+ * The valid name closest to an unknown one, by edit distance over full dotted names; a key typed
+ * without its section ("num_problems") finds its home.
  * @param also more candidates, such as command-line flags
  */
 export function nearestKey(unknown: string, also: readonly string[] = []): string {

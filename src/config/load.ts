@@ -1,11 +1,11 @@
 /**
  * From files and flags to one resolved configuration.
  *
- * Precedence: schema defaults < configs/<algo>_config.yaml < each --config FILE, left to right < --dotted.key=value.
- * Without --config, configs/starter.yaml is taken.
- * Relative paths (--config, model.path, data files, reward modules) are looked for in the current directory, then in
- * this package, which ships assets/ and configs/; model.path may also be the hub id of a model in the Hugging Face cache.
- * The resolved configuration holds absolute paths.
+ * Precedence: schema defaults < configs/<algo>_config.yaml < each --config FILE, left to right <
+ * --dotted.key=value. Without --config, configs/starter.yaml is taken. Relative paths (--config,
+ * model.path, data files, reward modules) are looked for in the current directory, then in this
+ * package, which ships assets/ and configs/; model.path may also be the hub id of a model in the
+ * Hugging Face cache. The resolved configuration holds absolute paths.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { isAbsolute, join, relative, resolve } from "node:path";
@@ -43,7 +43,8 @@ type Layer = Record<string, unknown>;
 
 /**
  * Resolves a configuration.
- * @throws UserError for unreadable files, unknown keys, values of the wrong type, and keys that contradict each other
+ * @throws UserError for unreadable files, unknown keys, values of the wrong type, and keys that
+ *   contradict each other
  */
 export function loadConfig(options: LoadOptions): LoadedConfig {
   const cwd = options.cwd ?? process.cwd();
@@ -146,7 +147,10 @@ interface Override {
   readonly layer: Layer;
 }
 
-/** Parses `--key=value` and `--key value` words; values are YAML, dashes in keys count as underscores. */
+/**
+ * Parses `--key=value` and `--key value` words; values are YAML, dashes in keys count as
+ * underscores.
+ */
 function parseOverrides(words: readonly string[], flags: readonly string[] = []): Override[] {
   const overrides: Override[] = [];
   for (let i = 0; i < words.length; i++) {
@@ -175,7 +179,8 @@ function parseOverrides(words: readonly string[], flags: readonly string[] = [])
 /** Always throws. */
 function explainUnknown(typed: string, key: string, flags: readonly string[]): never {
   const nearest = nearestKey(key, flags);
-  // the schema check words the message, sampling knobs included, unless a flag is nearer than any key
+  // the schema check words the message, sampling knobs included, unless a flag is nearer than any
+  // key
   if (!flags.includes(nearest)) checkLayer(nest(key.split("."), null), `--${typed}`);
   throw new UserError(`--${typed}: unknown option; the nearest valid one is --${nearest}.`);
 }
@@ -211,10 +216,15 @@ function resolvePaths(config: RunConfig, cwd: string): RunConfig {
   };
 }
 
-/** A reward function is named by a path when it looks like one; everything else is a built-in name. */
+/**
+ * A reward function is named by a path when it looks like one; everything else is a built-in name.
+ */
 const isModulePath = (name: string): boolean => /[/\\]|\.[cm]?js$/.test(name);
 
-/** Absolute path of an input: in the current directory if it is there, else in the package, else (missing) as the user meant it. */
+/**
+ * Absolute path of an input: in the current directory if it is there, else in the package, else
+ * (missing) as the user meant it.
+ */
 function resolveInput(path: string, cwd: string): string {
   if (isAbsolute(path)) return path;
   const inPackage = join(packageRoot, path);

@@ -1,4 +1,7 @@
-/** What inspect.ts found and gaps.ts misses, in lines for people: doctor's report, also where CUDA was asked for in vain. */
+/**
+ * What inspect.ts found and gaps.ts misses, in lines for people: doctor's report, also where CUDA
+ * was asked for in vain.
+ */
 import { type Gap, cpuWorks } from "./gaps.js";
 import type { Machine } from "./inspect.js";
 

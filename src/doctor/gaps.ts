@@ -1,5 +1,6 @@
 /**
- * What stands between this machine and CUDA, in the order in which to mend it, each with what to do. Pure.
+ * What stands between this machine and CUDA, in the order in which to mend it, each with what to
+ * do. Pure.
  */
 import type { Machine } from "./inspect.js";
 
@@ -10,7 +11,10 @@ export interface Gap {
   readonly cure: string;
 }
 
-/** Oldest drivers for CUDA 12.x and 13.x (NVIDIA's CUDA Compatibility, table of minor version compatibility). */
+/**
+ * Oldest drivers for CUDA 12.x and 13.x (NVIDIA's CUDA Compatibility, table of minor version
+ * compatibility).
+ */
 const OLDEST_DRIVER = { "12": 525, "13": 580 } as const;
 
 export function cudaGaps(machine: Machine): Gap[] {
@@ -82,7 +86,10 @@ export function cudaGaps(machine: Machine): Gap[] {
     });
   return gaps;
 
-  /** The driver's own library is the driver's gap; of the others the first is named, since the rest mostly follows from it. */
+  /**
+   * The driver's own library is the driver's gap; of the others the first is named, since the rest
+   * mostly follows from it.
+   */
   function addLibraries(side: Gap["side"], libraries: Machine["learner"]["libraries"]): void {
     const lost = libraries.filter(({ error, name }) => error !== null && name !== "libcuda.so.1");
     const [first] = lost;

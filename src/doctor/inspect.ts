@@ -1,6 +1,7 @@
 /**
- * What this machine has for learner and actors: driver and GPUs, CUDA's libraries, the backend TensorFlow.js takes, the
- * providers ONNX Runtime loads. Looks only; gaps.ts says what is missing, commands/doctor.ts prints.
+ * What this machine has for learner and actors: driver and GPUs, CUDA's libraries, the backend
+ * TensorFlow.js takes, the providers ONNX Runtime loads. Looks only; gaps.ts says what is missing,
+ * commands/doctor.ts prints.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, readFileSync, readdirSync, realpathSync } from "node:fs";
@@ -43,7 +44,9 @@ export interface Machine {
   };
 }
 
-/** What TensorFlow 2.21 opens before it registers a GPU (xla/tsl/platform/default/dso_loader.cc). */
+/**
+ * What TensorFlow 2.21 opens before it registers a GPU (xla/tsl/platform/default/dso_loader.cc).
+ */
 const TENSORFLOW_OPENS = [
   "libcuda.so.1",
   "libcudart.so.12",
@@ -54,7 +57,10 @@ const TENSORFLOW_OPENS = [
   "libcusolver.so.11",
   "libcudnn.so.9",
 ];
-/** What ONNX Runtime 1.30's CUDA provider is linked to, and cuDNN and cuFFT, which it opens by itself. */
+/**
+ * What ONNX Runtime 1.30's CUDA provider is linked to, and cuDNN and cuFFT, which it opens by
+ * itself.
+ */
 const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
   "12": [
     "libcuda.so.1",
@@ -143,7 +149,10 @@ function tensorFlowBuild(): Machine["learner"]["build"] {
 
 const realpathOf = (path: string): string => (existsSync(path) ? realpathSync(path) : path);
 
-/** Runs probe.js as a process on the first GPU's libraries; one that crashes has loaded nothing, and its last words are the reason. */
+/**
+ * Runs probe.js as a process on the first GPU's libraries; one that crashes has loaded nothing, and
+ * its last words are the reason.
+ */
 async function probe(request: ProbeRequest, libraryPath: readonly string[]): Promise<Probe> {
   const script = fileURLToPath(new URL("./probe.js", import.meta.url));
   const { CUDA_VISIBLE_DEVICES: devices } = process.env;

@@ -1,10 +1,12 @@
 /**
- * A process of its own that loads what a learner or an actor would load, and says how that went: a library path holds for
- * whole processes, and what fails to load can take its process along. Started by inspect.ts with one argument, a
- * ProbeRequest as JSON; its answer, a Probe as JSON, is the last line of stdout.
+ * A process of its own that loads what a learner or an actor would load, and says how that went: a
+ * library path holds for whole processes, and what fails to load can take its process along.
+ * Started by inspect.ts with one argument, a ProbeRequest as JSON; its answer, a Probe as JSON, is
+ * the last line of stdout.
  *
- * Libraries are opened by `process.dlopen`, which asks the system's loader first and only then looks for a Node addon, so
- * that a missing library is told as the loader tells it, the libraries it needs itself included.
+ * Libraries are opened by `process.dlopen`, which asks the system's loader first and only then
+ * looks for a Node addon, so that a missing library is told as the loader tells it, the libraries
+ * it needs itself included.
  */
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";
@@ -29,7 +31,10 @@ export interface Probe {
   readonly backend: { readonly name: string; readonly library: string; readonly usesGpu: boolean } | null;
   /** Why better backends were passed over, or why there is none. */
   readonly passedOver: readonly string[];
-  /** ONNX Runtime's providers, by name; null for one that computed, else the reason. Empty for a learner. */
+  /**
+   * ONNX Runtime's providers, by name; null for one that computed, else the reason. Empty for a
+   * learner.
+   */
   readonly providers: Readonly<Record<string, string | null>>;
 }
 

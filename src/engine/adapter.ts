@@ -1,6 +1,7 @@
 /**
- * LoRA in the actor: adapters arrive, merged weights are sampled from: W + (lora_alpha / r) · B A (Hu et al. 2021, §4.1).
- * Merging costs a moment per policy version and nothing per token. The products run in ONNX Runtime (one Gemm node).
+ * LoRA in the actor: adapters arrive, merged weights are sampled from: W + (lora_alpha / r) · B A
+ * (Hu et al. 2021, §4.1). Merging costs a moment per policy version and nothing per token. The
+ * products run in ONNX Runtime (one Gemm node).
  */
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
@@ -22,8 +23,8 @@ export function matrixOf(packed: Float32Array, { offset, size, shape }: LayoutEn
 
 export interface MatrixMerge {
   /**
-   * w [out, in], b [out, r], a [r, in] → into [out, in], which is no part of w. An output of its own would be allocated and
-   * copied, half of the time a merge takes.
+   * w [out, in], b [out, r], a [r, in] → into [out, in], which is no part of w. An output of its
+   * own would be allocated and copied, half of the time a merge takes.
    */
   run(w: Matrix, b: Matrix, a: Matrix, into: Matrix): Promise<void>;
   release(): Promise<void>;
@@ -85,9 +86,13 @@ export class AdapterMerger {
     return new AdapterMerger(config, lora, base, await createMatrixMerge(lora, threads));
   }
 
-  /** Fills `arena` (weightLayout order) with the merged weights; returns the hash of the pair that was merged. */
+  /**
+   * Fills `arena` (weightLayout order) with the merged weights; returns the hash of the pair that
+   * was merged.
+   */
   async mergeInto(arena: Float32Array, published: Float32Array): Promise<string> {
-    // What arrives lies in shared memory, which ONNX Runtime refuses; the hash is of the copy that is merged.
+    // What arrives lies in shared memory, which ONNX Runtime refuses; the hash is of the copy that
+    // is merged.
     const adapters = published.slice();
     if (this.#filled !== arena) arena.set(this.#base);
     this.#filled = arena;

@@ -3,12 +3,15 @@
  * Arithmetic only: knows no tensors.
  */
 
-/** Packing the keys and values of a block's prompt for a product costs as much as attention of this many rows (measured on AVX2). */
+/**
+ * Packing the keys and values of a block's prompt for a product costs as much as attention of this
+ * many rows (measured on AVX2).
+ */
 const PACK_ROWS = 8;
 
 /**
- * The block size m with which attention to prompts is cheapest: groups with `alive[g]` rows are cut into
- * ceil(alive[g] / m) blocks of m places.
+ * The block size m with which attention to prompts is cheapest: groups with `alive[g]` rows are cut
+ * into ceil(alive[g] / m) blocks of m places.
  */
 export function chooseBlockSize(alive: readonly number[]): number {
   let best = 1;

@@ -1,6 +1,7 @@
 /**
- * Runs an engine behind a message port: `session.run` blocks its thread, so the engine has one of its own.
- * As a worker (dist/engine/engine-thread.js) it makes the ONNX Runtime engine; tests serve other engines over a channel.
+ * Runs an engine behind a message port: `session.run` blocks its thread, so the engine has one of
+ * its own. As a worker (dist/engine/engine-thread.js) it makes the ONNX Runtime engine; tests serve
+ * other engines over a channel.
  */
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { MessagePort } from "node:worker_threads";
@@ -22,7 +23,10 @@ export type ToEngine =
 
 export type FromEngine =
   | { readonly type: "loaded"; readonly version: PolicyVersion }
-  /** After each segment: how many so far, the groups that finished in it, and new tokens of requests that stream. */
+  /**
+   * After each segment: how many so far, the groups that finished in it, and new tokens of requests
+   * that stream.
+   */
   | {
       readonly type: "stepped";
       readonly steps: number;

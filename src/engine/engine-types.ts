@@ -1,5 +1,6 @@
 /**
- * What the actor asks of a generation engine. Token ids only: the engine knows no text, no rewards and no sockets.
+ * What the actor asks of a generation engine. Token ids only: the engine knows no text, no rewards
+ * and no sockets.
  */
 import type { PolicyVersion } from "../model/weights.js";
 import type { FinishReason, Sampling, Timing, VersionSpan } from "../protocol/messages.js";
@@ -9,10 +10,15 @@ export interface GenerateRequest {
   /** [T ≥ 1] */
   readonly promptIds: Int32Array;
   readonly groupSize: number;
-  /** 64-bit noise key; the uniform of (completion c, position t) is `uniform(seed, c, t)`, whatever batch the row ran in. */
+  /**
+   * 64-bit noise key; the uniform of (completion c, position t) is `uniform(seed, c, t)`, whatever
+   * batch the row ran in.
+   */
   readonly seed: bigint;
   readonly sampling: Sampling;
-  /** Teacher forcing: completion c is `forced[c]`, and its logprobs are measured instead of sampled. */
+  /**
+   * Teacher forcing: completion c is `forced[c]`, and its logprobs are measured instead of sampled.
+   */
   readonly forced?: readonly Int32Array[];
   /** Also report the most probable token at each position, in `GeneratedCompletion.top`. */
   readonly top?: boolean;
@@ -70,18 +76,22 @@ export interface Engine {
   /** Weights now in use. */
   readonly version: PolicyVersion;
   /**
-   * Adopts published weights (layout of src/model/published.ts). Called only while no row is in flight;
-   * the engine copies them into an arena of its own, hashes what it holds, and returns that version.
+   * Adopts published weights (layout of src/model/published.ts). Called only while no row is in
+   * flight; the engine copies them into an arena of its own, hashes what it holds, and returns that
+   * version.
    */
   load(packed: Float32Array, iteration: number): PolicyVersion | Promise<PolicyVersion>;
   /** Queues a request; it joins the batch at the next segment boundary with room. */
   submit(request: GenerateRequest): void;
   /**
-   * Drops a request, queued or in flight: it is not answered. With `completion`, ends that completion alone, where it
-   * is. An unknown or finished request is let be.
+   * Drops a request, queued or in flight: it is not answered. With `completion`, ends that
+   * completion alone, where it is. An unknown or finished request is let be.
    */
   cancel(requestId: string, completion?: number): void;
-  /** Tokens since the last call, of requests with `stream` that are in flight; finished groups come whole from `step`. */
+  /**
+   * Tokens since the last call, of requests with `stream` that are in flight; finished groups come
+   * whole from `step`.
+   */
   streamed(): StreamedTokens[];
   /** Rows and queued requests not yet finished. */
   readonly pending: number;

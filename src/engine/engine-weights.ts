@@ -1,9 +1,11 @@
 /**
  * The sessions of an engine and the weights they compute with. Two kinds, after `Numeric.weights`:
- * inputs (CPU: an arena of float32, refreshed by a copy) and initializers (CUDA: they stay on the device).
+ * inputs (CPU: an arena of float32, refreshed by a copy) and initializers (CUDA: they stay on the
+ * device).
  *
- * Initializers: the sessions are made from a file of weights, in shared memory where there is room, which is removed
- * once they are. With LoRA that happens once, and adapters are inputs beside the base; without, at every new policy.
+ * Initializers: the sessions are made from a file of weights, in shared memory where there is room,
+ * which is removed once they are. With LoRA that happens once, and adapters are inputs beside the
+ * base; without, at every new policy.
  */
 import { closeSync, existsSync, mkdtempSync, openSync, rmSync, statfsSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -40,7 +42,10 @@ interface Sessions {
   readonly manyRows: InferenceSession;
 }
 
-/** From here on a segment is faster with weights as first operands (SmolLM2-135M and the starter model, one and two cores). */
+/**
+ * From here on a segment is faster with weights as first operands (SmolLM2-135M and the starter
+ * model, one and two cores).
+ */
 const MANY_ROWS = 8;
 
 export interface EngineWeights {
@@ -74,13 +79,17 @@ function sessionOptions({ threads, device }: EngineOptions): InferenceSession.Se
     graphOptimizationLevel: "all",
     // Shapes change with nearly every run; remembered allocation patterns would only pile up.
     enableMemPattern: false,
-    // Threads wait for the next operator awake, but for none when a run is over: each session has threads of its own, and
-    // those of the one that has just run would take cores from the next one.
+    // Threads wait for the next operator awake, but for none when a run is over: each session has
+    // threads of its own, and those of the one that has just run would take cores from the next
+    // one.
     extra: { session: { intra_op: { allow_spinning: "1" }, force_spinning_stop: "1" } },
   };
 }
 
-/** @param lora `load` takes adapters, and merges them into its copy of the base; null: it takes whole policies */
+/**
+ * @param lora `load` takes adapters, and merges them into its copy of the base; null: it takes
+ *   whole policies
+ */
 export async function weightsAsInputs(
   config: ModelConfig,
   options: EngineOptions,
@@ -121,7 +130,9 @@ export async function weightsAsInputs(
   };
 }
 
-/** @param lora `load` takes adapters, beside a base that is read now; null: it takes whole policies */
+/**
+ * @param lora `load` takes adapters, beside a base that is read now; null: it takes whole policies
+ */
 export async function weightsAsInitializers(
   config: ModelConfig,
   options: EngineOptions,

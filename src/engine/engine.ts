@@ -1,11 +1,12 @@
 /**
  * The rollout engine on ONNX Runtime: continuous batching over the segment graph.
  *
- * Each `step` fills free places with rows of queued groups (prefill), runs one segment of all rows in flight, and hands
- * out the groups that are complete. Token ids in, token ids and logprobs out: it knows no text, rewards or sockets.
+ * Each `step` fills free places with rows of queued groups (prefill), runs one segment of all rows
+ * in flight, and hands out the groups that are complete. Token ids in, token ids and logprobs out:
+ * it knows no text, rewards or sockets.
  *
- * Buffers: a run reads its feeds in place and blocks this thread until it returns, and everything written here is
- * written between runs, so no fed buffer is ever written during a run.
+ * Buffers: a run reads its feeds in place and blocks this thread until it returns, and everything
+ * written here is written between runs, so no fed buffer is ever written during a run.
  */
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
@@ -140,7 +141,9 @@ export class OrtEngine implements Engine {
     this.queue.push(group);
   }
 
-  /** Safe in the middle of a run too: what a segment holds of a row that left is never read again. */
+  /**
+   * Safe in the middle of a run too: what a segment holds of a row that left is never read again.
+   */
   cancel(requestId: string, completion?: number): void {
     const is = (group: Group): boolean => group.request.requestId === requestId;
     if (completion !== undefined) {
@@ -186,7 +189,10 @@ export class OrtEngine implements Engine {
     await this.weights.dispose();
   }
 
-  /** Starts as many queued rows as there are free places, and prefills the prompts of groups whose first rows they are. */
+  /**
+   * Starts as many queued rows as there are free places, and prefills the prompts of groups whose
+   * first rows they are.
+   */
   private async admit(): Promise<void> {
     let free = this.options.maxRows - this.active.reduce((sum, group) => sum + group.rows.filter(inFlight).length, 0);
     const admitted: Group[] = [];
@@ -322,7 +328,10 @@ export class OrtEngine implements Engine {
     for (const group of this.active) group.decodeMs += decodeMs;
   }
 
-  /** Rows of the next segment, group by group, and the blocks in which they read their prompts (see graph/segment.ts). */
+  /**
+   * Rows of the next segment, group by group, and the blocks in which they read their prompts (see
+   * graph/segment.ts).
+   */
   private arrange() {
     const groups = this.active.map((group) => ({ group, rows: group.rows.filter(inFlight) }));
     const m = chooseBlockSize(groups.map(({ rows }) => rows.length));

@@ -1,7 +1,8 @@
 /**
- * Keys and values between segments, of prompts and of generated tokens, laid out as the segment graph reads them.
- * They lie in buffers of our own that are reused (the runtime's outputs hold the newest steps only), so no run makes
- * garbage the size of the cache. Knows rows by their place only, not what they generate.
+ * Keys and values between segments, of prompts and of generated tokens, laid out as the segment
+ * graph reads them. They lie in buffers of our own that are reused (the runtime's outputs hold the
+ * newest steps only), so no run makes garbage the size of the cache. Knows rows by their place
+ * only, not what they generate.
  */
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
@@ -32,13 +33,18 @@ export function valuesOf(tensor: Tensor): Values {
   return tensor.type === "float16" ? halfBits(tensor) : (tensor.data as Float32Array);
 }
 
-/** Data of a float16 tensor as bits; newer Nodes have a Float16Array, which would be read as numbers. */
+/**
+ * Data of a float16 tensor as bits; newer Nodes have a Float16Array, which would be read as
+ * numbers.
+ */
 export function halfBits(tensor: Tensor): Uint16Array {
   const { buffer, byteOffset, length } = tensor.data as Uint16Array;
   return new Uint16Array(buffer, byteOffset, length);
 }
 
-/** Buffers by name, grown by half when too small. Contents of a taken buffer are stale but finite. */
+/**
+ * Buffers by name, grown by half when too small. Contents of a taken buffer are stale but finite.
+ */
 class Buffers {
   private readonly dtype: ValueType;
   private readonly held = new Map<string, Values>();
@@ -85,7 +91,10 @@ export class PromptCache {
     this.blocks = [];
   }
 
-  /** Makes `feeds` for these blocks, unless they hold them already, and returns the padded length Tp ≥ 1. */
+  /**
+   * Makes `feeds` for these blocks, unless they hold them already, and returns the padded length Tp
+   * ≥ 1.
+   */
   arrange(blocks: readonly Prompt[]): number {
     if (blocks.length === this.blocks.length && blocks.every((prompt, q) => prompt === this.blocks[q])) {
       return this.length;
@@ -113,8 +122,8 @@ export class PromptCache {
 }
 
 /**
- * Generated tokens. All rows share one right-aligned time axis of T slots: slot T - 1 is the newest token of every
- * row, and a row's own slots are [start, T).
+ * Generated tokens. All rows share one right-aligned time axis of T slots: slot T - 1 is the newest
+ * token of every row, and a row's own slots are [start, T).
  */
 export class GeneratedCache {
   /** `past_k/v.<layer>`, [Hkv, 1, R, T, D], for the next run. */

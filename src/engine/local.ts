@@ -1,6 +1,6 @@
 /**
- * An engine in this process, for commands that need no learner: load a model folder, answer requests.
- * The same engine, graph and noise as in training.
+ * An engine in this process, for commands that need no learner: load a model folder, answer
+ * requests. The same engine, graph and noise as in training.
  */
 import { availableParallelism } from "node:os";
 import type { ModelConfig } from "../model/config.js";

@@ -1,8 +1,8 @@
 /**
- * The asking side of engines in threads of their own (engine-thread.ts), for commands that need no learner: the same
- * engine, graph and noise as in training. Requests by id, their tokens as they come, cancelling. Requests go out in the
- * order asked, each to the engine with the fewest rows in hand; what it is answered does not depend on which that is.
- * Knows neither text nor HTTP.
+ * The asking side of engines in threads of their own (engine-thread.ts), for commands that need no
+ * learner: the same engine, graph and noise as in training. Requests by id, their tokens as they
+ * come, cancelling. Requests go out in the order asked, each to the engine with the fewest rows in
+ * hand; what it is answered does not depend on which that is. Knows neither text nor HTTP.
  */
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
@@ -133,7 +133,8 @@ export class EnginePool {
 
   /**
    * @param request already checked (check-request.ts): the engine ends at one it cannot serve
-   * @param onTokens of a request that streams: new tokens after each segment; those of the last one come with the result only
+   * @param onTokens of a request that streams: new tokens after each segment; those of the last one
+   *   come with the result only
    * @throws Cancelled
    */
   async generate(

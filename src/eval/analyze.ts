@@ -1,6 +1,6 @@
 /**
- * Why answers are wrong, and what changed between two evaluations of the same questions. Knows predictions (the lines of
- * predictions.jsonl); reads no files and prints nothing.
+ * Why answers are wrong, and what changed between two evaluations of the same questions. Knows
+ * predictions (the lines of predictions.jsonl); reads no files and prints nothing.
  */
 import { UserError } from "../errors.js";
 import { type Operation, equationsOf } from "./arithmetic.js";

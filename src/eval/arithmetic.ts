@@ -1,7 +1,8 @@
 /**
- * The equations a solution writes, each computed again: `5 × 12 = 60`, `3 + 4 + 5 = 12`, `$1,200 * 20% = $240`,
- * `3 + 4 = 7 + 5 = 12`. Knows numbers, the four operations, brackets, percent, currency and units; knows no algebra, and
- * leaves out what it cannot be sure of (unknowns, sums of different units, dozens): an equation listed as wrong is wrong.
+ * The equations a solution writes, each computed again: `5 × 12 = 60`, `3 + 4 + 5 = 12`, `$1,200 *
+ * 20% = $240`, `3 + 4 = 7 + 5 = 12`. Knows numbers, the four operations, brackets, percent,
+ * currency and units; knows no algebra, and leaves out what it cannot be sure of (unknowns, sums of
+ * different units, dozens): an equation listed as wrong is wrong.
  */
 import { removeAnnotations } from "../tasks/gsm8k.js";
 
@@ -61,7 +62,10 @@ function tokens(text: string): Token[] {
   });
 }
 
-/** A value in two readings of percent signs: as hundredths, and as bare numbers (`10 / 50 * 100 = 20%`). */
+/**
+ * A value in two readings of percent signs: as hundredths, and as bare numbers (`10 / 50 * 100 =
+ * 20%`).
+ */
 interface Value {
   readonly readings: readonly [hundredths: number, bare: number];
   /** Singular; "" without one. */
@@ -79,7 +83,10 @@ interface Side {
   readonly next: number;
 }
 
-/** Recursive descent over tokens; undefined where there is no expression, or none that can be judged. */
+/**
+ * Recursive descent over tokens; undefined where there is no expression, or none that can be
+ * judged.
+ */
 class Parser {
   readonly list: readonly Token[];
   operations: Operation[] = [];
@@ -164,7 +171,10 @@ class Parser {
     return [value, unit[1]];
   }
 
-  /** Up to three words behind a number, such as `miles / hour`; undefined when they change the number. */
+  /**
+   * Up to three words behind a number, such as `miles / hour`; undefined when they change the
+   * number.
+   */
   private unit(at: number): [unit: string, next: number] | undefined {
     const words: string[] = [];
     let i = at;
@@ -187,14 +197,18 @@ function combine(a: Value, b: Value, operation: (x: number, y: number) => number
   return { readings: [operation(x[0], y[0]), operation(x[1], y[1])], unit, decimals: 0 };
 }
 
-/** The equations of a text whose left side (or whose chain) holds an operation and that can be judged, in order. */
+/**
+ * The equations of a text whose left side (or whose chain) holds an operation and that can be
+ * judged, in order.
+ */
 export function equationsOf(text: string): Equation[] {
   const source = plain(text);
   const list = tokens(source);
   const parser = new Parser(list);
   const found: Equation[] = [];
   for (let i = 0; i < list.length;) {
-    // behind an operator, a number or a colon: the tail of something not understood (y + 3 = 7, 1 1/2 * 4 = 6, 7:50 + 30 = 80)
+    // behind an operator, a number or a colon: the tail of something not understood (y + 3 = 7, 1
+    // 1/2 * 4 = 6, 7:50 + 30 = 80)
     let left = isTail(list, i) ? undefined : parser.side(i);
     let [next, from, judged] = [i + 1, i, false];
     while (left !== undefined && list[left.next]?.kind === "equals") {
@@ -223,8 +237,8 @@ function isTail(list: readonly Token[], at: number): boolean {
 }
 
 /**
- * Equal, or equal as far as the decimals of the right side go. A quotient that is no whole number may be rounded to one;
- * so may anything behind `≈`.
+ * Equal, or equal as far as the decimals of the right side go. A quotient that is no whole number
+ * may be rounded to one; so may anything behind `≈`.
  */
 function agrees({ value: left, operations, hundred }: Side, right: Value, sign: string): boolean {
   const rounded = sign === "≈" || (operations.includes("÷") && !Number.isInteger(left.readings[0]));

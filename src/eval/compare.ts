@@ -1,9 +1,10 @@
 /**
- * The comparison of evaluation results: checkpoint against checkpoint, paired by question; algorithm against algorithm,
- * paired by seed. Knows results of the same questions, checked by the caller; knows no files and prints nothing.
+ * The comparison of evaluation results: checkpoint against checkpoint, paired by question;
+ * algorithm against algorithm, paired by seed. Knows results of the same questions, checked by the
+ * caller; knows no files and prints nothing.
  *
- * Two checkpoints answer which of these two is better. Whether an algorithm is better, only several seeds answer: runs of
- * one recipe differ by more than their questions tell.
+ * Two checkpoints answer which of these two is better. Whether an algorithm is better, only several
+ * seeds answer: runs of one recipe differ by more than their questions tell.
  */
 import type { EvalResult, Mode } from "./folder/result-file.js";
 import { modesOf } from "./folder/result-file.js";
@@ -41,7 +42,10 @@ export interface CheckpointComparison {
   /** Mid-p McNemar. */
   readonly p: number;
   readonly p_holm: number;
-  /** Smallest difference shown with 80 % power at this share of discordant questions, at LEVEL / tests; null when they are too few. */
+  /**
+   * Smallest difference shown with 80 % power at this share of discordant questions, at LEVEL /
+   * tests; null when they are too few.
+   */
   readonly detectable: number | null;
 }
 
@@ -115,7 +119,9 @@ export interface SeedComparison extends SeedPairs {
   readonly difference_ci95: Interval;
   readonly p: number;
   readonly p_holm: number;
-  /** Smallest mean difference shown with 80 % power at this standard deviation, at LEVEL / tests. */
+  /**
+   * Smallest mean difference shown with 80 % power at this standard deviation, at LEVEL / tests.
+   */
   readonly detectable: number;
 }
 
@@ -128,8 +134,9 @@ export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & Se
     family.map((pairs) => {
       const { a, b, n } = pairs;
       const differences = b.map((accuracy, i) => accuracy - a[i]!);
-      // Accuracies are multiples of 1/n: each carries a rounding error of variance 1/(12 n²) (Sheppard), a difference
-      // twice that. Differences that happen to be equal are therefore no proof that seeds do not scatter.
+      // Accuracies are multiples of 1/n: each carries a rounding error of variance 1/(12 n²)
+      // (Sheppard), a difference twice that. Differences that happen to be equal are therefore no
+      // proof that seeds do not scatter.
       const { mean, sd, interval, p } = tTest(differences, 1 / (n * Math.sqrt(6)));
       return {
         ...pairs,

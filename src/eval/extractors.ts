@@ -1,12 +1,15 @@
 /**
- * How others read an answer out of a completion, each exactly as its owner does, oddities included: the same completion may
- * be right for one and wrong for another, and published accuracies are not comparable without saying which was used.
+ * How others read an answer out of a completion, each exactly as its owner does, oddities included:
+ * the same completion may be right for one and wrong for another, and published accuracies are not
+ * comparable without saying which was used.
  *
- * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` (version 3) with its RegexFilter and exact_match; verl 0.9.1
- * `utils/reward_score/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b `evaluation/parser.py` and `grader.py`; ours is
- * tasks/extract.ts, the one that rewards. Golden values come from the owners' own code.
+ * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` (version 3) with its RegexFilter and
+ * exact_match; verl 0.9.1 `utils/reward_score/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b
+ * `evaluation/parser.py` and `grader.py`; ours is tasks/extract.ts, the one that rewards. Golden
+ * values come from the owners' own code.
  *
- * Python and JavaScript differ in whitespace, in what `\d` and `$` match and in the unit of length: handled where it shows.
+ * Python and JavaScript differ in whitespace, in what `\d` and `$` match and in the unit of length:
+ * handled where it shows.
  */
 import { extractAnswer, goldAnswer, sameNumber } from "../tasks/extract.js";
 
@@ -53,7 +56,10 @@ function lmEvalReading(answer: string | undefined, gold: string): Reading {
   return { answer, correct: lmEvalNormalized(answer ?? "[invalid]") === lmEvalNormalized(gold) };
 }
 
-/** exact_match with the task's regexes_to_ignore, in their order, and ignore_case. Python's `$` also matches before a last newline. */
+/**
+ * exact_match with the task's regexes_to_ignore, in their order, and ignore_case. Python's `$` also
+ * matches before a last newline.
+ */
 function lmEvalNormalized(text: string): string {
   return text
     .replaceAll(",", "")
@@ -63,7 +69,10 @@ function lmEvalNormalized(text: string): string {
     .toLowerCase();
 }
 
-/** verl, method "strict" (its default): the last `#### ` number within the last 300 characters (code points), less its commas. */
+/**
+ * verl, method "strict" (its default): the last `#### ` number within the last 300 characters (code
+ * points), less its commas.
+ */
 function verl(text: string, gold: string): Reading {
   const end = Array.from(text).slice(-300).join("");
   const answer = end
@@ -77,12 +86,13 @@ function verl(text: string, gold: string): Reading {
 }
 
 /**
- * Qwen2.5-Math: the last `boxed`, else what follows "answer is", else the last number; equal up to 1e-4, and also when it is
- * the answer × 100 or / 100 (percentages).
+ * Qwen2.5-Math: the last `boxed`, else what follows "answer is", else the last number; equal up to
+ * 1e-4, and also when it is the answer × 100 or / 100 (percentages).
  *
- * The answer is theirs to the character. Their judgement is simplified in three things: any words behind a number count as
- * its unit (theirs drops the words of a list, "apples" but not "dollars"); instead of computer algebra only single fractions
- * are computed; numbers in words ("eighteen") are not read.
+ * The answer is theirs to the character. Their judgement is simplified in three things: any words
+ * behind a number count as its unit (theirs drops the words of a list, "apples" but not "dollars");
+ * instead of computer algebra only single fractions are computed; numbers in words ("eighteen") are
+ * not read.
  */
 function qwenBoxed(text: string, gold: string): Reading {
   const answer = qwenAnswer(text);
@@ -122,7 +132,10 @@ export function qwenAnswer(completion: string): string {
   return answer.replace(LINE_BREAKS, "").replace(/^:/, "").replace(/\.$/, "").replace(/\/$/, "");
 }
 
-/** What follows the word `boxed`: the braces' content, to the end when they do not close; without braces, all before a `$`. */
+/**
+ * What follows the word `boxed`: the braces' content, to the end when they do not close; without
+ * braces, all before a `$`.
+ */
 function boxContent(rest: string): string {
   if (!rest.startsWith("{")) return strip(rest.split("$", 1)[0]!);
   let depth = 1;

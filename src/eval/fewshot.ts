@@ -1,7 +1,7 @@
 /**
- * Which training problems lm-eval puts before each question: its default sampler draws them anew for every question with
- * Python's `random.Random(1234).sample` (lm-eval 0.4.13 api/samplers.py `ContextSampler`, evaluator.py
- * `fewshot_random_seed`). Knows indices only.
+ * Which training problems lm-eval puts before each question: its default sampler draws them anew
+ * for every question with Python's `random.Random(1234).sample` (lm-eval 0.4.13 api/samplers.py
+ * `ContextSampler`, evaluator.py `fewshot_random_seed`). Knows indices only.
  */
 import MersenneTwister from "mersenne-twister";
 
@@ -36,7 +36,10 @@ function pythonSample(twister: MersenneTwister, n: number, k: number): number[] 
   return [...drawn];
 }
 
-/** `Random._randbelow_with_getrandbits`: as many bits as n has, drawn until they are below n. @param n in [1, 2^32) */
+/**
+ * `Random._randbelow_with_getrandbits`: as many bits as n has, drawn until they are below n.
+ * @param n in [1, 2^32)
+ */
 function randomBelow(twister: MersenneTwister, n: number): number {
   const unused = Math.clz32(n);
   let value: number;

@@ -1,9 +1,10 @@
 /**
- * How a question is put to the model, by name: ours, and those under which others publish accuracies, each to the character.
- * Knows questions and tokenizers; knows no models.
+ * How a question is put to the model, by name: ours, and those under which others publish
+ * accuracies, each to the character. Knows questions and tokenizers; knows no models.
  *
  * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` and `gsm8k-cot-zeroshot.yaml`; verl 0.9.1
- * `examples/data_preprocess/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b `evaluation/utils.py` (PROMPT_TEMPLATES).
+ * `examples/data_preprocess/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b `evaluation/utils.py`
+ * (PROMPT_TEMPLATES).
  */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -115,7 +116,9 @@ function fewshot({ name, fewshot: file }: PromptChoice, questions: readonly stri
   };
 }
 
-/** Token ids of a prompt. A raw text gets what the tokenizer puts around any text, as in lm-eval. */
+/**
+ * Token ids of a prompt. A raw text gets what the tokenizer puts around any text, as in lm-eval.
+ */
 export function promptIdsOf(tokenizer: Tokenizer, text: Prompts["texts"][number]): Int32Array {
   return typeof text === "string" ? tokenizer.encode(text) : tokenizer.chatPrompt(text);
 }

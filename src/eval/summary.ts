@@ -1,6 +1,7 @@
 /**
- * What one mode's predictions come to: accuracy by every extractor, format, truncation, lengths, agreement; with several
- * samples pass@k and maj@k. Knows predictions; knows no files and no models.
+ * What one mode's predictions come to: accuracy by every extractor, format, truncation, lengths,
+ * agreement; with several samples pass@k and maj@k. Knows predictions; knows no files and no
+ * models.
  */
 import type { Outcome } from "../protocol/messages.js";
 import { isWellFormed } from "../tasks/extract.js";
@@ -11,7 +12,10 @@ type ByName<T> = Record<(typeof extractorNames)[number], T>;
 
 /** One mode's figures in metrics.json. */
 export interface ModeMetrics {
-  /** Share of questions answered rightly, by the rule that rewards in training; of several samples the first counts. */
+  /**
+   * Share of questions answered rightly, by the rule that rewards in training; of several samples
+   * the first counts.
+   */
   readonly accuracy: number;
   /** Wilson. */
   readonly ci95: Interval;
@@ -27,7 +31,10 @@ export interface ModeMetrics {
   readonly outcomes: Record<Outcome, number>;
   /** Accuracy of the first samples as others would have read them. */
   readonly extractors: ByName<{ readonly accuracy: number; readonly ci95: Interval }>;
-  /** same_answer[i][j]: share of all completions in which extractors i and j see the same answer, or both none. */
+  /**
+   * same_answer[i][j]: share of all completions in which extractors i and j see the same answer, or
+   * both none.
+   */
   readonly agreement: { readonly names: readonly string[]; readonly same_answer: readonly (readonly number[])[] };
   /** [n], in the order of the questions. */
   readonly correct: readonly (0 | 1)[];
@@ -84,7 +91,9 @@ function atK(questions: readonly (readonly Prediction[])[], samples: number) {
     questions.reduce((sum, question) => sum + of(question), 0) / questions.length;
   const rightOf = (question: readonly Prediction[]): Prediction[] =>
     question.filter(({ outcome }) => outcome === "correct");
-  /** Whether a truncated completion's digits happen to be an answer is not asked: it has no vote. */
+  /**
+   * Whether a truncated completion's digits happen to be an answer is not asked: it has no vote.
+   */
   const vote = ({ outcome, extracted }: Prediction): string | undefined =>
     outcome === "truncated" ? undefined : extracted.ours.answer;
   return {

@@ -1,4 +1,7 @@
-/** Which model `--model` means: a folder, a hub id, or a run directory, and what is known of the run. Reads files only. */
+/**
+ * Which model `--model` means: a folder, a hub id, or a run directory, and what is known of the
+ * run. Reads files only.
+ */
 import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { UserError } from "../errors.js";
@@ -48,7 +51,10 @@ interface Run {
   readonly prompt: NonNullable<Target["prompt"]>;
 }
 
-/** What a run directory's config.json says; undefined for any other folder. A model's config.json has no `algo`. */
+/**
+ * What a run directory's config.json says; undefined for any other folder. A model's config.json
+ * has no `algo`.
+ */
 function readRun(folder: string): Run | undefined {
   const file = join(folder, "config.json");
   if (!existsSync(file)) return undefined;

@@ -1,6 +1,6 @@
 /**
- * One prompt and its choices: from engine tokens to text with an end. Stop strings are found here, at segment
- * boundaries, because the engine knows token ids only. Knows nothing of HTTP.
+ * One prompt and its choices: from engine tokens to text with an end. Stop strings are found here,
+ * at segment boundaries, because the engine knows token ids only. Knows nothing of HTTP.
  */
 import type { GenerateRequest, GeneratedCompletion } from "../engine/engine-types.js";
 import type { EnginePool } from "../engine/pool.js";
@@ -42,7 +42,10 @@ export interface Choice extends ChoiceDelta {
   readonly finishReason: "stop" | "length";
 }
 
-/** The engine's requests of a generation, to be checked before they are submitted: completions, and the prompt's score. */
+/**
+ * The engine's requests of a generation, to be checked before they are submitted: completions, and
+ * the prompt's score.
+ */
 export function engineRequests(generation: Generation): GenerateRequest[] {
   const { requestId, promptIds, n, temperature, maxTokens, stopIds, seed, top, scorePrompt } = generation;
   const requests: GenerateRequest[] = [];

@@ -1,7 +1,8 @@
 /**
- * The files of `infer --input`. Input: JSON lines, blank ones skipped. Output: JSON lines in the order of the input, line
- * k the answer to its k-th prompt, appended as soon as all before it are there. So a file that was cut goes on after its
- * last whole line, and each line says by two hashes what it is the answer to. Knows no models.
+ * The files of `infer --input`. Input: JSON lines, blank ones skipped. Output: JSON lines in the
+ * order of the input, line k the answer to its k-th prompt, appended as soon as all before it are
+ * there. So a file that was cut goes on after its last whole line, and each line says by two hashes
+ * what it is the answer to. Knows no models.
  */
 import { createHash } from "node:crypto";
 import {

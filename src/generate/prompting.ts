@@ -1,4 +1,7 @@
-/** One prompt of `infer`: from what was written to a request of the engine, and from its answer back to text. Knows no files. */
+/**
+ * One prompt of `infer`: from what was written to a request of the engine, and from its answer back
+ * to text. Knows no files.
+ */
 import type { GenerateRequest, GeneratedGroup } from "../engine/engine-types.js";
 import type { ModelFiles } from "../model/read-model.js";
 import { UserError } from "../errors.js";
@@ -31,7 +34,8 @@ export interface Answer {
 /**
  * @param where the prompt is from, for messages
  * @param index its place among the prompts: each has noise of its own
- * @throws UserError for a prompt without tokens or without room for an answer, and what the chat template refuses
+ * @throws UserError for a prompt without tokens or without room for an answer, and what the chat
+ *   template refuses
  */
 export function makeRequest(
   { tokenizer, config }: Pick<ModelFiles, "tokenizer" | "config">,

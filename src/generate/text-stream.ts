@@ -1,10 +1,13 @@
-/** Text of a growing completion: what may be shown already, and where a stop string ends it. Knows no model and no sockets. */
+/**
+ * Text of a growing completion: what may be shown already, and where a stop string ends it. Knows
+ * no model and no sockets.
+ */
 import type { Tokenizer } from "../model/tokenizer.js";
 
 /**
- * Text of tokens as they come. A token is decoded together with the ones before it, so that characters spread over
- * tokens, and spaces that depend on the neighbour, come out as from decoding everything at once
- * (vllm, transformers_utils/detokenizer_utils.py, detokenize_incrementally).
+ * Text of tokens as they come. A token is decoded together with the ones before it, so that
+ * characters spread over tokens, and spaces that depend on the neighbour, come out as from decoding
+ * everything at once (vllm, transformers_utils/detokenizer_utils.py, detokenize_incrementally).
  */
 export class TextStream {
   private readonly decode: Tokenizer["decode"];

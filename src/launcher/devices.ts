@@ -1,11 +1,15 @@
 /**
- * Which GPU each process of a run sees: the first for the learner, the others for the actors; with one, all share it.
- * Pure: what the machine says comes in as text. Every child sees at most one GPU, by CUDA_VISIBLE_DEVICES, so it is
- * device 0 to each of them. Knows nothing about what CUDA needs besides a device (machine/ does).
+ * Which GPU each process of a run sees: the first for the learner, the others for the actors; with
+ * one, all share it. Pure: what the machine says comes in as text. Every child sees at most one
+ * GPU, by CUDA_VISIBLE_DEVICES, so it is device 0 to each of them. Knows nothing about what CUDA
+ * needs besides a device (machine/ does).
  */
 import type { RunConfig } from "../config/schema.js";
 
-/** What CUDA_VISIBLE_DEVICES of each process is: an index or a UUID; null for a process that computes on the CPU. */
+/**
+ * What CUDA_VISIBLE_DEVICES of each process is: an index or a UUID; null for a process that
+ * computes on the CPU.
+ */
 export interface DevicePlan {
   readonly learner: string | null;
   /** By the actor's index. */
@@ -15,9 +19,10 @@ export interface DevicePlan {
 /**
  * The GPUs this process may use, by names that CUDA_VISIBLE_DEVICES takes, in order.
  *
- * CUDA_VISIBLE_DEVICES decides when it is set: SLURM sets it, with indices counted inside the job where it hides the
- * others. Without it, what nvidia-smi lists; SLURM_JOB_GPUS holds indices of the whole node, so it chooses only among
- * more GPUs than the job has, or stands in where nvidia-smi is missing.
+ * CUDA_VISIBLE_DEVICES decides when it is set: SLURM sets it, with indices counted inside the job
+ * where it hides the others. Without it, what nvidia-smi lists; SLURM_JOB_GPUS holds indices of the
+ * whole node, so it chooses only among more GPUs than the job has, or stands in where nvidia-smi is
+ * missing.
  * @param smiList output of `nvidia-smi -L`; null when there is none
  */
 export function visibleGpus(env: Readonly<Record<string, string | undefined>>, smiList: string | null): string[] {
@@ -31,7 +36,9 @@ export function visibleGpus(env: Readonly<Record<string, string | undefined>>, s
   return (ofJob.length > 0 && gpusListed > ofJob.length && chosen.length > 0 ? chosen : listed).map(({ uuid }) => uuid);
 }
 
-/** The entries before the first one that names no device: CUDA ignores that one and all behind it. */
+/**
+ * The entries before the first one that names no device: CUDA ignores that one and all behind it.
+ */
 function namesOf(list: string): string[] {
   const names = list.split(",").map((name) => name.trim());
   const end = names.findIndex((name) => !/^(\d+|GPU-[\w-]+|MIG-[\w/-]+)$/.test(name));
@@ -58,8 +65,9 @@ function parseSmiList(text: string): { gpu: string; uuid: string }[] {
 }
 
 /**
- * Shares GPUs out. With several, the learner has the first to itself and actors take the rest in turn, so that neither
- * waits for the other's kernels; actors beyond the number of GPUs share. A learner on the CPU leaves all to the actors.
+ * Shares GPUs out. With several, the learner has the first to itself and actors take the rest in
+ * turn, so that neither waits for the other's kernels; actors beyond the number of GPUs share. A
+ * learner on the CPU leaves all to the actors.
  * @param gpus of `visibleGpus`
  * @param serial one process, the learner, which also samples
  */

@@ -1,5 +1,6 @@
 /**
- * Text for the terminal: a live frame, plain lines, and the closing report. Pure functions of a run's state.
+ * Text for the terminal: a live frame, plain lines, and the closing report. Pure functions of a
+ * run's state.
  */
 import {
   SHOWN_METRICS as M,
@@ -83,7 +84,10 @@ export function update(state: RunState, event: ProgressEvent, nowMs: number): vo
   }
 }
 
-/** Milliseconds until the last iteration at the pace of the latest ones; undefined before two of them. */
+/**
+ * Milliseconds until the last iteration at the pace of the latest ones; undefined before two of
+ * them.
+ */
 export function etaMs({ iterationTimesMs: times, iteration, maxSteps }: RunState): number | undefined {
   if (times.length < 2) return undefined;
   return ((times.at(-1)! - times[0]!) / (times.length - 1)) * (maxSteps - iteration);
@@ -102,7 +106,10 @@ const interval = ({ accuracy, ci95: [low, high] }: Accuracy): string =>
   `${percent(accuracy)} [${(low * 100).toFixed(1)}, ${(high * 100).toFixed(1)}]`;
 const whole = (n: number): string => Math.round(n).toLocaleString("en-US");
 
-/** Means of at most `width` consecutive parts of `values` as bars, from their least to their greatest. */
+/**
+ * Means of at most `width` consecutive parts of `values` as bars, from their least to their
+ * greatest.
+ */
 export function sparkline(values: readonly number[], width: number): string {
   const parts = Math.min(width, values.length);
   const means = Array.from({ length: parts }, (_, i) => {
@@ -215,7 +222,10 @@ function detail(metrics: Metrics, name: string, key: string, format: (value: num
   return value === undefined ? [] : [`${name} ${format(value)}`];
 }
 
-/** Accuracy before and after, what it cost, and where to go from here. `runDir` as the user would type it. */
+/**
+ * Accuracy before and after, what it cost, and where to go from here. `runDir` as the user would
+ * type it.
+ */
 export function report(summary: RunSummary, runDir: string): string {
   const { before, after } = summary.validation;
   const rows = (["sampled", "greedy"] as const).flatMap((mode) => {

@@ -1,6 +1,6 @@
 /**
- * Runs the learner and its actors as child processes until the run is over: starts actors when the learner listens,
- * restarts dead ones, passes on the request to stop, and leaves no process behind.
+ * Runs the learner and its actors as child processes until the run is over: starts actors when the
+ * learner listens, restarts dead ones, passes on the request to stop, and leaves no process behind.
  * Knows nothing about terminals, signals, or what the children compute.
  *
  *   learner ──listening──▶ actors start ──…──▶ learner "done" + exit ──▶ actors stop ──▶ resolved
@@ -14,7 +14,10 @@ import { deviceEnv, type DevicePlan } from "./devices.js";
 import { configFile, logFile } from "../run/run-dir.js";
 import { threadEnv, type ThreadPlan } from "./threads.js";
 
-/** How long a child may take to go after it said it is done, or was told to go because another one failed. */
+/**
+ * How long a child may take to go after it said it is done, or was told to go because another one
+ * failed.
+ */
 const EXIT_GRACE_MS = 10_000;
 /** How long the learner may take for a last checkpoint when the run is ended by dead actors. */
 const CHECKPOINT_GRACE_MS = 120_000;
@@ -191,7 +194,8 @@ function childEnv(numThreads: number, device: string | null, libraryPath: readon
 }
 
 function tell(child: ChildProcess, message: LauncherMessage): void {
-  // the callback takes the error of a channel that closes meanwhile; 'close' then reports the child itself
+  // the callback takes the error of a channel that closes meanwhile; 'close' then reports the child
+  // itself
   if (child.connected) child.send(message, () => {});
 }
 

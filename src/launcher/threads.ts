@@ -1,5 +1,6 @@
 /**
- * Shares the machine's cores out between the learner and the actors, and says so to the native libraries.
+ * Shares the machine's cores out between the learner and the actors, and says so to the native
+ * libraries.
  */
 import type { RunConfig } from "../config/schema.js";
 
@@ -10,12 +11,13 @@ export interface ThreadPlan {
 }
 
 /**
- * Actors get equal shares, as if the learner were one of them; the learner gets every core. It is what a run on one
- * machine waits for: actors are at most `max_staleness` ahead, so they pause while it trains, and an equal share would leave their
- * cores idle half of the time (two cores, starter model, 512 completions: all cores instead of one made iterations 1.16
- * to 1.2 times faster, GRPO and PPO; at 64 completions it made none).
- * Every process gets at least one thread. Numbers fixed by the configuration are taken as they are.
- * With `serial` there is one process, the learner, which samples and trains by turns.
+ * Actors get equal shares, as if the learner were one of them; the learner gets every core. It is
+ * what a run on one machine waits for: actors are at most `max_staleness` ahead, so they pause
+ * while it trains, and an equal share would leave their cores idle half of the time (two cores,
+ * starter model, 512 completions: all cores instead of one made iterations 1.16 to 1.2 times
+ * faster, GRPO and PPO; at 64 completions it made none). Every process gets at least one thread.
+ * Numbers fixed by the configuration are taken as they are. With `serial` there is one process, the
+ * learner, which samples and trains by turns.
  * @param cores usable cores, `os.availableParallelism()`
  */
 export function planThreads(cores: number, config: Pick<RunConfig, "actors" | "learner">, serial: boolean): ThreadPlan {
@@ -27,9 +29,10 @@ export function planThreads(cores: number, config: Pick<RunConfig, "actors" | "l
 }
 
 /**
- * Environment of a child that computes with `threads` threads. Large arrays get huge pages where glibc and the kernel have them
- * (`transparent_hugepage` set to madvise or always): new arrays cost fewer page faults and reads miss fewer addresses. SmolLM2-135M
- * on two cores: sampling and the learner's step 1.15 times faster, the starter model neither faster nor slower.
+ * Environment of a child that computes with `threads` threads. Large arrays get huge pages where
+ * glibc and the kernel have them (`transparent_hugepage` set to madvise or always): new arrays cost
+ * fewer page faults and reads miss fewer addresses. SmolLM2-135M on two cores: sampling and the
+ * learner's step 1.15 times faster, the starter model neither faster nor slower.
  * @param env what the user has set; their GLIBC_TUNABLES stand
  */
 export function threadEnv(threads: number, env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {

@@ -1,5 +1,6 @@
 /**
- * Shows a run while it goes: a live frame on a terminal, plain lines elsewhere. What is shown is render.ts's business.
+ * Shows a run while it goes: a live frame on a terminal, plain lines elsewhere. What is shown is
+ * render.ts's business.
  */
 import { createLogUpdate } from "log-update";
 import type { ProgressEvent } from "../protocol/progress.js";

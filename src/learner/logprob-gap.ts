@@ -1,13 +1,16 @@
 /**
- * Same numbers on both sides (design: "same numbers"): the actor's log-probabilities against the learner's, for the same
- * tokens under the very weights that sampled them. Checked before training, logged at every iteration.
+ * Same numbers on both sides (design: "same numbers"): the actor's log-probabilities against the
+ * learner's, for the same tokens under the very weights that sampled them. Checked before training,
+ * logged at every iteration.
  */
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import type { Updater } from "./algorithms/update.js";
 
-/** Larger published vectors are not kept for later comparison: they would cost memory and uploads. */
+/**
+ * Larger published vectors are not kept for later comparison: they would cost memory and uploads.
+ */
 const MAX_SIZE = 64 * 1024 * 1024;
 
 /** Of |actor − learner| over tokens, in nats. */
@@ -63,7 +66,10 @@ export class LogprobGap {
   }
 }
 
-/** Of differences per token, in nats; null when there is none. A difference that is no number counts as infinite. */
+/**
+ * Of differences per token, in nats; null when there is none. A difference that is no number counts
+ * as infinite.
+ */
 export function gapOf(differences: readonly number[]): Gap | null {
   if (differences.length === 0) return null;
   const sorted = Float64Array.from(differences, (x) => (Number.isNaN(x) ? Infinity : x)).sort();
@@ -74,7 +80,9 @@ export function gapOf(differences: readonly number[]): Gap | null {
   };
 }
 
-/** @throws UserError when actor and learner disagree: what is sampled would not be what is trained */
+/**
+ * @throws UserError when actor and learner disagree: what is sampled would not be what is trained
+ */
 export function checkGap(gap: Gap | null, limits: RunConfig["selftest"]): void {
   if (gap === null) return;
   for (const name of ["max", "mean", "p99"] as const) {

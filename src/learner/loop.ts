@@ -1,5 +1,6 @@
 /**
- * The learner, whole: model and backend, rollouts in, updates, weights out, evaluation, checkpoints, metrics.
+ * The learner, whole: model and backend, rollouts in, updates, weights out, evaluation,
+ * checkpoints, metrics.
  *
  *   publish(0) ─▶ evaluate ─▶ [ batch(k) ─▶ update ─▶ publish(k + 1) ─▶ metrics, evaluation, checkpoint ] ─▶ evaluate
  *
@@ -16,7 +17,13 @@ import { readModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
 import type { Accuracy, ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
 import { startBackend } from "./backend/backend.js";
-import { checkpointName, listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
+import {
+  checkpointName,
+  listCheckpoints,
+  loadTrainingState,
+  pruneCheckpoints,
+  saveCheckpoint,
+} from "../run/checkpoint.js";
 import { LogprobGap, checkGap } from "./logprob-gap.js";
 import { TrainableModel, baseFromFolder } from "./policy/model.js";
 import type { RolloutSource, TrainingBatch } from "./rollouts/rollout-source.js";
@@ -32,7 +39,10 @@ export interface LearnerOptions {
   readonly serial: boolean;
   readonly threads: number;
   readonly send: (event: ProgressEvent) => void;
-  /** Aborted when the run is to end early: the iteration at hand is finished, then a checkpoint is written. */
+  /**
+   * Aborted when the run is to end early: the iteration at hand is finished, then a checkpoint is
+   * written.
+   */
   readonly stop: AbortSignal;
 }
 
@@ -47,7 +57,10 @@ interface LoopState {
   readonly before: Validation;
 }
 
-/** Completions of the start-up self-test: fixed prompts, answered by the actors, compared before anything is trained. */
+/**
+ * Completions of the start-up self-test: fixed prompts, answered by the actors, compared before
+ * anything is trained.
+ */
 const SELFTEST_COMPLETIONS = 32;
 /** Completions per iteration on which actor and learner log-probabilities are compared. */
 const GAP_COMPLETIONS = 4;
@@ -234,7 +247,8 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
       stopped: after === null,
     };
     writeWhole(join(runDir, "summary.json"), `${JSON.stringify(summary, null, 2)}\n`);
-    // Said before the actors are told to go, so that the launcher does not take their going for a failure.
+    // Said before the actors are told to go, so that the launcher does not take their going for a
+    // failure.
     send({ type: "done", summary });
   } finally {
     await source.close();
@@ -269,7 +283,10 @@ function checkRewardErrors(batch: TrainingBatch, run: RunConfig): void {
   );
 }
 
-/** Iterations between the policy that trains and the oldest one that sampled, over the batch's completions. */
+/**
+ * Iterations between the policy that trains and the oldest one that sampled, over the batch's
+ * completions.
+ */
 function stalenessOf(batch: TrainingBatch, iteration: number): { "staleness/mean": number; "staleness/max": number } {
   const values = batch.groups.flatMap((group) =>
     group.completions.map(

@@ -9,7 +9,13 @@ import { saveModelFolder } from "../model/folder.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
 import { mulberry32 } from "../math/normal.js";
 import type { TF } from "./backend/backend.js";
-import { listCheckpoints, checkpointName, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
+import {
+  listCheckpoints,
+  checkpointName,
+  loadTrainingState,
+  pruneCheckpoints,
+  saveCheckpoint,
+} from "../run/checkpoint.js";
 import { AdamW } from "./policy/optimizer.js";
 import { groupTokens, microbatches, type SequenceGroup } from "./policy/packing.js";
 import { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "./policy/policy.js";
@@ -72,7 +78,8 @@ function* exampleOrder(numExamples: number, seed: number): Generator<number> {
 }
 
 /**
- * Trains on `example(i)` and leaves the final model as an HF folder in `outDir` (checkpoints in `outDir/checkpoints`).
+ * Trains on `example(i)` and leaves the final model as an HF folder in `outDir` (checkpoints in
+ * `outDir/checkpoints`).
  * @param packed initial weights, used when there is no checkpoint to resume from
  * @param sourceFolder gives config.json and the tokenizer's files
  */

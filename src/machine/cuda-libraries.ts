@@ -1,8 +1,9 @@
 /**
- * CUDA's libraries out of NVIDIA's wheels on PyPI, in the user's cache: a folder for each wheel, so that an interrupted
- * setup goes on with the next one. The learner (PyPI's `tensorflow`) needs CUDA 12; so does onnxruntime-node's own CUDA
- * provider, and the two share one stack. ONNX Runtime's provider from PyPI needs CUDA 13 (onnx-provider.ts), which is
- * then the actors' own stack. Knows nothing of what loads them.
+ * CUDA's libraries out of NVIDIA's wheels on PyPI, in the user's cache: a folder for each wheel, so
+ * that an interrupted setup goes on with the next one. The learner (PyPI's `tensorflow`) needs CUDA
+ * 12; so does onnxruntime-node's own CUDA provider, and the two share one stack. ONNX Runtime's
+ * provider from PyPI needs CUDA 13 (onnx-provider.ts), which is then the actors' own stack. Knows
+ * nothing of what loads them.
  */
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
@@ -20,9 +21,9 @@ const wheel = (name: string, version: string, megabytes: number, sha256: string)
 });
 
 /**
- * What the `and-cuda` extra of tensorflow 2.21.0 asks for, without nvcc (only XLA compiles, and nothing here uses it) and
- * at the newest CUDA 12: those libraries keep their interface within a major version, and ONNX Runtime needs newer ones
- * than TensorFlow.
+ * What the `and-cuda` extra of tensorflow 2.21.0 asks for, without nvcc (only XLA compiles, and
+ * nothing here uses it) and at the newest CUDA 12: those libraries keep their interface within a
+ * major version, and ONNX Runtime needs newer ones than TensorFlow.
  */
 const CUDA_12: readonly Wheel[] = [
   wheel("nvidia-cublas-cu12", "12.9.3.13", 581, "d7d51055f161b317c7105ddaae90e71eda059026074ffef93cf7cde2886bfe72"),
@@ -51,7 +52,10 @@ const CUDA_13: readonly Wheel[] = [
 
 const WHEELS: Record<CudaMajor, readonly Wheel[]> = { "12": CUDA_12, "13": CUDA_13 };
 
-/** A wheel's libraries, without front ends that nobody here opens and NVRTC's second build of the same. */
+/**
+ * A wheel's libraries, without front ends that nobody here opens and NVRTC's second build of the
+ * same.
+ */
 const SHARED_OBJECTS = String.raw`nvidia/.*/lib/(?!libnvblas|libcufftw|libcusolverMg|libnvrtc.*alt)lib[^/]*\.so[.\d]*$`;
 
 export const cudaWheels = (major: CudaMajor): readonly Wheel[] => WHEELS[major];
@@ -60,7 +64,10 @@ export const cudaWheels = (major: CudaMajor): readonly Wheel[] => WHEELS[major];
 export const wheelFolder = (major: CudaMajor, { name, version }: Wheel, root = cacheRoot()): string =>
   join(root, `cuda-${major}`, `${name}-${version}`);
 
-/** What LD_LIBRARY_PATH must hold for CUDA `major`: the folders that are prepared. Empty where the system's own must do. */
+/**
+ * What LD_LIBRARY_PATH must hold for CUDA `major`: the folders that are prepared. Empty where the
+ * system's own must do.
+ */
 export const cudaLibraryPath = (major: CudaMajor): string[] =>
   cudaWheels(major)
     .map((each) => wheelFolder(major, each))

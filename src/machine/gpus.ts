@@ -1,4 +1,7 @@
-/** What NVIDIA's driver says of this machine, as text and as names. Knows nothing of CUDA's libraries. */
+/**
+ * What NVIDIA's driver says of this machine, as text and as names. Knows nothing of CUDA's
+ * libraries.
+ */
 import { execFileSync } from "node:child_process";
 
 /** A driver in trouble can hang. */

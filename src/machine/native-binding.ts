@@ -1,14 +1,16 @@
 /**
- * Prepares the native TensorFlow binding of `@tensorflow/tfjs-node-gpu` without that package's install script (which
- * downloads a libtensorflow of 2022, built for CUDA 11.2, and fails where its host is not reached):
+ * Prepares the native TensorFlow binding of `@tensorflow/tfjs-node-gpu` without that package's
+ * install script (which downloads a libtensorflow of 2022, built for CUDA 11.2, and fails where its
+ * host is not reached):
  *
  *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_cc, libtensorflow_framework, C headers ─┐
  *   node_modules/@tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ────────────────────────────────────────┴─▶ tfjs_binding.node
  *
- * Both libraries and the binding are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a folder of its own);
- * node_modules gets a symbolic link to one of the two. The CUDA build opens CUDA's libraries when it starts and computes
- * on the CPU where it finds none, so it serves both.
- * Knows nothing of TensorFlow.js itself; whether the binding computes correctly is backend.ts's to find out.
+ * Both libraries and the binding are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a
+ * folder of its own); node_modules gets a symbolic link to one of the two. The CUDA build opens
+ * CUDA's libraries when it starts and computes on the CPU where it finds none, so it serves both.
+ * Knows nothing of TensorFlow.js itself; whether the binding computes correctly is backend.ts's to
+ * find out.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, realpathSync } from "node:fs";
@@ -47,7 +49,10 @@ const HEADER_FOLDERS = ["tensorflow/c", "tensorflow/core/platform", "tensorflow/
 
 const BINDING = "tfjs_binding.node";
 
-/** How preparing the binding ended. `reason` is one clause that says what was missing and, where known, what to install. */
+/**
+ * How preparing the binding ended. `reason` is one clause that says what was missing and, where
+ * known, what to install.
+ */
 export type NativeBinding = { ok: true; path: string; built: boolean } | { ok: false; reason: string };
 
 /** Absolute path at which tfjs-node-gpu looks for its binding, whether or not the file is there. */
@@ -56,14 +61,16 @@ export function nativeBindingPath(): string {
 }
 
 /**
- * Makes sure that the native binding is in place: does nothing when it is, links it from the cache when that has it, else
- * downloads libtensorflow and compiles. Safe to run twice at the same time. Never throws for what a machine may
- * lack (network, pip, g++, headers): that is the `reason`, and the wasm backend is there for it.
+ * Makes sure that the native binding is in place: does nothing when it is, links it from the cache
+ * when that has it, else downloads libtensorflow and compiles. Safe to run twice at the same time.
+ * Never throws for what a machine may lack (network, pip, g++, headers): that is the `reason`, and
+ * the wasm backend is there for it.
  *
  * @param build "cpu" keeps a CUDA build that is in place, which computes on the CPU as well
  * @param log receives whole lines of progress; nothing is logged when nothing has to be built
  * @param path where the binding belongs (tests put it elsewhere)
- * @param cache folder that keeps libraries and binding; by default under $XDG_CACHE_HOME, else ~/.cache
+ * @param cache folder that keeps libraries and binding; by default under $XDG_CACHE_HOME, else
+ *   ~/.cache
  */
 export async function prepareNativeBinding({
   log,
@@ -99,8 +106,9 @@ export const tensorFlowFolder = (build: TensorFlowBuild): string =>
 const CUDA_SUFFIX = "-cuda";
 
 /**
- * True for a link into a cache of this version, wherever that cache is, and for a file that is no link: somebody's own
- * build is theirs to keep. A CUDA build serves where a CPU build is wanted; not the other way round.
+ * True for a link into a cache of this version, wherever that cache is, and for a file that is no
+ * link: somebody's own build is theirs to keep. A CUDA build serves where a CPU build is wanted;
+ * not the other way round.
  */
 function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean {
   if (!existsSync(path)) return false; // also for a link whose cache was cleared
@@ -109,7 +117,10 @@ function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean
   return linked === basename(cache) || (build === "cpu" && linked === `${basename(cache)}${CUDA_SUFFIX}`);
 }
 
-/** Replaces `path` by a link in one step, so that a process starting meanwhile finds the old or the new one. */
+/**
+ * Replaces `path` by a link in one step, so that a process starting meanwhile finds the old or the
+ * new one.
+ */
 async function link(target: string, path: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
   const temporary = `${path}.${process.pid}`;
@@ -118,7 +129,10 @@ async function link(target: string, path: string): Promise<void> {
   await rename(temporary, path);
 }
 
-/** Fills `cache` by way of a temporary folder beside it; whoever renames first wins, the other uses the winner's. */
+/**
+ * Fills `cache` by way of a temporary folder beside it; whoever renames first wins, the other uses
+ * the winner's.
+ */
 async function buildInto(cache: string, wheel: Wheel, log: (line: string) => void): Promise<void> {
   const tools = await findTools();
   const folder = await temporaryBeside(cache);

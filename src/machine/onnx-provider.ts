@@ -1,12 +1,13 @@
 /**
- * ONNX Runtime's CUDA provider for onnxruntime-node, which npm's package leaves out: two libraries that must lie beside
- * its libonnxruntime. They are kept in the user's cache; node_modules gets links.
+ * ONNX Runtime's CUDA provider for onnxruntime-node, which npm's package leaves out: two libraries
+ * that must lie beside its libonnxruntime. They are kept in the user's cache; node_modules gets
+ * links.
  *
  *   CUDA 12  onnxruntime-node's own install script, which takes them from NuGet
  *   CUDA 13  PyPI's onnxruntime-gpu of the same version
  *
- * The script can end with 0 having done nothing, so its result is looked at and its exit code is not trusted.
- * Knows nothing of CUDA's own libraries.
+ * The script can end with 0 having done nothing, so its result is looked at and its exit code is
+ * not trusted. Knows nothing of CUDA's own libraries.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, readFileSync, realpathSync } from "node:fs";
@@ -46,8 +47,8 @@ export const providerFolder = (major: CudaMajor): string =>
   join(cacheRoot(), `onnxruntime-${onnxVersion()}-cuda${major}`);
 
 /**
- * For which CUDA the provider in place was built; undefined when none is there. One that is no link of ours was put there
- * by the package's own script, which knows CUDA 12 only.
+ * For which CUDA the provider in place was built; undefined when none is there. One that is no link
+ * of ours was put there by the package's own script, which knows CUDA 12 only.
  */
 export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
   const files = PROVIDER.map((name) => join(bin, name));

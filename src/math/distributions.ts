@@ -1,11 +1,15 @@
 /**
- * The few distribution functions that the tests need, for integer degrees of freedom; knows nothing of what is tested.
+ * The few distribution functions that the tests need, for integer degrees of freedom; knows nothing
+ * of what is tested.
  *
- * Written here because the small packages are not exact enough (Student quantiles wrong in the eighth digit) and the exact
- * one brings 225 packages. Checked against scipy to 1e-9.
+ * Written here because the small packages are not exact enough (Student quantiles wrong in the
+ * eighth digit) and the exact one brings 225 packages. Checked against scipy to 1e-9.
  */
 
-/** Φ(x), the standard normal distribution function (Marsaglia 2004, "Evaluating the normal distribution", §3). */
+/**
+ * Φ(x), the standard normal distribution function (Marsaglia 2004, "Evaluating the normal
+ * distribution", §3).
+ */
 function normalCdf(x: number): number {
   if (x < -8) return 0;
   if (x > 8) return 1;

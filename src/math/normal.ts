@@ -1,4 +1,7 @@
-/** Seeded noise for initial weights and shuffles (sampling noise is counter-based and lives with the actors). */
+/**
+ * Seeded noise for initial weights and shuffles (sampling noise is counter-based and lives with the
+ * actors).
+ */
 
 /** Generator of uniforms in [0, 1): mulberry32 (Tommy Ettinger, public domain), period 2^32. */
 export function mulberry32(seed: number): () => number {

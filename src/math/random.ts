@@ -1,6 +1,12 @@
-/** Counter-based random numbers for problems and prompt order: functions of their arguments, no state to save. */
+/**
+ * Counter-based random numbers for problems and prompt order: functions of their arguments, no
+ * state to save.
+ */
 
-/** The 32-bit finaliser of MurmurHash3 (fmix32): a bijection on 32-bit words in which every input bit reaches every output bit. */
+/**
+ * The 32-bit finaliser of MurmurHash3 (fmix32): a bijection on 32-bit words in which every input
+ * bit reaches every output bit.
+ */
 function mix32(word: number): number {
   let h = word >>> 0;
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);

@@ -1,6 +1,7 @@
 /**
- * Intervals, tests, power and estimators over right and wrong answers. Each formula names its source; golden values come
- * from scipy, statsmodels and exact fractions. All tests are two-sided, all intervals 95 %, all powers 80 %.
+ * Intervals, tests, power and estimators over right and wrong answers. Each formula names its
+ * source; golden values come from scipy, statsmodels and exact fractions. All tests are two-sided,
+ * all intervals 95 %, all powers 80 %.
  *
  * Knows numbers only: no files, no models.
  */
@@ -37,8 +38,9 @@ export function wilsonInterval(successes: number, n: number): Interval {
 }
 
 /**
- * Mid-p McNemar test of two answers to the same questions (Fagerland, Lydersen & Laake 2013, "The McNemar test for binary
- * matched-pairs data"): twice the one-sided probability, the table seen counted half.
+ * Mid-p McNemar test of two answers to the same questions (Fagerland, Lydersen & Laake 2013, "The
+ * McNemar test for binary matched-pairs data"): twice the one-sided probability, the table seen
+ * counted half.
  * @param onlyA questions that only A got right, onlyB those that only B did
  * @returns the p-value; 1 when onlyA = onlyB
  */
@@ -87,7 +89,8 @@ export interface TTest {
 }
 
 /**
- * Student's one-sample t test and interval with n − 1 degrees of freedom: for differences paired by seed.
+ * Student's one-sample t test and interval with n − 1 degrees of freedom: for differences paired by
+ * seed.
  * @param values at least two
  * @param leastSd what is known of the spread beforehand
  */
@@ -103,8 +106,8 @@ export function tTest(values: readonly number[], leastSd = 0): TTest {
 }
 
 /**
- * The smallest difference of accuracy that McNemar's test shows with 80 % power (Connor 1987, eq. 3, solved for the
- * difference d): n·d² = (z₁₋ₐ·√ψ + z₀.₈·√(ψ − d²))², a half of the level.
+ * The smallest difference of accuracy that McNemar's test shows with 80 % power (Connor 1987, eq.
+ * 3, solved for the difference d): n·d² = (z₁₋ₐ·√ψ + z₀.₈·√(ψ − d²))², a half of the level.
  * @param discordant ψ, the share of questions that exactly one of the two gets right
  * @param level of the test, such as 0.05 / number of tests
  * @returns null when no difference possible with this ψ (d ≤ ψ) would be shown
@@ -117,8 +120,8 @@ export function detectablePaired(n: number, discordant: number, level = 0.05): n
 }
 
 /**
- * The smallest mean difference that the t test over seeds shows with 80 % power, by the non-central t distribution
- * (Cohen 1988, §2).
+ * The smallest mean difference that the t test over seeds shows with 80 % power, by the non-central
+ * t distribution (Cohen 1988, §2).
  * @param sd standard deviation of the differences between the two algorithms at one seed
  * @param seeds at least 2
  * @param level of the test, such as 0.05 / number of tests
@@ -127,7 +130,10 @@ export function detectableOverSeeds(sd: number, seeds: number, level = 0.05): nu
   return (detectableShift(seeds, level) * sd) / Math.sqrt(seeds);
 }
 
-/** Roots found so far: each takes milliseconds, and a study or a simulation asks for the same few again and again. */
+/**
+ * Roots found so far: each takes milliseconds, and a study or a simulation asks for the same few
+ * again and again.
+ */
 const shifts = new Map<string, number>();
 
 /** Shift of the non-central t distribution at which the test has 80 % power. */
@@ -145,7 +151,8 @@ function detectableShift(seeds: number, level: number): number {
 }
 
 /**
- * Holm's step-down correction (Holm 1979): p-values that may be compared with 0.05 however many there are.
+ * Holm's step-down correction (Holm 1979): p-values that may be compared with 0.05 however many
+ * there are.
  * @returns in the order given
  */
 export function holmAdjusted(pValues: readonly number[]): number[] {
@@ -160,8 +167,8 @@ export function holmAdjusted(pValues: readonly number[]): number[] {
 }
 
 /**
- * pass@k, the unbiased estimate of the chance that at least one of k samples is right (Chen et al. 2021,
- * arXiv 2107.03374, eq. 1): 1 − C(n − c, k) / C(n, k).
+ * pass@k, the unbiased estimate of the chance that at least one of k samples is right (Chen et al.
+ * 2021, arXiv 2107.03374, eq. 1): 1 − C(n − c, k) / C(n, k).
  * @param n samples drawn, c of them right, 1 ≤ k ≤ n
  */
 export function passAtK(n: number, c: number, k: number): number {
@@ -173,8 +180,9 @@ export function passAtK(n: number, c: number, k: number): number {
 }
 
 /**
- * maj@k: whether the most frequent answer of the first k samples is right (Wang et al. 2023, arXiv 2203.11171); of equally
- * frequent ones the first seen counts. Samples without an answer (undefined) have no vote; lm-eval lets them vote.
+ * maj@k: whether the most frequent answer of the first k samples is right (Wang et al. 2023, arXiv
+ * 2203.11171); of equally frequent ones the first seen counts. Samples without an answer
+ * (undefined) have no vote; lm-eval lets them vote.
  */
 export function majAtK<T>(answers: readonly (T | undefined)[], k: number, isRight: (answer: T) => boolean): boolean {
   if (k < 1 || k > answers.length) throw new RangeError(`maj@k of ${answers.length} answers, k = ${k}`);

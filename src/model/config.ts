@@ -56,7 +56,8 @@ const raw = z.looseObject({
 /**
  * Parses the contents of a `config.json`.
  * @param where named in errors, usually the file's path
- * @throws UserError for another `model_type`, RoPE scaling, a sliding window, or a shape that does not divide
+ * @throws UserError for another `model_type`, RoPE scaling, a sliding window, or a shape that does
+ *   not divide
  */
 export function parseModelConfig(json: unknown, where: string): ModelConfig {
   const parsed = raw.safeParse(json);
@@ -110,7 +111,9 @@ export function parseModelConfig(json: unknown, where: string): ModelConfig {
   };
 }
 
-/** Reads `<folder>/config.json`; throws a UserError when it is missing, unreadable or unsupported. */
+/**
+ * Reads `<folder>/config.json`; throws a UserError when it is missing, unreadable or unsupported.
+ */
 export function readModelConfig(folder: string): ModelConfig {
   if (!existsSync(folder) && isHubId(folder))
     throw new UserError(

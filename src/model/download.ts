@@ -1,10 +1,12 @@
 /**
- * Downloads a model from the hub into the standard cache, whole or not at all: a snapshot's reference is written last.
+ * Downloads a model from the hub into the standard cache, whole or not at all: a snapshot's
+ * reference is written last.
  *
- * @huggingface/hub asks the hub what there is. The transfer is ours, because its `snapshotDownload` (2.17) takes every
- * file of a repository, starts again after a cut and checks no hash. A file arrives as `blobs/<etag>.incomplete`, is
- * checked against its etag (LFS: sha256 of the content; others: git's blob hash), renamed, and linked into the snapshot.
- * Bytes are written at their own position, so that two downloads of one file do each other no harm.
+ * @huggingface/hub asks the hub what there is. The transfer is ours, because its `snapshotDownload`
+ * (2.17) takes every file of a repository, starts again after a cut and checks no hash. A file
+ * arrives as `blobs/<etag>.incomplete`, is checked against its etag (LFS: sha256 of the content;
+ * others: git's blob hash), renamed, and linked into the snapshot. Bytes are written at their own
+ * position, so that two downloads of one file do each other no harm.
  */
 import { createHash } from "node:crypto";
 import { constants, createReadStream, existsSync, statSync } from "node:fs";
@@ -28,7 +30,10 @@ import {
 import { type HubClient, Transient, hubClient, isOffline, networkReason } from "./hub-client.js";
 
 export interface DownloadProgress {
-  /** Bytes of all files, and how many of them are here already. May be called again when more files become known. */
+  /**
+   * Bytes of all files, and how many of them are here already. May be called again when more files
+   * become known.
+   */
   total(bytes: number, present: number): void;
   /** Bytes that arrived; negative when some are given up. */
   add(bytes: number): void;
@@ -91,9 +96,12 @@ interface Place {
 }
 
 /**
- * Downloads what training and inference need of a model: config, tokenizer, safetensors. What is in the cache is kept.
- * @returns the snapshot's folder. Offline, or when the hub cannot be reached: the one in the cache, if it is complete
- * @throws UserError for anything refused, missing, damaged, cut too often, or too large for the disk
+ * Downloads what training and inference need of a model: config, tokenizer, safetensors. What is in
+ * the cache is kept.
+ * @returns the snapshot's folder. Offline, or when the hub cannot be reached: the one in the cache,
+ *   if it is complete
+ * @throws UserError for anything refused, missing, damaged, cut too often, or too large for the
+ *   disk
  */
 export async function downloadModel(repo: string, options: DownloadOptions): Promise<string> {
   const { revision = "main", progress, env = process.env, cwd = process.cwd(), retryDelayMs = 1000 } = options;
@@ -209,7 +217,10 @@ function presentBytes(place: Place, { etag, size }: RemoteFile): number {
   return sizeOf(blob) === size ? size : Math.min(size, sizeOf(partialOf(blob)) ?? 0);
 }
 
-/** Brings one file, resuming after each cut. Kept bytes that turn out wrong are given up once, then it is the server's fault. */
+/**
+ * Brings one file, resuming after each cut. Kept bytes that turn out wrong are given up once, then
+ * it is the server's fault.
+ */
 async function fetchBlob(place: Place, file: RemoteFile, blob: string): Promise<void> {
   let mayStartOver = true;
   for (let fruitless = 0; ;) {

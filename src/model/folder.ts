@@ -20,8 +20,9 @@ const optionalFiles = [
 ];
 
 /**
- * Writes `config.json` (the source's, with dtype float32), `model.safetensors` and the tokenizer's files into `target`.
- * A tied model is written without `lm_head.weight`, as transformers does. `target` may be `sourceFolder` itself.
+ * Writes `config.json` (the source's, with dtype float32), `model.safetensors` and the tokenizer's
+ * files into `target`. A tied model is written without `lm_head.weight`, as transformers does.
+ * `target` may be `sourceFolder` itself.
  * @param packed [layoutSize] float32 in the order of `weightLayout(config)`
  * @throws UserError when the source lacks a tokenizer file or has no readable config.json
  */
@@ -55,7 +56,10 @@ export function writeConfig(target: string, sourceFolder: string, dtype: string)
   writeFileSync(join(target, "config.json"), `${JSON.stringify({ ...json, dtype, torch_dtype: dtype }, null, 2)}\n`);
 }
 
-/** Copies the tokenizer's and generation files of a model folder (also what an adapter's folder needs). */
+/**
+ * Copies the tokenizer's and generation files of a model folder (also what an adapter's folder
+ * needs).
+ */
 export function copyTokenizerFiles(target: string, sourceFolder: string): void {
   if (resolve(target) === resolve(sourceFolder)) return;
   for (const name of [...requiredFiles, ...optionalFiles]) {

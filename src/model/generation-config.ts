@@ -1,6 +1,7 @@
 /**
- * How a model's makers want it to be sampled (generation_config.json). Serves `infer` and `serve` only: training samples
- * with temperature alone. The sampler knows temperature and nothing else; what it cannot do is named, not dropped.
+ * How a model's makers want it to be sampled (generation_config.json). Serves `infer` and `serve`
+ * only: training samples with temperature alone. The sampler knows temperature and nothing else;
+ * what it cannot do is named, not dropped.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -12,7 +13,10 @@ const schema = z.looseObject({
   temperature: z.number().nonnegative().nullish(),
 });
 
-/** Settings that change the distribution and are not applied, with the value at which they do nothing. */
+/**
+ * Settings that change the distribution and are not applied, with the value at which they do
+ * nothing.
+ */
 const notApplied: Readonly<Record<string, number>> = {
   top_p: 1,
   top_k: 0,
@@ -25,7 +29,10 @@ const notApplied: Readonly<Record<string, number>> = {
 export interface GenerationSettings {
   /** 0 where do_sample is false, else the file's temperature, else 1. */
   readonly temperature: number;
-  /** Settings of the file that are not applied, such as "top_p 0.8"; empty for greedy decoding but for penalties. */
+  /**
+   * Settings of the file that are not applied, such as "top_p 0.8"; empty for greedy decoding but
+   * for penalties.
+   */
   readonly notApplied: readonly string[];
 }
 

@@ -1,6 +1,6 @@
 /**
- * 16-bit floats as files store them: widened to float32 exactly, rounded from it to the nearest, ties to even.
- * Knows bits; knows no files.
+ * 16-bit floats as files store them: widened to float32 exactly, rounded from it to the nearest,
+ * ties to even. Knows bits; knows no files.
  */
 import { UserError } from "../errors.js";
 
@@ -15,7 +15,8 @@ export function narrowToBfloat16(values: Float32Array): Uint16Array {
   const out = new Uint16Array(values.length);
   for (let i = 0; i < values.length; i++) {
     const b = bits[i] as number;
-    // Adding half of the last kept bit's weight, minus one unless that bit is odd, rounds ties to even. NaN keeps a fraction bit.
+    // Adding half of the last kept bit's weight, minus one unless that bit is odd, rounds ties to
+    // even. NaN keeps a fraction bit.
     out[i] = Number.isNaN(values[i]) ? (b >>> 16) | 0x40 : (b + 0x7fff + ((b >>> 16) & 1)) >>> 16;
   }
   return out;
@@ -56,7 +57,8 @@ export function narrowToFloat16(values: Float32Array, name: string): Uint16Array
     const b = bits[i] as number;
     const sign = (b >>> 16) & 0x8000;
     if (magnitude < 2 ** -14) {
-      // Subnormal, in units of 2^-24. A double beyond 2^52 has no fraction: the sum rounds to a whole number, ties to even.
+      // Subnormal, in units of 2^-24. A double beyond 2^52 has no fraction: the sum rounds to a
+      // whole number, ties to even.
       out[i] = sign | (magnitude * 2 ** 24 + 2 ** 52 - 2 ** 52);
     } else {
       // The exponent's bias goes from 127 to 15; rounding as in bfloat16, with 13 bits to drop.

@@ -1,6 +1,6 @@
 /**
- * Model folders by hub id: where the Hugging Face cache is, and what it holds. The layout is the one that Python's
- * `huggingface_hub` writes (its guide "Understand caching"):
+ * Model folders by hub id: where the Hugging Face cache is, and what it holds. The layout is the
+ * one that Python's `huggingface_hub` writes (its guide "Understand caching"):
  *
  *   <cache>/models--<owner>--<name>/refs/<revision>            the commit a branch or tag stands for
  *   <cache>/models--<owner>--<name>/snapshots/<commit>/<file>  links into blobs/
@@ -21,7 +21,10 @@ export const isHubId = (text: string): boolean => /^[A-Za-z0-9][\w.-]*\/[\w.-]*\
 
 export const isCommit = (revision: string): boolean => /^[0-9a-f]{40}$/.test(revision);
 
-/** The cache's folder: HF_HUB_CACHE, else HUGGINGFACE_HUB_CACHE, else hub/ in HF_HOME, else in ~/.cache/huggingface (XDG_CACHE_HOME is honoured). */
+/**
+ * The cache's folder: HF_HUB_CACHE, else HUGGINGFACE_HUB_CACHE, else hub/ in HF_HOME, else in
+ * ~/.cache/huggingface (XDG_CACHE_HOME is honoured).
+ */
 export function hubCache(env: Environment = process.env): string {
   const home = env["HOME"] ?? homedir();
   const hfHome = env["HF_HOME"] ?? join(env["XDG_CACHE_HOME"] ?? join(home, ".cache"), "huggingface");
@@ -84,7 +87,8 @@ export function shardNames(indexFile: string): string[] {
  * The folder a model is read from.
  * @param spec a folder, or a hub id whose snapshot of `main` is in the cache
  * @param local the folder meant when `spec` is a path; default `spec`
- * @returns `local` when it exists; else the snapshot; else `spec` or `local` unchanged, for readModelConfig to refuse
+ * @returns `local` when it exists; else the snapshot; else `spec` or `local` unchanged, for
+ *   readModelConfig to refuse
  * @throws UserError when the snapshot is incomplete
  */
 export function resolveModelFolder(spec: string, local = spec, env?: Environment): string {

@@ -1,9 +1,10 @@
 /**
- * The one weight layout of Qwen2 / Llama decoders: names, shapes and their order in a packed buffer.
+ * The one weight layout of Qwen2 / Llama decoders: names, shapes and their order in a packed
+ * buffer.
  *
- * Everything that moves whole weight sets (learner → wire → actor) moves one contiguous float32 buffer in this order.
- * q, k and v (and gate and up) are neighbours, each [out, in], so the actor can view them as one taller matrix
- * without copying anything.
+ * Everything that moves whole weight sets (learner → wire → actor) moves one contiguous float32
+ * buffer in this order. q, k and v (and gate and up) are neighbours, each [out, in], so the actor
+ * can view them as one taller matrix without copying anything.
  */
 import type { ModelConfig } from "./config.js";
 

@@ -1,6 +1,6 @@
 /**
- * LoRA adapters in PEFT's meaning: which modules have one, their names, shapes and packed order, and PEFT's files.
- * Formula (Hu et al. 2021, eq. 3): y = W x + (lora_alpha / r) · B A x.
+ * LoRA adapters in PEFT's meaning: which modules have one, their names, shapes and packed order,
+ * and PEFT's files. Formula (Hu et al. 2021, eq. 3): y = W x + (lora_alpha / r) · B A x.
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -21,7 +21,10 @@ export interface LoraSpec {
   readonly target_modules: readonly string[];
 }
 
-/** `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r], layer by layer in the model's own order. */
+/**
+ * `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r], layer by layer in the
+ * model's own order.
+ */
 export function loraLayout(config: ModelConfig, lora: Pick<LoraSpec, "r" | "target_modules">): LayoutEntry[] {
   const H = config.hiddenSize;
   const q = config.numHeads * config.headDim;
@@ -63,7 +66,10 @@ export function adapterPairs(layout: readonly LayoutEntry[]): AdapterPair[] {
   );
 }
 
-/** What adapter_model.safetensors holds, under PEFT's names. @param packed adapters in `layout`'s order */
+/**
+ * What adapter_model.safetensors holds, under PEFT's names.
+ * @param packed adapters in `layout`'s order
+ */
 export function adapterTensors(layout: readonly LayoutEntry[], packed: Float32Array): TensorToWrite[] {
   return layout.map(({ name, shape, offset, size }) => ({
     name: PEFT_PREFIX + name,
@@ -73,8 +79,8 @@ export function adapterTensors(layout: readonly LayoutEntry[], packed: Float32Ar
 }
 
 /**
- * Writes a PEFT adapter folder: `adapter_config.json`, `adapter_model.safetensors` (names under `base_model.model.`,
- * as PEFT's `get_peft_model_state_dict` has them), and the tokenizer's files.
+ * Writes a PEFT adapter folder: `adapter_config.json`, `adapter_model.safetensors` (names under
+ * `base_model.model.`, as PEFT's `get_peft_model_state_dict` has them), and the tokenizer's files.
  * @param packed adapters in `loraLayout` order
  */
 export function saveAdapterFolder(
@@ -129,8 +135,8 @@ const adapterConfigSchema = z.looseObject({
  * Reads a PEFT adapter folder into a packed buffer.
  * @param layout `loraLayout` of the base model
  * @returns [layoutSize] adapters in `layout`'s order
- * @throws UserError when a file is missing or damaged, the adapter is of another kind than plain LoRA, its r, lora_alpha
- *   or target_modules differ from `lora`, or its tensors do not fit
+ * @throws UserError when a file is missing or damaged, the adapter is of another kind than plain
+ *   LoRA, its r, lora_alpha or target_modules differ from `lora`, or its tensors do not fit
  */
 export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora: LoraSpec): Float32Array {
   checkAdapterConfig(folder, lora);

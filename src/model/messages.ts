@@ -1,4 +1,7 @@
-/** A conversation as it comes in from outside, in HTTP requests and in files: OpenAI's `messages`, texts only. */
+/**
+ * A conversation as it comes in from outside, in HTTP requests and in files: OpenAI's `messages`,
+ * texts only.
+ */
 import { z } from "zod";
 
 const textParts = z

@@ -1,6 +1,6 @@
 /**
- * What travels from learner to actors, and its identity: the whole policy, or with LoRA the adapters alone
- * (the base is read from disk by both sides, and its hash is part of the version's).
+ * What travels from learner to actors, and its identity: the whole policy, or with LoRA the
+ * adapters alone (the base is read from disk by both sides, and its hash is part of the version's).
  */
 import type { ModelConfig } from "./config.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "./layout.js";

@@ -1,6 +1,6 @@
 /**
- * Whatever a command is given as a model: a Hugging Face folder, a PEFT adapter folder, or the hub id of a downloaded one.
- * Reads and checks files; knows no runtime.
+ * Whatever a command is given as a model: a Hugging Face folder, a PEFT adapter folder, or the hub
+ * id of a downloaded one. Reads and checks files; knows no runtime.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -46,7 +46,8 @@ export function readModel(spec: string): ModelFiles {
     );
   const baseFolder = adapterBase ?? folder;
   const config = readModelConfig(baseFolder);
-  // PEFT writes an adapter without the tokenizer, a trainer with it; neither with a generation_config.json
+  // PEFT writes an adapter without the tokenizer, a trainer with it; neither with a
+  // generation_config.json
   const having = (name: string): string => (existsSync(join(folder, name)) ? folder : baseFolder);
   const tokenizerFolder = having("tokenizer.json");
   const tokenizer = loadTokenizer(tokenizerFolder, config);

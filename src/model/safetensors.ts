@@ -1,9 +1,11 @@
 /**
- * The one reader and writer of safetensors files (format: huggingface/safetensors README, "Format").
+ * The one reader and writer of safetensors files (format: huggingface/safetensors README,
+ * "Format").
  *
- * A file is: u64 little-endian header length N, N bytes of JSON {name: {dtype, shape, data_offsets}}, then the tensors'
- * bytes, back to back. Everything is checked here, at the door; what comes out is float32. Knows the weight layout of a
- * decoder for `loadPacked`; knows nothing about runtimes.
+ * A file is: u64 little-endian header length N, N bytes of JSON {name: {dtype, shape,
+ * data_offsets}}, then the tensors' bytes, back to back. Everything is checked here, at the door;
+ * what comes out is float32. Knows the weight layout of a decoder for `loadPacked`; knows nothing
+ * about runtimes.
  */
 import {
   closeSync,
@@ -50,14 +52,18 @@ export interface StoredTensor {
   readonly position: number;
 }
 
-/** A tensor to be written; a function is called when its turn comes, so that only one tensor need exist at a time. */
+/**
+ * A tensor to be written; a function is called when its turn comes, so that only one tensor need
+ * exist at a time.
+ */
 export interface TensorToWrite {
   readonly name: string;
   readonly shape: readonly number[];
   readonly data: Float32Array | (() => Float32Array);
 }
 
-// The format's own limit: a longer header is a damaged length field (safetensors/src/tensor.rs, MAX_HEADER_SIZE).
+// The format's own limit: a longer header is a damaged length field (safetensors/src/tensor.rs,
+// MAX_HEADER_SIZE).
 const maxHeaderBytes = 100_000_000;
 const ioBytes = 8 << 20;
 
@@ -70,9 +76,10 @@ const entrySchema = z.object({
 const shardIndexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
 
 /**
- * Lists the tensors of a `.safetensors` file, or of a model folder (`model.safetensors`, or the shards named by
- * `model.safetensors.index.json`). Reads headers only.
- * @throws UserError naming the file when it is missing, truncated, or its header contradicts itself or its size
+ * Lists the tensors of a `.safetensors` file, or of a model folder (`model.safetensors`, or the
+ * shards named by `model.safetensors.index.json`). Reads headers only.
+ * @throws UserError naming the file when it is missing, truncated, or its header contradicts itself
+ *   or its size
  */
 export function readSafetensors(path: string): Map<string, StoredTensor> {
   if (!existsSync(path))
@@ -118,7 +125,8 @@ export function readTensor(tensor: StoredTensor, into: Float32Array = new Float3
 }
 
 /**
- * Reads a model folder's weights straight into a packed buffer in the order of `weightLayout(config)`: there is never a second copy.
+ * Reads a model folder's weights straight into a packed buffer in the order of
+ * `weightLayout(config)`: there is never a second copy.
  * @param into receives the values; its length must be the layout's size. Default: a new array.
  * @throws UserError listing every missing, surplus or mis-shaped tensor
  */
@@ -208,7 +216,10 @@ export function writeSafetensors(file: string, tensors: readonly TensorToWrite[]
   }
 }
 
-/** Begins a file whose values come later. It has a temporary name until `finish` fsyncs and renames it. */
+/**
+ * Begins a file whose values come later. It has a temporary name until `finish` fsyncs and renames
+ * it.
+ */
 export function createSafetensors(
   file: string,
   tensors: readonly Pick<TensorToWrite, "name" | "shape">[],
@@ -276,7 +287,8 @@ export function createSafetensors(
   return out;
 }
 
-// ---------------------------------------------------------------------------------------------------- headers
+// ----------------------------------------------------------------------------------------------------
+// headers
 
 function readHeader(file: string): Map<string, StoredTensor> {
   const damaged = (what: string): UserError =>
@@ -378,7 +390,8 @@ function readShards(folder: string, indexFile: string): Map<string, StoredTensor
   return all;
 }
 
-// ---------------------------------------------------------------------------------------------------- bytes
+// ----------------------------------------------------------------------------------------------------
+// bytes
 
 function readFully(fd: number, into: Uint8Array, position: number, file: string): void {
   for (let done = 0; done < into.length;) {

@@ -1,6 +1,7 @@
 /**
- * Weights as the hub has them: one model.safetensors, or shards and their index where they are larger than a limit.
- * The split is huggingface_hub's (serialization/_base.py, split_state_dict_into_shards_factory).
+ * Weights as the hub has them: one model.safetensors, or shards and their index where they are
+ * larger than a limit. The split is huggingface_hub's (serialization/_base.py,
+ * split_state_dict_into_shards_factory).
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -17,7 +18,10 @@ export interface TensorSource {
   readonly read: () => Float32Array | Promise<Float32Array>;
 }
 
-/** In order: what would not fit begins another shard; a tensor larger than the limit has one of its own, which comes first. */
+/**
+ * In order: what would not fit begins another shard; a tensor larger than the limit has one of its
+ * own, which comes first.
+ */
 export function splitIntoShards<T extends { readonly size: number }>(
   tensors: readonly T[],
   bytesPerValue: number,

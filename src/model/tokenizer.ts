@@ -1,6 +1,6 @@
 /**
- * Text ↔ token ids of a Hugging Face model folder, as `transformers` does it: `tokenizer.json`, the chat template, stop and pad ids.
- * Knows files and text; knows no model and no task.
+ * Text ↔ token ids of a Hugging Face model folder, as `transformers` does it: `tokenizer.json`, the
+ * chat template, stop and pad ids. Knows files and text; knows no model and no task.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -15,19 +15,29 @@ export interface ChatMessage {
 }
 
 export interface Tokenizer {
-  /** Ids of a text. Special tokens written out in it are recognised; `addSpecial` (default true) also adds what the tokenizer puts around a text, such as BOS. */
+  /**
+   * Ids of a text. Special tokens written out in it are recognised; `addSpecial` (default true)
+   * also adds what the tokenizer puts around a text, such as BOS.
+   */
   encode(text: string, options?: { addSpecial?: boolean }): Int32Array;
-  /** Text of ids. Ids without a token (padding rows of the embedding) give no text; broken UTF-8 gives U+FFFD. `skipSpecial` defaults to false. */
+  /**
+   * Text of ids. Ids without a token (padding rows of the embedding) give no text; broken UTF-8
+   * gives U+FFFD. `skipSpecial` defaults to false.
+   */
   decode(ids: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
   /**
-   * Ids of a conversation rendered by the model's chat template. As in transformers, a special token spelled out in a
-   * message is encoded as that token. `addGenerationPrompt` (default true) opens the assistant's turn.
+   * Ids of a conversation rendered by the model's chat template. As in transformers, a special
+   * token spelled out in a message is encoded as that token. `addGenerationPrompt` (default true)
+   * opens the assistant's turn.
    * @throws UserError when the folder has no chat template or the template refuses the messages
    */
   chatPrompt(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): Int32Array;
   /** The rendered conversation `chatPrompt` encodes. */
   renderChat(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): string;
-  /** Every id that ends a completion: generation_config.json's eos_token_id (one or a list), the tokenizer's eos, else config.json's. Ascending. */
+  /**
+   * Every id that ends a completion: generation_config.json's eos_token_id (one or a list), the
+   * tokenizer's eos, else config.json's. Ascending.
+   */
   readonly stopIds: readonly number[];
   /** Fills unused places of a batch; the first stop id when the model names no pad token. */
   readonly padId: number;
@@ -107,7 +117,8 @@ export function loadTokenizer(folder: string, config?: ModelConfig): Tokenizer {
       throw new UserError(`${folder}: the chat template cannot render these messages: ${messageOf(error)}`);
     }
   };
-  // transformers 5 cleans up spaces only for tokenizers that ask for it; the hub package's own default is to clean.
+  // transformers 5 cleans up spaces only for tokenizers that ask for it; the hub package's own
+  // default is to clean.
   const cleanUp = settings["clean_up_tokenization_spaces"] === true;
   return {
     encode,

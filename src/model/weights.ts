@@ -22,7 +22,10 @@ export function hashPacked(packed: Float32Array, layout: readonly LayoutEntry[])
   return hashOfLines(layout.map((entry) => hashLine(entry, packed.subarray(entry.offset, entry.offset + entry.size))));
 }
 
-/** One tensor's line, for weights that are never in memory all at once; `hashOfLines` takes all of them, in any order. */
+/**
+ * One tensor's line, for weights that are never in memory all at once; `hashOfLines` takes all of
+ * them, in any order.
+ */
 export function hashLine(entry: LayoutEntry, values: Float32Array): string {
   const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   const digest = createHash("sha256").update(bytes).digest("hex");
@@ -40,7 +43,10 @@ export function hashPair(baseSha256: string, adapterSha256: string): string {
   return createHash("sha256").update(`base ${baseSha256}\nadapter ${adapterSha256}\n`).digest("hex");
 }
 
-/** sha256 of a file's bytes. Read piece by piece: a training state may be larger than memory has room for, and than readFileSync takes (2 GiB). */
+/**
+ * sha256 of a file's bytes. Read piece by piece: a training state may be larger than memory has
+ * room for, and than readFileSync takes (2 GiB).
+ */
 export function sha256OfFile(file: string): string {
   const hash = createHash("sha256");
   const piece = Buffer.allocUnsafe(4 << 20);

@@ -1,7 +1,7 @@
 /**
- * Bytes of every message: a small MessagePack header (protocol version and type), then one raw frame per tensor.
- * No tensor goes through MessagePack. Whatever does not fit its schema raises a ProtocolError; the caller counts it.
- * Knows no sockets and no files.
+ * Bytes of every message: a small MessagePack header (protocol version and type), then one raw
+ * frame per tensor. No tensor goes through MessagePack. Whatever does not fit its schema raises a
+ * ProtocolError; the caller counts it. Knows no sockets and no files.
  */
 import { Packr, Unpackr } from "msgpackr";
 import { z } from "zod";
@@ -10,7 +10,10 @@ import type { Task, TrajectoryGroup } from "./messages.js";
 import { PROTOCOL_VERSION } from "./messages.js";
 import type { GroupHeader, TaskHeader } from "./wire-schemas.js";
 
-/** A message that cannot be understood; says what was expected and found, and which task it was about if that is known. */
+/**
+ * A message that cannot be understood; says what was expected and found, and which task it was
+ * about if that is known.
+ */
 export class ProtocolError extends Error {
   override name = "ProtocolError";
   readonly taskId: string | null;
@@ -25,7 +28,10 @@ const packr = new Packr({ useRecords: false });
 const unpackr = new Unpackr({ useRecords: false });
 const envelope = z.object({ protocol: z.int(), type: z.string(), taskId: z.string().optional().catch(undefined) });
 
-/** Frames of one message: the header with the protocol version added, then the tensors' bytes (not copied). */
+/**
+ * Frames of one message: the header with the protocol version added, then the tensors' bytes (not
+ * copied).
+ */
 export function encode(header: object, tensors: readonly ArrayBufferView[] = []): Uint8Array[] {
   const bytes = packr.pack({ protocol: PROTOCOL_VERSION, ...header });
   return [bytes, ...tensors.map((t) => new Uint8Array(t.buffer, t.byteOffset, t.byteLength))];
@@ -101,7 +107,10 @@ export function groupToWire(group: TrajectoryGroup): { header: GroupHeader; tens
   return { header: { type: "group", ...header }, tensors: [ids, logprobs] };
 }
 
-/** @throws ProtocolError when lengths and frames disagree, an id is negative, or a logprob is not a finite number ≤ 0 */
+/**
+ * @throws ProtocolError when lengths and frames disagree, an id is negative, or a logprob is not a
+ *   finite number ≤ 0
+ */
 export function groupFromWire(header: GroupHeader, tensors: readonly Uint8Array[]): TrajectoryGroup {
   const { taskId, actorId, timing } = header;
   expectFrames(tensors, 2, taskId);
@@ -138,7 +147,10 @@ export function joinFrames(frames: readonly Uint8Array[]): Buffer {
   return Buffer.concat([head, ...frames]);
 }
 
-/** Inverse of joinFrames; views into `bytes`. @throws ProtocolError when the lengths do not add up */
+/**
+ * Inverse of joinFrames; views into `bytes`.
+ * @throws ProtocolError when the lengths do not add up
+ */
 export function splitFrames(bytes: Buffer): Buffer[] {
   const count = bytes.length >= 4 ? bytes.readUInt32LE(0) : 0;
   let offset = 4 + 4 * count;

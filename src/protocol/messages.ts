@@ -44,11 +44,17 @@ export interface VersionSpan extends PolicyVersion {
 export interface Completion {
   /** [T] sampled token ids, the stop token included when there was one. */
   readonly ids: Int32Array;
-  /** [T] log-probability (nats) of each id under softmax(logits / temperature) of the weights that sampled it. */
+  /**
+   * [T] log-probability (nats) of each id under softmax(logits / temperature) of the weights that
+   * sampled it.
+   */
   readonly behaviourLogprobs: Float32Array;
   readonly finishReason: FinishReason;
   readonly versions: readonly VersionSpan[];
-  /** By reward function name; null = does not apply or failed (failures are listed in `rewardErrors`). */
+  /**
+   * By reward function name; null = does not apply or failed (failures are listed in
+   * `rewardErrors`).
+   */
   readonly rewards: Readonly<Record<string, number | null>>;
   /** Exceptions of reward functions as "<function>: <type>: <message>"; empty in health. */
   readonly rewardErrors: readonly string[];

@@ -1,6 +1,7 @@
 /**
- * What the launcher and its children tell each other over Node's IPC channel (`process.send`): progress upwards,
- * the request to stop downwards. Types only. No weights and no trajectories travel here.
+ * What the launcher and its children tell each other over Node's IPC channel (`process.send`):
+ * progress upwards, the request to stop downwards. Types only. No weights and no trajectories
+ * travel here.
  *
  * The channel is forked with `serialization: "advanced"`, so NaN and Infinity in metrics survive.
  * Its closing ('disconnect') means that the launcher is gone: a child then exits.
@@ -14,7 +15,10 @@ export interface Accuracy {
   readonly n: number;
 }
 
-/** Accuracy on the held-out problems by decoding mode: one sample at the training temperature, and greedy. */
+/**
+ * Accuracy on the held-out problems by decoding mode: one sample at the training temperature, and
+ * greedy.
+ */
 export interface Validation {
   readonly sampled?: Accuracy;
   readonly greedy?: Accuracy;
@@ -41,8 +45,9 @@ export interface RunSummary {
 }
 
 /**
- * Metrics of an iteration, as in metrics.jsonl: a flat mapping of TRL's names to numbers, durations in seconds, shares
- * in [0, 1]. The terminal view shows these when they are present; it ignores the others.
+ * Metrics of an iteration, as in metrics.jsonl: a flat mapping of TRL's names to numbers, durations
+ * in seconds, shares in [0, 1]. The terminal view shows these when they are present; it ignores the
+ * others.
  */
 export type Metrics = Readonly<Record<string, number>>;
 export const SHOWN_METRICS = {
@@ -54,7 +59,9 @@ export const SHOWN_METRICS = {
   tokensPerSecond: "tokens_per_second",
   stalenessMean: "staleness/mean",
   stalenessMax: "staleness/max",
-  /** Share of wall time in which actors (mean over them), or the learner, waited for the other side. */
+  /**
+   * Share of wall time in which actors (mean over them), or the learner, waited for the other side.
+   */
   actorIdle: "idle/actor",
   learnerIdle: "idle/learner",
   meanLength: "completions/mean_length",
@@ -68,13 +75,21 @@ export const SHOWN_METRICS = {
 export type ProgressEvent =
   /** The learner's sockets are bound; actors may start. Not sent with --serial. */
   | { readonly type: "listening"; readonly work: string; readonly weights: string }
-  /** The learner has its model and backend; training begins or continues after `iteration` completed ones. */
+  /**
+   * The learner has its model and backend; training begins or continues after `iteration` completed
+   * ones.
+   */
   | { readonly type: "ready"; readonly backend: string; readonly parameters: number; readonly iteration: number }
-  /** What is being done outside iterations ("loading model", "evaluating"); `done` of `total` when it can be counted. */
+  /**
+   * What is being done outside iterations ("loading model", "evaluating"); `done` of `total` when
+   * it can be counted.
+   */
   | { readonly type: "phase"; readonly name: string; readonly done?: number; readonly total?: number }
   /** Iteration `iteration` (from 1) of `maxSteps` is complete. */
   | { readonly type: "iteration"; readonly iteration: number; readonly maxSteps: number; readonly metrics: Metrics }
-  /** One evaluation in one mode; `when` is "before", "after", or the number of iterations completed. */
+  /**
+   * One evaluation in one mode; `when` is "before", "after", or the number of iterations completed.
+   */
   | ({
       readonly type: "validation";
       readonly when: "before" | "after" | number;
@@ -82,10 +97,18 @@ export type ProgressEvent =
     } & Accuracy)
   /** A line for the user, shown as it is. */
   | { readonly type: "log"; readonly message: string }
-  /** The sender is about to exit non-zero. `user`: the message is a UserError's and says all; otherwise it is a defect, whose stack is in the log. */
+  /**
+   * The sender is about to exit non-zero. `user`: the message is a UserError's and says all;
+   * otherwise it is a defect, whose stack is in the log.
+   */
   | { readonly type: "error"; readonly message: string; readonly user: boolean }
-  /** The run ended well (also after a requested stop); summary.json is on disk. The sender exits 0. */
+  /**
+   * The run ended well (also after a requested stop); summary.json is on disk. The sender exits 0.
+   */
   | { readonly type: "done"; readonly summary: RunSummary };
 
-/** Launcher → child. The learner finishes the iteration at hand or drops it, writes a checkpoint and exits 0; an actor just exits 0. */
+/**
+ * Launcher → child. The learner finishes the iteration at hand or drops it, writes a checkpoint and
+ * exits 0; an actor just exits 0.
+ */
 export type LauncherMessage = { readonly type: "stop" };

@@ -1,13 +1,16 @@
 /**
- * A private folder in the machine's shared memory, through which processes of one machine pass what is too large for a
- * socket. Knows files; knows nothing of what is in them.
+ * A private folder in the machine's shared memory, through which processes of one machine pass what
+ * is too large for a socket. Knows files; knows nothing of what is in them.
  */
 import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 
 const SHARED_MEMORY = "/dev/shm";
 const PREFIX = "frl-weights-";
-/** A killed run cannot remove its folder, and shared memory is memory: the next run does, once it is surely abandoned. */
+/**
+ * A killed run cannot remove its folder, and shared memory is memory: the next run does, once it is
+ * surely abandoned.
+ */
 const ABANDONED_AFTER_MS = 60 * 60 * 1000;
 
 /**
@@ -26,7 +29,9 @@ export function sharedMemoryFolder(root = SHARED_MEMORY): { folder: string; clea
   }
 }
 
-/** A folder whose maker is gone and that nothing was written to for an hour (every publish writes). */
+/**
+ * A folder whose maker is gone and that nothing was written to for an hour (every publish writes).
+ */
 function removeAbandoned(root: string): void {
   for (const name of readdirSync(root)) {
     const pid = new RegExp(`^${PREFIX}(\\d+)-`).exec(name)?.[1];

@@ -1,6 +1,6 @@
 /**
- * ZeroMQ sockets as this project uses them: addresses, bind errors a user can mend, one writer per socket.
- * Knows nothing about what the messages say.
+ * ZeroMQ sockets as this project uses them: addresses, bind errors a user can mend, one writer per
+ * socket. Knows nothing about what the messages say.
  */
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,25 +8,33 @@ import { join } from "node:path";
 import { Dealer, Router } from "zeromq";
 import { UserError, messageOf } from "../errors.js";
 
-/** Where the learner listens. Weights have a socket of their own, so that chunks never delay acks and heartbeats. */
+/**
+ * Where the learner listens. Weights have a socket of their own, so that chunks never delay acks
+ * and heartbeats.
+ */
 export interface Addresses {
   readonly work: string;
   readonly weights: string;
 }
 
 export const HEARTBEAT_MS = 1_000;
-/** A peer silent for this long is taken for dead. Generous: on a busy machine a process may starve for seconds. */
+/**
+ * A peer silent for this long is taken for dead. Generous: on a busy machine a process may starve
+ * for seconds.
+ */
 export const SILENCE_MS = 20_000;
 
 /** Longest path of a unix socket on Linux, without the closing NUL (unix(7)). */
 const MAX_IPC_PATH = 107;
-/** No honest message is larger; a larger one disconnects its sender instead of filling the memory. */
+/**
+ * No honest message is larger; a larger one disconnects its sender instead of filling the memory.
+ */
 const MAX_MESSAGE_BYTES = 256 * 2 ** 20;
 
 /**
- * Turns `transport.address` into two socket addresses.
- * "ipc" makes a short private directory (0700): run directories may be too long for a socket path or on a parallel
- * file system that holds no sockets. The returned `cleanup` removes it.
+ * Turns `transport.address` into two socket addresses. "ipc" makes a short private directory
+ * (0700): run directories may be too long for a socket path or on a parallel file system that holds
+ * no sockets. The returned `cleanup` removes it.
  * @throws UserError for a malformed or non-loopback address
  */
 export function resolveAddresses(address: string): { addresses: Addresses; cleanup: () => void } {
@@ -67,11 +75,15 @@ function socketDirectory(): string {
   }
 }
 
-/** A listening ROUTER that reports unreachable peers. @throws UserError when the address cannot be bound */
+/**
+ * A listening ROUTER that reports unreachable peers.
+ * @throws UserError when the address cannot be bound
+ */
 export async function bindRouter(address: string): Promise<Router> {
   const router = new Router({
     mandatory: true,
-    // A peer that is going away can block a send for this long, and with it everybody behind it in the queue.
+    // A peer that is going away can block a send for this long, and with it everybody behind it in
+    // the queue.
     sendTimeout: 100,
     // A burst of tasks to one actor never fills its queue: only a peer that stopped reading does.
     sendHighWaterMark: 10_000,
@@ -118,7 +130,9 @@ export class Writer {
     this.socket = socket;
   }
 
-  /** Rejects when the peer is unreachable or does not drain its queue in time; later sends go on. */
+  /**
+   * Rejects when the peer is unreachable or does not drain its queue in time; later sends go on.
+   */
   send(frames: readonly (Uint8Array | string)[]): Promise<void> {
     const sent = this.last.then(() => this.socket.send([...frames]));
     this.last = sent.catch(() => {});

@@ -12,7 +12,10 @@ const uint32 = z.int().min(0).max(0xffffffff);
 
 const policyVersion = z.strictObject({ iteration: count, sha256 });
 
-/** A policy on offer: its version and how it is cut into chunks of `chunkBytes` (the last may be shorter). */
+/**
+ * A policy on offer: its version and how it is cut into chunks of `chunkBytes` (the last may be
+ * shorter).
+ */
 const announcement = z.strictObject({
   iteration: count,
   sha256,
@@ -105,7 +108,9 @@ export const taskHeader = z.strictObject({
 export type TaskHeader = z.infer<typeof taskHeader>;
 
 const ack = z.strictObject({ type: z.literal("ack"), taskId: id });
-/** taskId is null when the refused message named none: the hello of an unusable actor, or garbage. */
+/**
+ * taskId is null when the refused message named none: the hello of an unusable actor, or garbage.
+ */
 const refused = z.strictObject({ type: z.literal("refused"), taskId: id.nullable(), reason: text, fatal: z.boolean() });
 /** The learner does not know this actor (any more): say hello again. */
 const unknown = z.strictObject({ type: z.literal("unknown") });

@@ -1,8 +1,8 @@
 /**
- * Checkpoint folders: an HF model folder, plus what is needed to go on training (`training_state.safetensors`,
- * `training_state.json`), plus `checksums.json`. A folder appears under its name only when it is whole:
- * temporary name, fsync, checksums, rename.
- * Knows files; knows nothing about what the state means.
+ * Checkpoint folders: an HF model folder, plus what is needed to go on training
+ * (`training_state.safetensors`, `training_state.json`), plus `checksums.json`. A folder appears
+ * under its name only when it is whole: temporary name, fsync, checksums, rename. Knows files;
+ * knows nothing about what the state means.
  */
 import {
   closeSync,
@@ -70,7 +70,10 @@ export function saveCheckpoint(
   return folder;
 }
 
-/** Steps of the whole checkpoints under `root`, ascending. Unfinished ones (temporary names) are not among them. */
+/**
+ * Steps of the whole checkpoints under `root`, ascending. Unfinished ones (temporary names) are not
+ * among them.
+ */
 export function listCheckpoints(root: string): number[] {
   if (!existsSync(root)) return [];
   return readdirSync(root)

@@ -3,8 +3,9 @@
  *
  * One append-only file per training batch, `batch-NNNNNN.bin`, of records
  *   [payload length u32][crc32 of the payload u32][payload], little-endian,
- * where a payload is a wire message (codec.ts): a trajectory group with its task, or, later, the group's advantages.
- * A kill in the middle of a write leaves a torn tail, which the checksum shows; it is dropped and counted.
+ * where a payload is a wire message (codec.ts): a trajectory group with its task, or, later, the
+ * group's advantages. A kill in the middle of a write leaves a torn tail, which the checksum shows;
+ * it is dropped and counted.
  *
  * Knows files and records; which records are worth keeping after a resume is the ledger's business.
  */
@@ -54,7 +55,8 @@ export class Journal {
 
   /**
    * @param directory created when missing
-   * @param onError told when the once-a-second fsync fails (a full or broken disk): the run cannot go on
+   * @param onError told when the once-a-second fsync fails (a full or broken disk): the run cannot
+   *   go on
    */
   constructor(directory: string, onError: (error: unknown) => void) {
     mkdirSync(directory, { recursive: true });
@@ -63,7 +65,10 @@ export class Journal {
     this.timer.unref();
   }
 
-  /** Returns when the kernel has the record: it survives a kill of this process, and after `flush` a power cut. */
+  /**
+   * Returns when the kernel has the record: it survives a kill of this process, and after `flush` a
+   * power cut.
+   */
   append(batch: number, record: JournalRecord): void {
     let file = this.files.get(batch);
     if (file === undefined) {
@@ -118,8 +123,9 @@ export interface Recovery {
 }
 
 /**
- * Prepares the journal for training from iteration `iteration`: cuts torn tails, and of the batches still to be trained
- * (k ≥ iteration) keeps only the trajectories `keep` accepts. Their advantages belong to the lost training and go too.
+ * Prepares the journal for training from iteration `iteration`: cuts torn tails, and of the batches
+ * still to be trained (k ≥ iteration) keeps only the trajectories `keep` accepts. Their advantages
+ * belong to the lost training and go too.
  */
 export function recoverJournal(
   directory: string,
@@ -158,7 +164,10 @@ export function batchFile(directory: string, batch: number): string {
   return join(directory, `batch-${String(batch).padStart(6, "0")}.bin`);
 }
 
-/** All whole records of a file in the order written, and how many bytes after them are no record (0 in health). */
+/**
+ * All whole records of a file in the order written, and how many bytes after them are no record (0
+ * in health).
+ */
 export function readBatchFile(path: string): { records: JournalRecord[]; tornBytes: number } {
   const bytes = readFileSync(path);
   const records: JournalRecord[] = [];

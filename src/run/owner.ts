@@ -1,6 +1,7 @@
 /**
- * The mark of the one process that works in a directory: a small file with its host, pid and start time. A process that
- * was killed leaves it behind; it is then taken for what it is, because the pid is gone or belongs to a later process.
+ * The mark of the one process that works in a directory: a small file with its host, pid and start
+ * time. A process that was killed leaves it behind; it is then taken for what it is, because the
+ * pid is gone or belongs to a later process.
  */
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
@@ -9,7 +10,10 @@ import { UserError } from "../errors.js";
 interface Identity {
   host: string;
   pid: number;
-  /** Start time of the process in the kernel's ticks; tells a reused pid apart. Null where /proc is not there. */
+  /**
+   * Start time of the process in the kernel's ticks; tells a reused pid apart. Null where /proc is
+   * not there.
+   */
   started: string | null;
 }
 
@@ -60,7 +64,8 @@ export function readOwner(file: string): Owner | null {
 function identity(pid: number): Identity {
   let started: string | null = null;
   try {
-    // fields after the parenthesised command name, which may itself hold spaces; starttime is the 22nd of all (proc(5))
+    // fields after the parenthesised command name, which may itself hold spaces; starttime is the
+    // 22nd of all (proc(5))
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
     started = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
   } catch {

@@ -1,6 +1,6 @@
 /**
- * The files of a run directory, read back: configuration, metrics, evaluations during training, summary. A run may be
- * writing them meanwhile. Knows their form; computes nothing.
+ * The files of a run directory, read back: configuration, metrics, evaluations during training,
+ * summary. A run may be writing them meanwhile. Knows their form; computes nothing.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -73,7 +73,10 @@ export function readJson<T>(file: string, schema: z.ZodType<T>): T {
   return checked(json, schema, file);
 }
 
-/** Whole lines of a file that may still be written to; none when it is missing. NaN is written as null: such values are left out. */
+/**
+ * Whole lines of a file that may still be written to; none when it is missing. NaN is written as
+ * null: such values are left out.
+ */
 function readLines<T>(file: string, schema: z.ZodType<T>): T[] {
   if (!existsSync(file)) return [];
   const whole = readFileSync(file, "utf8").split("\n").slice(0, -1);

@@ -1,6 +1,6 @@
 /**
- * The run directory: named, claimed, and holding the resolved configuration. What else lies in it (metrics.jsonl,
- * trajectories/, checkpoints/, summary.json) is made by those who write it.
+ * The run directory: named, claimed, and holding the resolved configuration. What else lies in it
+ * (metrics.jsonl, trajectories/, checkpoints/, summary.json) is made by those who write it.
  *
  *   config.json    the resolved configuration; its presence means "this directory holds a run"
  *   launcher.json  who is running it now; left behind only by a launcher that was killed
@@ -18,7 +18,10 @@ const OWNER = "launcher.json";
 export const configFile = (runDir: string): string => join(runDir, CONFIG);
 export const logFile = (runDir: string, role: string): string => join(runDir, "logs", `${role}.log`);
 
-/** `runs/<algo>-<date>-<time>` under the current directory, with a number behind it if that is taken. */
+/**
+ * `runs/<algo>-<date>-<time>` under the current directory, with a number behind it if that is
+ * taken.
+ */
 export function newRunDir(algo: RunConfig["algo"], cwd: string, now = new Date()): string {
   const two = (n: number) => String(n).padStart(2, "0");
   const date = `${now.getFullYear()}${two(now.getMonth() + 1)}${two(now.getDate())}`;
@@ -66,9 +69,10 @@ export function checkResumableRunDir(runDir: string): void {
 
 /**
  * Claims the directory for this process and writes the resolved configuration.
- * @returns a function that gives the directory back; it also clears away a run that ended before it produced anything,
- *   so that a mended command can use the same name
- * @throws UserError when another launcher that is still alive runs it, or the directory cannot be written
+ * @returns a function that gives the directory back; it also clears away a run that ended before it
+ *   produced anything, so that a mended command can use the same name
+ * @throws UserError when another launcher that is still alive runs it, or the directory cannot be
+ *   written
  */
 export function claimRunDir(runDir: string, config: RunConfig): () => void {
   const fresh = !existsSync(configFile(runDir));

@@ -1,6 +1,6 @@
 /**
- * Where a run is and whether it is well, from its files alone: so also of a run that died, or that another machine runs.
- * Knows the run directory; starts, signals and writes nothing.
+ * Where a run is and whether it is well, from its files alone: so also of a run that died, or that
+ * another machine runs. Knows the run directory; starts, signals and writes nothing.
  */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -11,7 +11,10 @@ import { type Owner, readOwner } from "./owner.js";
 const WINDOW = 20;
 /** Without a change of any file for longer, a run counts as hanging: at least so many seconds … */
 const LEAST_STALE_SECONDS = 300;
-/** … and so many times the longest of the latest iterations (evaluations write nothing until they end). */
+/**
+ * … and so many times the longest of the latest iterations (evaluations write nothing until they
+ * end).
+ */
 const STALE_ITERATIONS = 10;
 /** Refused or repeated work is no harm below this share of the groups. */
 const MUCH_REFUSED = 0.01;

@@ -1,4 +1,7 @@
-/** The learner's own files in a run directory: whole or not at all, and in step with the checkpoint a run resumes from. */
+/**
+ * The learner's own files in a run directory: whole or not at all, and in step with the checkpoint
+ * a run resumes from.
+ */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 

@@ -1,4 +1,7 @@
-/** Who may ask, and how a refusal is told: bearer token or loopback, content type, OpenAI's error body. */
+/**
+ * Who may ask, and how a refusal is told: bearer token or loopback, content type, OpenAI's error
+ * body.
+ */
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { Context, MiddlewareHandler } from "hono";
 import { bearerAuth } from "hono/bearer-auth";
@@ -9,7 +12,10 @@ export function isLoopback(hostname: string): boolean {
   return hostname === "localhost" || hostname === "[::1]" || hostname === "::1" || /^127(\.\d{1,3}){3}$/.test(hostname);
 }
 
-/** Without a key: requests must name a loopback host, so that no web page reaches us under a name of its own (DNS rebinding). */
+/**
+ * Without a key: requests must name a loopback host, so that no web page reaches us under a name of
+ * its own (DNS rebinding).
+ */
 export const loopbackOnly: MiddlewareHandler = (c, next) => {
   const { hostname } = new URL(c.req.url);
   if (isLoopback(hostname)) return next();
@@ -35,7 +41,8 @@ const sha256 = (text: string): Buffer => createHash("sha256").update(text).diges
 
 /** @throws RequestError unless the body is JSON and says so */
 export async function readJson(c: Context): Promise<unknown> {
-  // A page in a browser may not send this type to another origin without asking first, which is not answered.
+  // A page in a browser may not send this type to another origin without asking first, which is not
+  // answered.
   if (!/^application\/json\b/i.test(c.req.header("Content-Type") ?? ""))
     throw new RequestError(415, "expected Content-Type: application/json");
   try {

@@ -1,6 +1,7 @@
 /**
- * The HTTP surface of `serve`: OpenAI's completions and chat completions over a pool of engines. Routes, admission, answers
- * whole or as server-sent events, counts. Knows no sockets: commands/serve.ts listens.
+ * The HTTP surface of `serve`: OpenAI's completions and chat completions over a pool of engines.
+ * Routes, admission, answers whole or as server-sent events, counts. Knows no sockets:
+ * commands/serve.ts listens.
  */
 import { randomUUID } from "node:crypto";
 import { Hono, type Context } from "hono";

@@ -1,4 +1,7 @@
-/** From a checked request body to generations: prompts as token ids, defaults, limits. Knows no HTTP and starts nothing. */
+/**
+ * From a checked request body to generations: prompts as token ids, defaults, limits. Knows no HTTP
+ * and starts nothing.
+ */
 import { randomBytes, randomUUID } from "node:crypto";
 import { checkRequest } from "../engine/check-request.js";
 import type { EngineOptions } from "../engine/engine-types.js";
@@ -72,7 +75,10 @@ export function chatWork(model: ServedModel, limits: EngineOptions, body: ChatRe
   return checked(model, limits, body, [generation], body.logprobs === true ? { top } : null);
 }
 
-/** Tokens that fit after the prompt; at least 1, so that a prompt without room is refused by its length. */
+/**
+ * Tokens that fit after the prompt; at least 1, so that a prompt without room is refused by its
+ * length.
+ */
 function room(model: ServedModel, promptIds: Int32Array): number {
   return Math.max(1, model.config.maxPositions - promptIds.length);
 }

@@ -1,6 +1,7 @@
 /**
- * Runs one step of a study as a child process whose output goes to a log. The child leads a process group of its own, so
- * that Ctrl-C reaches this process alone, which passes it on once; and it notices when this process is gone.
+ * Runs one step of a study as a child process whose output goes to a log. The child leads a process
+ * group of its own, so that Ctrl-C reaches this process alone, which passes it on once; and it
+ * notices when this process is gone.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync, readFileSync, statSync } from "node:fs";

@@ -1,10 +1,10 @@
 /**
- * What a finished study says: the verdict on its primary endpoint, everything else as secondary, and each checkpoint
- * against the baseline. Reads a study directory; prints and writes nothing.
+ * What a finished study says: the verdict on its primary endpoint, everything else as secondary,
+ * and each checkpoint against the baseline. Reads a study directory; prints and writes nothing.
  *
- * The primary endpoint stands in the study file: one mode, the first prompt, final checkpoints after equally many
- * rollouts. Holm's correction is over the pairs of algorithms there, and over all secondary comparisons together, so that
- * looking at more never changes the verdict.
+ * The primary endpoint stands in the study file: one mode, the first prompt, final checkpoints
+ * after equally many rollouts. Holm's correction is over the pairs of algorithms there, and over
+ * all secondary comparisons together, so that looking at more never changes the verdict.
  */
 import { existsSync } from "node:fs";
 import { UserError } from "../errors.js";
@@ -31,7 +31,10 @@ export interface Endpoint {
   readonly matched_by: "rollouts" | Budget;
   /** [seeds] how much: completions, completion tokens or seconds of training. */
   readonly budgets: readonly number[];
-  /** From the learning curve on validation questions, between two evaluations, instead of the final evaluation. */
+  /**
+   * From the learning curve on validation questions, between two evaluations, instead of the final
+   * evaluation.
+   */
   readonly interpolated: boolean;
   /** Answers to each question. */
   readonly samples: number;

@@ -72,7 +72,9 @@ export function readSummary(runDir: string): RunSummary {
   }
 }
 
-/** Lines of a file of the learner; none when it is missing (no evaluation between first and last). */
+/**
+ * Lines of a file of the learner; none when it is missing (no evaluation between first and last).
+ */
 function readLines<T>(file: string): T[] {
   if (!existsSync(file)) return [];
   return readFileSync(file, "utf8")

@@ -1,6 +1,7 @@
 /**
  * The study file: which algorithms, seeds and evaluation, and what the algorithms may differ in.
- * Resolves every algorithm's training configuration and lists all differences. Knows no directories and starts nothing.
+ * Resolves every algorithm's training configuration and lists all differences. Knows no directories
+ * and starts nothing.
  */
 import { readFileSync } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
@@ -72,7 +73,8 @@ export interface Study {
 
 /**
  * Reads a study file and resolves it.
- * @throws UserError for a file that is no study, an unknown key, or a difference between algorithms that is not allowed
+ * @throws UserError for a file that is no study, an unknown key, or a difference between algorithms
+ *   that is not allowed
  */
 export function readStudy(file: string, cwd = process.cwd()): Study {
   let yaml: unknown;

@@ -1,6 +1,6 @@
 /**
- * Where the parts of a study lie, and which of them are finished. The state of a study is what its files say; there is
- * no other record.
+ * Where the parts of a study lie, and which of them are finished. The state of a study is what its
+ * files say; there is no other record.
  *
  *   study.json                     the study resolved: algorithms, seeds, differences, program, machine
  *   owner.json                     who is running it now; left behind only by a process that was killed
@@ -54,7 +54,10 @@ const recordSchema = z.object({
   configs: z.record(z.string(), runConfigSchema),
   differences: z.array(settingSchema),
   own: z.array(settingSchema),
-  /** Commit of the program; null outside a git checkout. The latest, where a resumed study has used several. */
+  /**
+   * Commit of the program; null outside a git checkout. The latest, where a resumed study has used
+   * several.
+   */
   commit: z.string().nullable(),
   earlier_commits: z.array(z.string().nullable()),
   /** Whether files of the checkout differed from the commit; null outside a checkout. */
@@ -91,7 +94,8 @@ export function readStudyRecord(dir: string): StudyRecord {
 }
 
 /**
- * Writes study.json into a directory that exists, or checks that the one there is of the same study.
+ * Writes study.json into a directory that exists, or checks that the one there is of the same
+ * study.
  * @returns a note when the program changed since the study was begun
  * @throws UserError when the directory holds another study
  */

@@ -1,6 +1,7 @@
 /**
  * The steps of a study in the order they are taken, each the command line of a child process.
- * Algorithms alternate seed by seed, so that a machine that grows slower or faster does so for all of them.
+ * Algorithms alternate seed by seed, so that a machine that grows slower or faster does so for all
+ * of them.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -77,7 +78,10 @@ function trainingStep(
   };
 }
 
-/** @param trained how training asks and where its actors compute: evaluation does so too, that of the baseline included */
+/**
+ * @param trained how training asks and where its actors compute: evaluation does so too, that of
+ *   the baseline included
+ */
 function evaluationSteps(
   dir: string,
   { definition }: Study,

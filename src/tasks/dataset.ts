@@ -24,7 +24,9 @@ export interface Dataset {
 const starterSize: Readonly<Record<Split, number>> = { train: 2 ** 31, validation: VALIDATION_PROBLEMS, test: 2048 };
 
 /**
- * @param spec "starter", "starter-test" (problems that no training run sees, neither in its batches nor in its validation), or the path of a JSONL file with `question` and `answer`, the answer ending in `#### n` (GSM8K's format)
+ * @param spec "starter", "starter-test" (problems that no training run sees, neither in its batches
+ *   nor in its validation), or the path of a JSONL file with `question` and `answer`, the answer
+ *   ending in `#### n` (GSM8K's format)
  * @param split which starter problems; a file is taken whole
  * @throws UserError for a missing or empty file, and naming the line for anything malformed
  */
@@ -72,9 +74,10 @@ function parseLine(line: string, where: string, id: string): Problem {
 /**
  * The order problems are asked in: every problem once an epoch, each epoch in another order.
  *
- * A position is mapped to an index by a keyed permutation (four-round Feistel network over the next even power of two,
- * walking on while outside the range: Black & Rogaway 2002, "Ciphers with arbitrary finite domains"), so any position,
- * also after a resume, costs neither memory nor a replay.
+ * A position is mapped to an index by a keyed permutation (four-round Feistel network over the next
+ * even power of two, walking on while outside the range: Black & Rogaway 2002, "Ciphers with
+ * arbitrary finite domains"), so any position, also after a resume, costs neither memory nor a
+ * replay.
  */
 export class PromptOrder {
   readonly size: number;

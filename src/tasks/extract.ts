@@ -1,18 +1,20 @@
 /**
- * The number a text answers with, and whether it is the right one. Numbers are compared as numbers: 18, 18.00 and
- * $18 are equal.
+ * The number a text answers with, and whether it is the right one. Numbers are compared as numbers:
+ * 18, 18.00 and $18 are equal.
  *
- * One rule, meant for training: the last `#### ` line, else the last `\boxed{}`, and it must hold exactly one number
- * (currency, thousands commas, a unit, a percent sign, bold marks and a full stop may stand around it). A number anywhere
- * else does not count: a model is not to be rewarded for mentioning the answer. Percents keep their number (20% is 20),
- * as GSM8K writes its answers.
+ * One rule, meant for training: the last `#### ` line, else the last `\boxed{}`, and it must hold
+ * exactly one number (currency, thousands commas, a unit, a percent sign, bold marks and a full
+ * stop may stand around it). A number anywhere else does not count: a model is not to be rewarded
+ * for mentioning the answer. Percents keep their number (20% is 20), as GSM8K writes its answers.
  */
 import type { FinishReason, Outcome } from "../protocol/messages.js";
 
 /** What a text answers. */
 export interface Extracted {
   readonly value: number;
-  /** True when the text stops right behind the number: if it was cut there, digits may be missing. */
+  /**
+   * True when the text stops right behind the number: if it was cut there, digits may be missing.
+   */
   readonly atEnd: boolean;
 }
 
@@ -30,7 +32,9 @@ export function extractAnswer(text: string): Extracted | undefined {
   return value === undefined ? undefined : { value, atEnd: false };
 }
 
-/** The right answer in a data set's `answer`: its `#### n`, or the whole text when that is a number. */
+/**
+ * The right answer in a data set's `answer`: its `#### n`, or the whole text when that is a number.
+ */
 export function goldAnswer(answer: string): number | undefined {
   return extractAnswer(answer)?.value ?? onlyNumber(answer);
 }
@@ -41,9 +45,9 @@ export function sameNumber(a: number, b: number): boolean {
 }
 
 /**
- * What became of a completion:
- * `error` it was not generated; `truncated` it ran out of tokens before its answer was complete; `unparsed` it ended
- * without an answer that can be read; else `correct` or `wrong`.
+ * What became of a completion: `error` it was not generated; `truncated` it ran out of tokens
+ * before its answer was complete; `unparsed` it ended without an answer that can be read; else
+ * `correct` or `wrong`.
  */
 export function outcomeOf(text: string, finishReason: FinishReason, gold: string): Outcome {
   if (finishReason === "error") return "error";
@@ -59,7 +63,9 @@ export function isWellFormed(text: string): boolean {
   return text.split("####").length === 2 && /(^|\n)#### -?\$?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?\s*$/.test(text);
 }
 
-/** An optional sign and currency, then digits with correct thousands commas, or a decimal fraction. */
+/**
+ * An optional sign and currency, then digits with correct thousands commas, or a decimal fraction.
+ */
 const numberPattern = /^([-−+]?)\s*(?:\\?\$|[€£])?\s*([-−]?)(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)/;
 
 /** The number a line holds when it holds exactly one. */

@@ -1,6 +1,7 @@
 /**
- * GSM8K (Cobbe et al. 2021, "Training Verifiers to Solve Math Word Problems") as this program uses it: 500 problems of
- * the training file kept apart for choosing (dev), calculator annotations removed. Knows texts; reads and writes no file.
+ * GSM8K (Cobbe et al. 2021, "Training Verifiers to Solve Math Word Problems") as this program uses
+ * it: 500 problems of the training file kept apart for choosing (dev), calculator annotations
+ * removed. Knows texts; reads and writes no file.
  */
 import { createHash } from "node:crypto";
 import { UserError, messageOf } from "../errors.js";
@@ -22,7 +23,10 @@ export interface Gsm8kProblem {
   readonly answer: string;
 }
 
-/** `<<48/2=24>>`: what the authors' calculator was told. The result follows it in the text, so nothing else is lost. */
+/**
+ * `<<48/2=24>>`: what the authors' calculator was told. The result follows it in the text, so
+ * nothing else is lost.
+ */
 const annotation = /<<[^<>]*>>/g;
 
 export const removeAnnotations = (answer: string): string => answer.replace(annotation, "");
@@ -45,8 +49,9 @@ export function parseGsm8k(text: string, where: string): Gsm8kProblem[] {
 }
 
 /**
- * Takes the dev problems out of the training file: those with the smallest sha256(DEV_SEED, newline, question). The
- * choice depends on nothing but the questions. Both parts keep the file's order.
+ * Takes the dev problems out of the training file: those with the smallest sha256(DEV_SEED,
+ * newline, question). The choice depends on nothing but the questions. Both parts keep the file's
+ * order.
  */
 export function splitDev(problems: readonly Gsm8kProblem[], count = DEV_PROBLEMS) {
   const key = ({ question }: Gsm8kProblem): string =>

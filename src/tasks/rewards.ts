@@ -1,8 +1,8 @@
 /**
  * Reward functions: the built-in ones, a user's own, and what happens when they fail.
  *
- * A failure is never a reward of 0: the reward is null, and the exception is listed by type for the run to count.
- * Knows completions as texts; knows no model and no algorithm.
+ * A failure is never a reward of 0: the reward is null, and the exception is listed by type for the
+ * run to count. Knows completions as texts; knows no model and no algorithm.
  */
 import { existsSync } from "node:fs";
 import { basename, extname, resolve } from "node:path";
@@ -54,8 +54,8 @@ const format: RewardFunction = (completions) =>
 const builtIn: Readonly<Record<string, RewardFunction>> = { correctness, format };
 
 /**
- * Soft overlong punishment, DAPO (arXiv 2503.14476) eq. 13: 0 up to maxLength − buffer tokens, then falling linearly to −1
- * at maxLength, −1 beyond.
+ * Soft overlong punishment, DAPO (arXiv 2503.14476) eq. 13: 0 up to maxLength − buffer tokens, then
+ * falling linearly to −1 at maxLength, −1 beyond.
  */
 export function softOverlongPunishment(length: number, maxLength: number, buffer: number): number {
   const free = maxLength - buffer;
@@ -64,9 +64,10 @@ export function softOverlongPunishment(length: number, maxLength: number, buffer
 }
 
 /**
- * The run's reward functions, user modules imported (paths are relative to the working directory). With
- * `overlong_buffer` > 0 the punishment joins them as `soft_overlong`, weight 1.
- * @throws UserError for an unknown name, a module that cannot be loaded or exports no function, or two of one name
+ * The run's reward functions, user modules imported (paths are relative to the working directory).
+ * With `overlong_buffer` > 0 the punishment joins them as `soft_overlong`, weight 1.
+ * @throws UserError for an unknown name, a module that cannot be loaded or exports no function, or
+ *   two of one name
  */
 export async function loadRewards(config: RunConfig["reward"], maxCompletionLength: number): Promise<Reward[]> {
   const rewards: Reward[] = [];
@@ -116,9 +117,9 @@ async function importReward(path: string): Promise<RewardFunction> {
 }
 
 /**
- * Runs every reward function over the completions of a group.
- * A function that throws, or returns anything but one number or null for each completion, gives null and an entry
- * "<function>: <type>: <message>" in `rewardErrors` for each completion it did not score.
+ * Runs every reward function over the completions of a group. A function that throws, or returns
+ * anything but one number or null for each completion, gives null and an entry "<function>: <type>:
+ * <message>" in `rewardErrors` for each completion it did not score.
  */
 export async function scoreTexts(
   completions: readonly ScoredText[],

@@ -1,4 +1,6 @@
-/** From sampled tokens to a trajectory group: the step between an engine and whoever learns from it. */
+/**
+ * From sampled tokens to a trajectory group: the step between an engine and whoever learns from it.
+ */
 import type { GeneratedGroup } from "../engine/engine-types.js";
 import type { Tokenizer } from "../model/tokenizer.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";

@@ -1,10 +1,11 @@
 /**
- * The embedded task: generated word problems in GSM8K's format, and a corpus of solutions of mixed quality.
+ * The embedded task: generated word problems in GSM8K's format, and a corpus of solutions of mixed
+ * quality.
  *
- * Stateless: problem i is a function of (split, i). Training, validation and test share no problem, not even one that
- * differs only in its names and things: train is told from the others by a hash of the question with those masked, and test
- * has what validation does not ask.
- * Knows no tokenizer and no model.
+ * Stateless: problem i is a function of (split, i). Training, validation and test share no problem,
+ * not even one that differs only in its names and things: train is told from the others by a hash
+ * of the question with those masked, and test has what validation does not ask. Knows no tokenizer
+ * and no model.
  */
 import { Draw, hash32, hashText } from "../math/random.js";
 import { type Operand, type Operation, type Step, templates } from "./templates.js";
@@ -33,8 +34,8 @@ export interface CorpusMix {
 }
 
 /**
- * Careless solutions are the most frequent kind but come with two openings, so that the single most likely opening is
- * the careful one: greedy decoding starts out well, sampling does not.
+ * Careless solutions are the most frequent kind but come with two openings, so that the single most
+ * likely opening is the careful one: greedy decoding starts out well, sampling does not.
  */
 const defaultCorpusMix: CorpusMix = { careful: 0.36, terse: 0.22 };
 
@@ -47,14 +48,18 @@ const heldOutShare = 16;
 export const VALIDATION_PROBLEMS = 2048;
 const streams = { train: 1, validation: 2, corpus: 3, style: 4, test: 5 };
 
-/** Problem number `index` (an integer from 0 to 2^53) of a split. The same index always gives the same problem. */
+/**
+ * Problem number `index` (an integer from 0 to 2^53) of a split. The same index always gives the
+ * same problem.
+ */
 export function starterProblem(split: Split, index: number): Problem {
   const { question, steps } = drawProblem(split, streams[split], index);
   return { id: `starter/${split}/${index}`, question, answer: carefulSolution(steps) };
 }
 
 /**
- * Sample number `index` of the supervised corpus: a training problem with a solution whose style is drawn from `mix`.
+ * Sample number `index` of the supervised corpus: a training problem with a solution whose style is
+ * drawn from `mix`.
  * @param seed another seed is another corpus
  */
 export function starterCorpus(
@@ -75,7 +80,8 @@ export function starterCorpus(
   return { question, answer, style };
 }
 
-// ---------------------------------------------------------------------------------------------------- problems
+// ----------------------------------------------------------------------------------------------------
+// problems
 
 function drawProblem(
   split: Split,
@@ -116,7 +122,8 @@ function dress(text: string, d: Draw): string {
     .replaceAll("{I}", d.pick(things));
 }
 
-// ---------------------------------------------------------------------------------------------------- solutions
+// ----------------------------------------------------------------------------------------------------
+// solutions
 
 interface WorkedStep {
   readonly label: string;

@@ -1,4 +1,7 @@
-/** Progress in bytes on stderr, so that stdout holds the result alone: a bar on a terminal, lines elsewhere. */
+/**
+ * Progress in bytes on stderr, so that stdout holds the result alone: a bar on a terminal, lines
+ * elsewhere.
+ */
 import { SingleBar } from "cli-progress";
 import type { DownloadProgress } from "../model/download.js";
 

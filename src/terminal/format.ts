@@ -1,4 +1,6 @@
-/** How shares are written for people: percent and points with a true minus, intervals in brackets. */
+/**
+ * How shares are written for people: percent and points with a true minus, intervals in brackets.
+ */
 import type { Interval } from "../math/statistics.js";
 
 /** "41.8" */

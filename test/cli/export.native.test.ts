@@ -1,4 +1,7 @@
-/** `export`, and adapters in actor and learner, against PEFT (test/reference/lora_reference.py) on a tiny model. */
+/**
+ * `export`, and adapters in actor and learner, against PEFT (test/reference/lora_reference.py) on a
+ * tiny model.
+ */
 import { createHash } from "node:crypto";
 import {
   existsSync,

@@ -1,4 +1,7 @@
-/** Where eval, infer and serve compute: the choice, the refusal, and the environment of the process on a GPU. No GPU is needed. */
+/**
+ * Where eval, infer and serve compute: the choice, the refusal, and the environment of the process
+ * on a GPU. No GPU is needed.
+ */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,7 +1,8 @@
 /**
- * Whether the CUDA provider has a kernel for all that the decode loop does: nodes without one would run on the CPU, with a
- * copy there and back for every token. The table is what the pinned onnxruntime registers (test/reference/ort_cuda_kernels.py);
- * test/verify/cuda-placement.mjs lets onnxruntime itself place the nodes. Nothing runs on CUDA in either.
+ * Whether the CUDA provider has a kernel for all that the decode loop does: nodes without one would
+ * run on the CPU, with a copy there and back for every token. The table is what the pinned
+ * onnxruntime registers (test/reference/ort_cuda_kernels.py); test/verify/cuda-placement.mjs lets
+ * onnxruntime itself place the nodes. Nothing runs on CUDA in either.
  */
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -35,8 +36,9 @@ const { float32: FLOAT, int64: INT64, bool: BOOL } = DATA_TYPE;
 const COMPARISONS = new Set(["Less", "LessOrEqual", "Greater", "Equal", "Or"]);
 
 /**
- * Inputs that CUDA kernels want in CPU memory (`InputMemoryType(OrtMemTypeCPUInput, …)` in onnxruntime's sources), and the
- * nodes of the loop that make them: a few integers a step, shapes and lengths that change with it.
+ * Inputs that CUDA kernels want in CPU memory (`InputMemoryType(OrtMemTypeCPUInput, …)` in
+ * onnxruntime's sources), and the nodes of the loop that make them: a few integers a step, shapes
+ * and lengths that change with it.
  */
 const HOST_INPUTS: Record<string, readonly number[]> = {
   Reshape: [1],
@@ -169,7 +171,8 @@ describe.each(variants)("CUDA has a kernel for every node: $name", ({ config, nu
   });
 
   it("no choice of a token rests on which of equal maxima ArgMax takes", () => {
-    // cuDNN, which computes it, does not say. The greedy token may be any of the most probable ones.
+    // cuDNN, which computes it, does not say. The greedy token may be any of the most probable
+    // ones.
     const argmax = body.filter(({ op }) => op === "ArgMax");
     expect(argmax).toHaveLength(1);
     expect(loop.subgraphs[0]!.nodes.filter(({ op }) => op === "ArgMax")).toEqual([]);

@@ -1,4 +1,7 @@
-/** The graphs made for CUDA (float16, weights as initializers, LoRA beside the base), run on the CPU. */
+/**
+ * The graphs made for CUDA (float16, weights as initializers, LoRA beside the base), run on the
+ * CPU.
+ */
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

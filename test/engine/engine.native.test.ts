@@ -71,7 +71,8 @@ function worstGap(group: GeneratedGroup, reference: GoldenGroup): number {
   return worst;
 }
 
-// 12 rows in five groups: all at once (weights as first operands), or three at a time so that rows enter while others are in flight.
+// 12 rows in five groups: all at once (weights as first operands), or three at a time so that rows
+// enter while others are in flight.
 const settings: EngineOptions[] = [
   { threads: 1, maxRows: 16, segmentLength: 16 },
   { threads: 1, maxRows: 16, segmentLength: 4 },

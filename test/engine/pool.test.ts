@@ -1,4 +1,7 @@
-/** Who gets which request, and what becomes of those that nobody can answer: engines are stand-ins that only record. */
+/**
+ * Who gets which request, and what becomes of those that nobody can answer: engines are stand-ins
+ * that only record.
+ */
 import { EventEmitter } from "node:events";
 import { describe, expect, test } from "vitest";
 import type { GeneratedGroup, GenerateRequest } from "../../src/engine/engine-types.js";

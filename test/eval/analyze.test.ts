@@ -138,7 +138,8 @@ test.skipIf(lacking !== "")(`of the equations in GSM8K's own solutions, 57 of 26
     ),
   );
   expect(equations.length).toBe(26_507);
-  // slips of the data such as 400 / 80 = 180, and a few ways of writing that are misread, such as 500 / 2/5
+  // slips of the data such as 400 / 80 = 180, and a few ways of writing that are misread, such as
+  // 500 / 2/5
   expect(equations.filter(({ holds }) => !holds).length).toBe(57);
 });
 

@@ -1,4 +1,7 @@
-/** Input and output of `infer --input` as files; what the answers are is tested in integration/infer.test.ts. */
+/**
+ * Input and output of `infer --input` as files; what the answers are is tested in
+ * integration/infer.test.ts.
+ */
 import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

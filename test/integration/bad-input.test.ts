@@ -1,4 +1,7 @@
-/** What a user can get wrong, through the real command line: one clear message, a non-zero exit code, nothing left running. */
+/**
+ * What a user can get wrong, through the real command line: one clear message, a non-zero exit
+ * code, nothing left running.
+ */
 import { cpSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";

@@ -1,7 +1,8 @@
 /**
- * Where the pinned ONNX Runtime with its CUDA provider places the nodes of the actor's graphs, and what a decode step copies
- * between host and device: read off onnxruntime-node itself, with the provider of PyPI's onnxruntime-gpu of the same version
- * and a stand-in of CUDA that computes nothing. It shows placement only: nothing has run on CUDA.
+ * Where the pinned ONNX Runtime with its CUDA provider places the nodes of the actor's graphs, and
+ * what a decode step copies between host and device: read off onnxruntime-node itself, with the
+ * provider of PyPI's onnxruntime-gpu of the same version and a stand-in of CUDA that computes
+ * nothing. It shows placement only: nothing has run on CUDA.
  *
  *   python3 -m venv venv && venv/bin/pip install --no-deps -r test/reference/requirements-ort-cuda.txt     (250 MB)
  *   FINELLAMA_ORT_CUDA=venv/bin/python npx vitest run test/integration/cuda-placement.test.ts
@@ -195,7 +196,8 @@ describe.skipIf(python === undefined)(`nodes of the actor's graphs on CUDA${why}
       const log = logOf(v, model, segmentInputs(v));
       expect(checkPlacement(model, log)).toBeGreaterThan(100);
       const [two, four] = [copiesToHost(log, 2), copiesToHost(log, 4)];
-      // Outputs come once in a run, however long it is; what each step adds is the loop's condition.
+      // Outputs come once in a run, however long it is; what each step adds is the loop's
+      // condition.
       expect(two.length).toBeGreaterThan(2);
       expect(four.length - two.length).toBe(2);
       expect([two, four].map((copies) => copies.filter((bytes) => bytes === 1).length)).toEqual([2, 4]);

@@ -1,4 +1,7 @@
-/** `eval` from the command line on the starter model: several actors, a kill in the middle, a run directory's prompt. */
+/**
+ * `eval` from the command line on the starter model: several actors, a kill in the middle, a run
+ * directory's prompt.
+ */
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";

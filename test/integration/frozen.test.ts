@@ -1,6 +1,7 @@
 /**
- * Runs that may not move: with learning rate 0 the weights stay what they are, and what is sampled and earned depends
- * neither on the number of actors nor on whether there are any (design: "reproducible").
+ * Runs that may not move: with learning rate 0 the weights stay what they are, and what is sampled
+ * and earned depends neither on the number of actors nor on whether there are any (design:
+ * "reproducible").
  */
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -48,7 +49,10 @@ describe.skipIf(unrunnable)(`learning rate 0: 512 completions in 2 iterations${r
     }
   }, 240_000);
 
-  /** Pairs of completions of the same task and number, and how far the uniform of their first difference is from the cdf boundaries. */
+  /**
+   * Pairs of completions of the same task and number, and how far the uniform of their first
+   * difference is from the cdf boundaries.
+   */
   function pairs(one: Map<string, Trajectory>, other: Map<string, Trajectory>) {
     return [...one.values()].flatMap((a) =>
       a.group.completions.map((mine, c) => ({ a, c, mine, theirs: other.get(a.task.taskId)!.group.completions[c]! })),
@@ -115,7 +119,10 @@ function outside(u: number, cdf: Float64Array, id: number): number {
   return Math.max(0, (cdf[id - 1] ?? 0) - u, u - cdf[id]!);
 }
 
-/** For each completion token of each row the cumulative distribution over the vocabulary (T = 1), by the learner's logits. */
+/**
+ * For each completion token of each row the cumulative distribution over the vocabulary (T = 1), by
+ * the learner's logits.
+ */
 async function boundariesOf(rows: readonly { promptIds: Int32Array; ids: Int32Array }[]): Promise<Float64Array[][]> {
   const config = readModelConfig(starter);
   const { tf } = await startBackend("auto", 1);

@@ -1,4 +1,7 @@
-/** `infer` from the command line on the starter model: files of prompts, cut and gone on with; streams; an adapter; float16. */
+/**
+ * `infer` from the command line on the starter model: files of prompts, cut and gone on with;
+ * streams; an adapter; float16.
+ */
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -23,7 +26,9 @@ const read = (name: string): AnswerLine[] =>
     .map((line) => JSON.parse(line) as AnswerLine);
 const answersIn = (line: AnswerLine): readonly Answer[] => ("completions" in line ? line.completions : []);
 
-/** 43 lines: problems as they are, a conversation, one that is no prompt, and one that is too long. */
+/**
+ * 43 lines: problems as they are, a conversation, one that is no prompt, and one that is too long.
+ */
 const fromFile = (output: string, ...more: string[]) => {
   const settings = ["--max-new-tokens", "48", "-n", "2", "--threads", "1"];
   return ["infer", starter, "--input", file("in.jsonl"), "--output", file(output), ...settings, ...more];
@@ -132,7 +137,8 @@ describe.skipIf(unrunnable)(`infer${reason}`, () => {
     const pieces: Buffer[] = [];
     child.stdout.on("data", (piece: Buffer) => pieces.push(piece));
     await new Promise((resolve) => child.once("close", resolve));
-    // each piece alone is UTF-8: a decoder that forgets nothing between them would hide a torn character
+    // each piece alone is UTF-8: a decoder that forgets nothing between them would hide a torn
+    // character
     expect(pieces.map((piece) => new TextDecoder("utf-8", { fatal: true }).decode(piece)).join("")).toBe(whole);
   });
 

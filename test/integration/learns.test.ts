@@ -1,6 +1,7 @@
 /**
- * Training does what it is for: the reward climbs, for both algorithms, and what the run leaves can be used.
- * The same 16 problems in every iteration, so that rewards of different iterations can be compared.
+ * Training does what it is for: the reward climbs, for both algorithms, and what the run leaves can
+ * be used. The same 16 problems in every iteration, so that rewards of different iterations can be
+ * compared.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -14,12 +15,18 @@ import { starterProblem } from "../../src/tasks/starter.js";
 import { cleanUp, iterationsOf, readMetrics, reason, run, starter, temporary, unrunnable } from "../support/run.js";
 
 const PROBLEMS = 16;
-/** Rates far above the shipped ones, for a climb within seconds; PPO takes four optimizer steps per iteration. */
+/**
+ * Rates far above the shipped ones, for a climb within seconds; PPO takes four optimizer steps per
+ * iteration.
+ */
 const runs = [
   { algo: "grpo", iterations: 12, learningRate: 4e-4 },
   { algo: "ppo", iterations: 12, learningRate: 2e-4 },
 ];
-/** Of the mean reward, last four iterations against first four. Measured: 0.26 to 0.33; chance alone makes 0.03. */
+/**
+ * Of the mean reward, last four iterations against first four. Measured: 0.26 to 0.33; chance alone
+ * makes 0.03.
+ */
 const CLIMB = 0.12;
 
 interface Line {
@@ -110,7 +117,8 @@ describe.skipIf(unrunnable)(`short runs on the starter model${reason}`, { timeou
         6,
       );
     });
-    // GRPO: (reward − mean of the group) / (unbiased deviation of the group + 1e-4), the same for every token
+    // GRPO: (reward − mean of the group) / (unbiased deviation of the group + 1e-4), the same for
+    // every token
     for (const members of groups.values()) {
       const rewards = members.map((line) => line.reward);
       const centre = mean(rewards);

@@ -1,6 +1,7 @@
 /**
- * Actor, learner and transformers give the same numbers for the starter model (design: "same numbers").
- * test/golden/starter.json holds transformers' values; test/reference/starter_reference.py makes it.
+ * Actor, learner and transformers give the same numbers for the starter model (design: "same
+ * numbers"). test/golden/starter.json holds transformers' values;
+ * test/reference/starter_reference.py makes it.
  */
 import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -64,7 +65,10 @@ describe.skipIf(unrunnable)(`64 completions of one mixed batch of the starter mo
     }));
   const logprobsOf = (groups: GeneratedGroup[]) => groups.map((g) => g.completions.map((c) => c.logprobs));
 
-  /** Largest difference to transformers over all tokens; every completion must have all of its tokens. */
+  /**
+   * Largest difference to transformers over all tokens; every completion must have all of its
+   * tokens.
+   */
   function worstGap(found: readonly (readonly ArrayLike<number>[])[]): number {
     let worst = 0;
     golden.sampled.forEach(({ completions }, g) =>

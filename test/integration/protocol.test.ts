@@ -1,6 +1,7 @@
 /**
- * Real processes: the dispatcher thread, actor processes with the ONNX Runtime engine, ZeroMQ between. Uses dist/.
- * The model is the starter's architecture with random weights, which only the learner's side has: actors get them by wire.
+ * Real processes: the dispatcher thread, actor processes with the ONNX Runtime engine, ZeroMQ
+ * between. Uses dist/. The model is the starter's architecture with random weights, which only the
+ * learner's side has: actors get them by wire.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -28,7 +29,10 @@ const built = existsSync(join(root, "dist/learner/rollouts/dispatcher-thread.js"
 const model = readModelConfig(join(root, "assets/starter"));
 const layout = weightLayout(model);
 
-/** Norms 1, everything else small pseudo-random numbers: a model that answers noise, the same for equal seeds. */
+/**
+ * Norms 1, everything else small pseudo-random numbers: a model that answers noise, the same for
+ * equal seeds.
+ */
 function randomWeights(seed: number): Float32Array {
   const packed = new Float32Array(layoutSize(layout));
   let state = seed + 1;
@@ -84,7 +88,10 @@ function track(child: ChildProcess): ChildProcess {
   return child;
 }
 
-/** (Node emits no "close" for a child whose channel the parent disconnected, so exit and stderr are awaited apart.) */
+/**
+ * (Node emits no "close" for a child whose channel the parent disconnected, so exit and stderr are
+ * awaited apart.)
+ */
 async function exitOf(child: ChildProcess): Promise<{ code: number | null; stderr: string }> {
   const [stderr, [code]] = await Promise.all([text(child.stderr!), once(child, "exit") as Promise<[number | null]>]);
   return { code, stderr };
@@ -92,7 +99,9 @@ async function exitOf(child: ChildProcess): Promise<{ code: number | null; stder
 
 describe.skipIf(!built)("learner and actors as processes (run `npm run build` first)", { timeout: 60_000 }, () => {
   beforeAll(async () => {
-    ({ RemoteSource } = (await import(join(root, "dist/learner/rollouts/remote-source.js"))) as { RemoteSource: typeof Remote });
+    ({ RemoteSource } = (await import(join(root, "dist/learner/rollouts/remote-source.js"))) as {
+      RemoteSource: typeof Remote;
+    });
     ({ OrtEngine } = (await import(join(root, "dist/engine/engine.js"))) as { OrtEngine: typeof Engine });
   });
 
@@ -128,7 +137,8 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
     const [one, two, alone] = sampled as [string[], string[], string[]];
     expect(one).toHaveLength(32);
     expect(new Set(one).size).toBeGreaterThan(16);
-    // A uniform within rounding of a cdf boundary may fall on either side: one such token in 1,100 is already rare.
+    // A uniform within rounding of a cdf boundary may fall on either side: one such token in 1,100
+    // is already rare.
     expect(one.filter((ids, i) => ids === two[i]).length).toBeGreaterThanOrEqual(31);
     expect(one.filter((ids, i) => ids === alone[i]).length).toBeGreaterThanOrEqual(31);
   });
@@ -147,7 +157,8 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
       await source.publish(randomWeights(1), 0);
       await source.batch(0);
       await source.publish(randomWeights(2), 1);
-      // The actor's patience is one second: without heartbeats it would be gone long before the end of this.
+      // The actor's patience is one second: without heartbeats it would be gone long before the end
+      // of this.
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 4_000);
       // No turn of this thread's event loop has passed: all of this happened elsewhere.
       const { records } = readBatchFile(batchFile(join(run.runDir, "trajectories"), 2));

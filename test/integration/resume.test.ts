@@ -1,6 +1,7 @@
 /**
- * A run that is interrupted, killed and abandoned goes on where its last checkpoint stood, and weights travel with it.
- * One run directory through four sessions of the launcher; nothing is left running after any of them.
+ * A run that is interrupted, killed and abandoned goes on where its last checkpoint stood, and
+ * weights travel with it. One run directory through four sessions of the launcher; nothing is left
+ * running after any of them.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";

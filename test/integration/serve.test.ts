@@ -1,4 +1,7 @@
-/** `serve` as a process: a real socket, a client that leaves, signals. What it answers is tested in unit/serving.test.ts. */
+/**
+ * `serve` as a process: a real socket, a client that leaves, signals. What it answers is tested in
+ * unit/serving.test.ts.
+ */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";

@@ -1,7 +1,8 @@
 /**
- * A real language model on real questions: SmolLM2-135M-Instruct gives transformers' tokens and log-probabilities on GSM8K.
- * test/golden/smollm2.json holds transformers' values; test/reference/smollm2_model.py makes the model's folder, which is too
- * large to be part of the repository.
+ * A real language model on real questions: SmolLM2-135M-Instruct gives transformers' tokens and
+ * log-probabilities on GSM8K. test/golden/smollm2.json holds transformers' values;
+ * test/reference/smollm2_model.py makes the model's folder, which is too large to be part of the
+ * repository.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";

@@ -1,4 +1,7 @@
-/** A study of two algorithms and two seeds end to end: stopped once, killed once, and finished all the same. */
+/**
+ * A study of two algorithms and two seeds end to end: stopped once, killed once, and finished all
+ * the same.
+ */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";

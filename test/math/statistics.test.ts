@@ -156,9 +156,10 @@ describe("pass@k and maj@k", () => {
 });
 
 /**
- * Simulated studies. Every question has its own chance of a right answer (mean about 0.8); a training run moves all of them
- * by a normal shift of its own, the between-seed spread. Rates below are over `rounds` simulations: with 2,000, a true 5 %
- * lies within 1 % of what is seen (two standard errors), a true 80 % within 1.8 %.
+ * Simulated studies. Every question has its own chance of a right answer (mean about 0.8); a
+ * training run moves all of them by a normal shift of its own, the between-seed spread. Rates below
+ * are over `rounds` simulations: with 2,000, a true 5 % lies within 1 % of what is seen (two
+ * standard errors), a true 80 % within 1.8 %.
  */
 describe("simulated", () => {
   const rounds = 2000;
@@ -175,7 +176,10 @@ describe("simulated", () => {
   };
   const discordant = chances.reduce((sum, chance) => sum + 2 * chance * (1 - chance), 0) / questions;
 
-  /** As `compare A B` judges one mode of two files; its bootstrap has no part in that and is left out. */
+  /**
+   * As `compare A B` judges one mode of two files; its bootstrap has no part in that and is left
+   * out.
+   */
   const checkpoints = (difference: number) => (draw: Draw) => {
     const [a, b] = [answer(draw, 0), answer(draw, difference)];
     const p = mcnemarMidP(a.filter((x, i) => x && !b[i]).length, b.filter((x, i) => x && !a[i]).length);
@@ -190,7 +194,10 @@ describe("simulated", () => {
     expect(found).toBeLessThan(0.85);
   });
 
-  /** The verdict as `study` and `compare` reach it, on accuracies that hold the questions' noise and the seeds'. */
+  /**
+   * The verdict as `study` and `compare` reach it, on accuracies that hold the questions' noise and
+   * the seeds'.
+   */
   const shown = (seeds: number, spread: number, difference: number) => (draw: Draw) => {
     const side = (shift: number): number[] =>
       Array.from({ length: seeds }, () => accuracy(draw, spread * normal(draw) + shift));

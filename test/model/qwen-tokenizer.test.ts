@@ -1,4 +1,6 @@
-/** The real tokenizer of Qwen2.5 against transformers (test/reference/qwen_tokenizer_reference.py). */
+/**
+ * The real tokenizer of Qwen2.5 against transformers (test/reference/qwen_tokenizer_reference.py).
+ */
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";

@@ -232,7 +232,8 @@ describe("writing", () => {
       }),
       { numRuns: 50 },
     );
-    // Halfway between 1 and 1 + 2^-7, and between 1 + 2^-7 and 1 + 2^-6: both go to the even neighbour.
+    // Halfway between 1 and 1 + 2^-7, and between 1 + 2^-7 and 1 + 2^-6: both go to the even
+    // neighbour.
     writeSafetensors(file, [{ name: "a", shape: [3], data: Float32Array.of(1 + 2 ** -8, 1 + 3 * 2 ** -8, NaN) }], {
       dtype: "BF16",
     });
@@ -245,7 +246,8 @@ describe("writing", () => {
       writeSafetensors(file, [{ name: "a", shape: [data.length], data }], { dtype: "F16" });
       return read(file, "a");
     };
-    // all finite ones, by the reader, which has its own test: 0 to 65504 in ascending order, then their negatives
+    // all finite ones, by the reader, which has its own test: 0 to 65504 in ascending order, then
+    // their negatives
     const bits = Uint16Array.from({ length: 2 * 0x7c00 }, (_, i) => (i < 0x7c00 ? i : i - 0x7c00 + 0x8000));
     const header = { h: { dtype: "F16", shape: [bits.length], data_offsets: [0, bits.byteLength] } };
     const every = read(rawFile(header, new Uint8Array(bits.buffer)), "h");

@@ -98,7 +98,8 @@ describe("journal", () => {
 describe("resume", () => {
   it("uses what older weights sampled, discards and asks again what later weights sampled", async () => {
     const runDir = temporaryDirectory();
-    // Killed during iteration 2: batch 1 complete, batch 2 has 2 groups of weights 1 and 2 of weights 2, batch 3 has 2.
+    // Killed during iteration 2: batch 1 complete, batch 2 has 2 groups of weights 1 and 2 of
+    // weights 2, batch 3 has 2.
     const before = ledger(runDir, 0);
     answerSome(before, 0, 8);
     const byOne = answerSome(before, 1, 2);
@@ -110,7 +111,8 @@ describe("resume", () => {
     const after = ledger(runDir, 1);
     after.publish(weights(1).version);
     expect(after.totals).toMatchObject({ journal_groups_reused: 6, journal_groups_discarded: 4 });
-    // Batch 1 was sampled by weights 0, before the checkpoint: complete at once, nothing sampled twice.
+    // Batch 1 was sampled by weights 0, before the checkpoint: complete at once, nothing sampled
+    // twice.
     const batch1 = await after.batch(1);
     expect(batch1.groups.map((g) => g.taskId)).toEqual(["b1-0", "b1-1", "b1-2", "b1-3"]);
     // Of batch 2 exactly the discarded tasks are open again.

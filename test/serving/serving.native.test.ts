@@ -1,4 +1,7 @@
-/** The HTTP surface of `serve`, without sockets: requests go to the app, the engine answers over a message channel. */
+/**
+ * The HTTP surface of `serve`, without sockets: requests go to the app, the engine answers over a
+ * message channel.
+ */
 import { fileURLToPath } from "node:url";
 import { MessageChannel } from "node:worker_threads";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";

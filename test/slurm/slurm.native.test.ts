@@ -30,7 +30,9 @@ beforeEach(() => {
 const record = () => readFileSync(join(folder, "record"), "utf8").trimEnd().split("\n");
 const storage = (...path: string[]) => join(folder, "storage", ...path);
 
-/** Runs the job script as SLURM would, from a copy, and sends it `signal` when the launcher runs. */
+/**
+ * Runs the job script as SLURM would, from a copy, and sends it `signal` when the launcher runs.
+ */
 async function runJob(vars: NodeJS.ProcessEnv = {}, args: string[] = [], signal?: NodeJS.Signals) {
   const script = join(folder, "slurm_script");
   writeFileSync(script, readFileSync(join(project, "slurm/train.sbatch")));

@@ -144,7 +144,8 @@ describe("the learning curve", () => {
   });
 
   it("two runs are compared at the smaller of their budgets", () => {
-    // tokens: 1500, where fast is half way from 0.6 to 0.7; seconds: 40, where slow is at iteration 10
+    // tokens: 1500, where fast is half way from 0.6 to 0.7; seconds: 40, where slow is at iteration
+    // 10
     const byTokens = matchedAt([fast], [slow], "tokens", "sampled")!;
     expect(byTokens).toMatchObject({ budgets: [1500], b: [0.9] });
     expect(byTokens.a[0]).toBeCloseTo(0.65, 12);
@@ -236,7 +237,8 @@ describe("a study directory", () => {
       "sampled wall_time",
       "greedy wall_time",
     ]);
-    // 20,000 tokens for all: the last points. 20 s for all: grpo's last points, ppo's at iteration 10, 0.6
+    // 20,000 tokens for all: the last points. 20 s for all: grpo's last points, ppo's at iteration
+    // 10, 0.6
     expect(secondary[1]!.budgets).toEqual([20_000, 20_000, 20_000]);
     expect(secondary[1]!.difference).toBeCloseTo(0.11, 12);
     expect(secondary[3]).toMatchObject({ budgets: [20, 20, 20], b: [0.6, 0.6, 0.6], interpolated: true });

@@ -1,6 +1,7 @@
 /**
- * Golden values of test/reference/qwen3b_cut_reference.py, and what the learner has to say to them: one step of the real
- * code path for each of the two ways to choose π_old, and log-probabilities as the run itself measures them.
+ * Golden values of test/reference/qwen3b_cut_reference.py, and what the learner has to say to them:
+ * one step of the real code path for each of the two ways to choose π_old, and log-probabilities as
+ * the run itself measures them.
  */
 import { readFileSync } from "node:fs";
 import { parse } from "yaml";
@@ -36,8 +37,8 @@ export function readCutGolden(root: string, name: "qwen3b_cut" | "qwen3b_cut_sma
 }
 
 /**
- * configs/qwen2.5-3b.yaml with the golden's batch and adapters. The rate is 0, so that every step is taken from the same
- * weights, and the gradient is not clipped.
+ * configs/qwen2.5-3b.yaml with the golden's batch and adapters. The rate is 0, so that every step
+ * is taken from the same weights, and the gradient is not clipped.
  */
 export function cutRun(root: string, golden: CutGolden, mode: Mode): RunConfig {
   const shipped = parse(readFileSync(`${root}/configs/qwen2.5-3b.yaml`, "utf8")) as Record<string, object>;
@@ -95,7 +96,10 @@ export async function gapsOfStep(
   return { loss: lossGap, gradientNorms: normGap, gradientEntries: entryGap };
 }
 
-/** Largest difference of two lists, as a share of the second one's largest value; infinite where something is not a number. */
+/**
+ * Largest difference of two lists, as a share of the second one's largest value; infinite where
+ * something is not a number.
+ */
 export function listGap(found: ArrayLike<number>, expected: readonly number[]): number {
   if (found.length !== expected.length) return Infinity;
   const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);

@@ -1,4 +1,7 @@
-/** Predictions and whole evaluation, run and study directories as eval, launch and study write them, made up in memory. */
+/**
+ * Predictions and whole evaluation, run and study directories as eval, launch and study write them,
+ * made up in memory.
+ */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { runConfigSchema } from "../../src/config/schema.js";

@@ -1,7 +1,7 @@
 /**
- * A stand-in of the Hugging Face hub on loopback, with the answers that @huggingface/hub and Python's huggingface_hub
- * ask for: model info, file tree, resolve with ranges. LFS files redirect to a second address, as the hub's do to its
- * storage.
+ * A stand-in of the Hugging Face hub on loopback, with the answers that @huggingface/hub and
+ * Python's huggingface_hub ask for: model info, file tree, resolve with ranges. LFS files redirect
+ * to a second address, as the hub's do to its storage.
  */
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
@@ -22,7 +22,10 @@ export interface StandIn {
   readonly asked: Asked[];
   /** Refuses requests whose path matches. */
   refuse: { path: RegExp; status: number; code?: string } | undefined;
-  /** Answers a file's transfer itself and returns true; `bytes` is what the hub would send from `begin` on. */
+  /**
+   * Answers a file's transfer itself and returns true; `bytes` is what the hub would send from
+   * `begin` on.
+   */
   transfer: ((name: string, response: ServerResponse, bytes: Buffer, begin: number) => boolean) | undefined;
   /** Overrides what the tree says of a file. */
   tree: Record<string, object>;

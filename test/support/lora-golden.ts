@@ -1,4 +1,7 @@
-/** test/golden/lora.json, which test/reference/lora_reference.py writes, and the inputs that both build by formula. */
+/**
+ * test/golden/lora.json, which test/reference/lora_reference.py writes, and the inputs that both
+ * build by formula.
+ */
 import { readFileSync } from "node:fs";
 import { parseModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "../../src/model/layout.js";

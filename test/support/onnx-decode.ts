@@ -1,4 +1,7 @@
-/** Reads an encoded ONNX graph back (field numbers of onnx.proto3): nodes, subgraphs, and the element type of every value. */
+/**
+ * Reads an encoded ONNX graph back (field numbers of onnx.proto3): nodes, subgraphs, and the
+ * element type of every value.
+ */
 import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 
 export interface OnnxNode {

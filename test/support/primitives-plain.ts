@@ -1,12 +1,14 @@
 /**
- * Plain twins of src/learner/policy/primitives.ts: ordinary tfjs operations with tfjs's own gradients, dense, one row (or one
- * completion) at a time. Slow and obvious on purpose; nothing here is shared with the code it is held against.
+ * Plain twins of src/learner/policy/primitives.ts: ordinary tfjs operations with tfjs's own
+ * gradients, dense, one row (or one completion) at a time. Slow and obvious on purpose; nothing
+ * here is shared with the code it is held against.
  */
 import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
 import type { TF } from "../../src/learner/backend/backend.js";
 import type { SequenceGroup } from "../../src/learner/policy/packing.js";
 
-// tfjs's gradients of unstack and split fail where there is only one part, so rows and parts are slices.
+// tfjs's gradients of unstack and split fail where there is only one part, so rows and parts are
+// slices.
 const rowsOf = (tf: TF, x: Tensor): Tensor1D[] =>
   Array.from({ length: x.shape[0]! }, (_, n) => tf.reshape(tf.slice(x, [n, 0], [1, -1]), [-1]));
 
@@ -42,8 +44,9 @@ export function plainRotary(tf: TF, x: Tensor, positions: Int32Array, headDim: n
 }
 
 /**
- * Causal attention of every completion with its prompt, each as a sequence of its own, every head as a matrix.
- * Tokens lie as the learner packs them: all prompts, then the completions, group by group.
+ * Causal attention of every completion with its prompt, each as a sequence of its own, every head
+ * as a matrix. Tokens lie as the learner packs them: all prompts, then the completions, group by
+ * group.
  * @param q [N, Hq · D]
  * @param k [N, Hk · D]
  * @param v [N, Hk · D]
@@ -86,7 +89,10 @@ export function plainAttention(
   return tf.concat2d(outputs, 0);
 }
 
-/** h [M, hidden], head [V, hidden] → [M, 2] log-probabilities and entropies of softmax(h · headᵀ / temperature). */
+/**
+ * h [M, hidden], head [V, hidden] → [M, 2] log-probabilities and entropies of softmax(h · headᵀ /
+ * temperature).
+ */
 export function plainTokenLogprobs(tf: TF, h: Tensor, head: Tensor, targets: Int32Array, temperature: number): Tensor {
   const rows = rowsOf(tf, h).map((state, m) => {
     const logits = tf.div(tf.sum(tf.mul(head, state), 1), temperature);

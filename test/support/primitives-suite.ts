@@ -1,4 +1,7 @@
-/** The properties of the learner's primitives and of a whole training step, to be shown on one backend. */
+/**
+ * The properties of the learner's primitives and of a whole training step, to be shown on one
+ * backend.
+ */
 import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
 import * as fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -57,8 +60,8 @@ export function primitivesSuite(backend: BackendName): void {
     const found = evaluate(primitive, inputs);
     evaluate(twin, inputs).forEach((expected, i) => {
       const name = i === 0 ? "value" : `gradient of input ${i - 1}`;
-      // Inputs and weights are of order 1: a result far below 1 is a difference of larger numbers (a softmax over one
-      // key has no gradient but rounding).
+      // Inputs and weights are of order 1: a result far below 1 is a difference of larger numbers
+      // (a softmax over one key has no gradient but rounding).
       expect(relativeGap(found[i]!, expected, 1), name).toBeLessThan(TOLERANCE);
     });
     expect(tf.memory().numTensors).toBe(before);
@@ -252,7 +255,8 @@ export function primitivesSuite(backend: BackendName): void {
         [5, 4],
       ].map((shape) => ({ shape, values: tinyWeights(packShapes([["x", shape]])) }));
       const found = evaluate((h, head) => tokenLogprobs(tf, h!, head!, targets, 0.7), inputs);
-      // evaluate's loss weighs the entropies too (odd entries of cos(i)); the twin's has the log-probabilities alone.
+      // evaluate's loss weighs the entropies too (odd entries of cos(i)); the twin's has the
+      // log-probabilities alone.
       const zeroEntropy = tf.tensor2d([1, 0], [1, 2]);
       const twin: Op = (h, head) => tf.mul(plainTokenLogprobs(tf, h!, head!, targets, 0.7), zeroEntropy);
       const expected = evaluate(twin, inputs);
@@ -297,7 +301,8 @@ export function primitivesSuite(backend: BackendName): void {
       const [value, gradient] = evaluate(states(true), input);
       const [expectedValue, expectedGradient] = evaluate(states(false), input);
       expect([...value!]).toEqual([...expectedValue!]);
-      // Parts of other sizes drop other inputs, but each as often; without dropout they change rounding alone.
+      // Parts of other sizes drop other inputs, but each as often; without dropout they change
+      // rounding alone.
       for (const rows of lora?.dropout ? [] : [1, 7]) {
         const [inParts, gradientInParts] = evaluate(states(true, rows * tinyConfig.intermediateSize), input);
         expect(relativeGap(inParts!, expectedValue!)).toBeLessThan(TOLERANCE);
@@ -305,7 +310,8 @@ export function primitivesSuite(backend: BackendName): void {
       }
       for (const { name, offset, size } of layout) {
         const [found, expected] = [gradient!, expectedGradient!].map((x) => x.subarray(offset, offset + size));
-        // A softmax does not see k's bias: its gradient is rounding noise, held against the largest of all.
+        // A softmax does not see k's bias: its gradient is rounding noise, held against the largest
+        // of all.
         const largest = name.endsWith("k_proj.bias")
           ? Math.max(...expectedGradient!.map(Math.abs))
           : Math.max(...expected!.map(Math.abs));

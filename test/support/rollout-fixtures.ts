@@ -1,4 +1,7 @@
-/** Small stand-ins for tests of the rollout path: tasks, groups, a deterministic engine, actors over real sockets. */
+/**
+ * Small stand-ins for tests of the rollout path: tasks, groups, a deterministic engine, actors over
+ * real sockets.
+ */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,6 +1,7 @@
 /**
- * Runs the built command line as a user would, in temporary directories, and reads what a run leaves behind.
- * Every process started here leads a process group of its own, so that a test can see and end all its descendants.
+ * Runs the built command line as a user would, in temporary directories, and reads what a run
+ * leaves behind. Every process started here leads a process group of its own, so that a test can
+ * see and end all its descendants.
  */
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";

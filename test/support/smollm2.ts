@@ -1,4 +1,7 @@
-/** Where SmolLM2-135M-Instruct lies, if it does: test/reference/smollm2_model.py makes its folder, too large to be committed. */
+/**
+ * Where SmolLM2-135M-Instruct lies, if it does: test/reference/smollm2_model.py makes its folder,
+ * too large to be committed.
+ */
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";

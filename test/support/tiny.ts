@@ -1,4 +1,7 @@
-/** A tiny Qwen2, runs and rollout batches for it: what the learner's tests train on. Values are formulas, not files. */
+/**
+ * A tiny Qwen2, runs and rollout batches for it: what the learner's tests train on. Values are
+ * formulas, not files.
+ */
 import { runConfigSchema, type RunConfig } from "../../src/config/schema.js";
 import type { TF } from "../../src/learner/backend/backend.js";
 import { TrainableModel, type BaseWeights } from "../../src/learner/policy/model.js";
@@ -36,7 +39,10 @@ export function tinyWeights(layout: readonly LayoutEntry[] = weightLayout(tinyCo
 
 type Deep<T> = { [K in keyof T]?: T[K] extends unknown[] ? T[K] : T[K] extends object | null ? Deep<T[K]> : T[K] };
 
-/** A run with a constant rate and an Adam that is not sign-like, so that equal gradients give equal steps. */
+/**
+ * A run with a constant rate and an Adam that is not sign-like, so that equal gradients give equal
+ * steps.
+ */
 export function tinyRun(overrides: Deep<RunConfig> = {}): RunConfig {
   return runConfigSchema.parse({
     learning_rate: 0.01,
@@ -115,7 +121,10 @@ export function baseFromPacked(packed: Float32Array): BaseWeights {
   };
 }
 
-/** A model and its updater; `startAt` replaces the trainable vector (adapters and value heads start at 0 otherwise). */
+/**
+ * A model and its updater; `startAt` replaces the trainable vector (adapters and value heads start
+ * at 0 otherwise).
+ */
 export function tinyLearner(tf: TF, run: RunConfig, startAt?: (layout: readonly LayoutEntry[]) => Float32Array) {
   const packed = tinyWeights();
   let model = new TrainableModel(tf, tinyConfig, run, baseFromPacked(packed), null);
@@ -132,7 +141,9 @@ export function tinyLearner(tf: TF, run: RunConfig, startAt?: (layout: readonly 
   return { model, updater, dispose };
 }
 
-/** max |actual − reference| / max |reference|, the latter no less than `floor`. Infinity when an entry is not a number. */
+/**
+ * max |actual − reference| / max |reference|, the latter no less than `floor`. Infinity when an entry is not a number.
+ */
 export function relativeGap(actual: ArrayLike<number>, reference: ArrayLike<number>, floor = 0): number {
   if (actual.length !== reference.length) return Infinity;
   let gap = 0;

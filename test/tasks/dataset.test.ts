@@ -87,7 +87,8 @@ describe("the prompt order", () => {
       const indices = Array.from({ length: 2000 }, (_, i) => order.index(i));
       expect(new Set(indices).size).toBe(2000);
       for (const index of indices) expect(index >= 0 && index < size).toBe(true);
-      // A uniform mean has a standard deviation of size / sqrt(12 · 2000) = 0.0065 size; this allows 6 of them.
+      // A uniform mean has a standard deviation of size / sqrt(12 · 2000) = 0.0065 size; this
+      // allows 6 of them.
       const mean = indices.reduce((a, b) => a + b, 0) / 2000;
       expect(Math.abs(mean / size - 0.5)).toBeLessThan(0.04);
       const ascending = indices.filter((index, i) => i > 0 && index > (indices[i - 1] as number)).length;

@@ -36,7 +36,10 @@ const numbersOf = (text: string): number[] => (text.match(/\d+/g) ?? []).map(Num
 
 const names = /\b(Anna|Ben|Dan|Emma|Jack|Kate|Leo|Sam)\b/g;
 const things = /\b(apples|balls|cards|coins|cups|eggs|nuts|pears|stamps|toys)\b/g;
-/** The question with its names and things masked: what remains makes it another problem or the same one. */
+/**
+ * The question with its names and things masked: what remains makes it another problem or the same
+ * one.
+ */
 function skeleton(question: string): string {
   const seen: string[] = [];
   return question.replace(things, "I").replace(names, (name) => {

@@ -1,10 +1,11 @@
 /**
- * `eval` against lm-eval on SmolLM2-135M-Instruct, real GSM8K questions, greedy: texts and extracted answers must be equal.
- * Minutes on two cores, so it is not among the tests:
+ * `eval` against lm-eval on SmolLM2-135M-Instruct, real GSM8K questions, greedy: texts and
+ * extracted answers must be equal. Minutes on two cores, so it is not among the tests:
  *
  *   npm run build && node test/verify/lm-eval.mjs [prompt…]
  *
- * lm-eval's side is test/golden/lm_eval_smollm2.json, written by test/reference/lm_eval_smollm2_reference.py.
+ * lm-eval's side is test/golden/lm_eval_smollm2.json, written by
+ * test/reference/lm_eval_smollm2_reference.py.
  */
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";

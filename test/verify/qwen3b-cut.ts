@@ -1,11 +1,13 @@
 /**
- * Qwen2.5-3B's shape cut to two layers, B = 8 completions of T = 256 tokens, on the CPU: memory of a LoRA step, its numbers
- * against torch's, and the float16 graph against the float32 one. Minutes on two cores, so it is not among the tests:
+ * Qwen2.5-3B's shape cut to two layers, B = 8 completions of T = 256 tokens, on the CPU: memory of
+ * a LoRA step, its numbers against torch's, and the float16 graph against the float32 one. Minutes
+ * on two cores, so it is not among the tests:
  *
  *   npm run check:3b [-- --part learner|actor] [--folder DIR] [--threads N]
  *
- * torch's side is test/golden/qwen3b_cut.json, written by test/reference/qwen3b_cut_reference.py; weights are formulas
- * (bench/cut-model.ts). Each part is a process of its own. Exit code 1 when a bound is missed.
+ * torch's side is test/golden/qwen3b_cut.json, written by test/reference/qwen3b_cut_reference.py;
+ * weights are formulas (bench/cut-model.ts). Each part is a process of its own. Exit code 1 when a
+ * bound is missed.
  */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -50,7 +52,9 @@ function memory(field: "VmRSS" | "VmHWM"): number {
   return Number(kilobytes) * 1024;
 }
 
-/** Collects garbage, and gives the thread that returns array buffers to the system the time for it. */
+/**
+ * Collects garbage, and gives the thread that returns array buffers to the system the time for it.
+ */
 async function collect(): Promise<void> {
   for (let i = 0; i < 2; i++) {
     globalThis.gc!();
@@ -58,7 +62,10 @@ async function collect(): Promise<void> {
   }
 }
 
-/** Peak of resident memory while `work` runs. The kernel's mark of the peak is set back first (proc(5): clear_refs, 5). */
+/**
+ * Peak of resident memory while `work` runs. The kernel's mark of the peak is set back first
+ * (proc(5): clear_refs, 5).
+ */
 async function peakOf<T>(work: () => Promise<T>): Promise<{ result: T; peak: number }> {
   writeFileSync("/proc/self/clear_refs", "5");
   const result = await work();

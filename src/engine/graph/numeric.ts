@@ -1,6 +1,7 @@
 /**
- * How a graph holds its weights and in which format it computes: the one thing in which the graphs of CPU and CUDA
- * differ. Residual stream, norms, softmax, logits and sampling are float32 in every graph. Knows names and shapes.
+ * How a graph holds its weights and in which format it computes: the one thing in which the graphs
+ * of CPU and CUDA differ. Residual stream, norms, softmax, logits and sampling are float32 in every
+ * graph. Knows names and shapes.
  */
 import type { ModelConfig } from "../../model/config.js";
 import type { LayoutEntry } from "../../model/layout.js";
@@ -10,9 +11,14 @@ import { layerNames, weightViews, type WeightView } from "./weights.js";
 export interface Numeric {
   /** Of weights and biases of linear layers, what these compute, keys and values. */
   readonly dtype: "float32" | "float16";
-  /** Weights are inputs (fed at each run) or initializers (loaded when the session is made, from `WEIGHTS_FILE`). */
+  /**
+   * Weights are inputs (fed at each run) or initializers (loaded when the session is made, from
+   * `WEIGHTS_FILE`).
+   */
   readonly weights: "inputs" | "initializers";
-  /** Linear layers multiply weights from the left: see `linear` in qwen2.ts. Without adapters only. */
+  /**
+   * Linear layers multiply weights from the left: see `linear` in qwen2.ts. Without adapters only.
+   */
   readonly weightsFirst?: boolean;
   /** LoRA beside the base, as inputs. Empty without LoRA, or when it is merged into the weights. */
   readonly adapters: readonly AdapterInput[];
@@ -23,7 +29,10 @@ export const CPU_FLOAT32: Numeric = { dtype: "float32", weights: "inputs", adapt
 
 /** Name of the file with the initializers, beside the model file. */
 export const WEIGHTS_FILE = "weights.bin";
-/** Initializers start at multiples of this (a page), as the ONNX format recommends for files that are mapped. */
+/**
+ * Initializers start at multiples of this (a page), as the ONNX format recommends for files that
+ * are mapped.
+ */
 const ALIGNMENT = 4096;
 
 /** A weight of the graph in `WEIGHTS_FILE`. */
@@ -33,7 +42,9 @@ export interface StoredWeight extends WeightView {
   readonly position: number;
 }
 
-/** Matrix of the LM head: float32 always, so with float16 it is stored apart from a tied embedding. */
+/**
+ * Matrix of the LM head: float32 always, so with float16 it is stored apart from a tied embedding.
+ */
 export function headName(config: ModelConfig, { dtype }: Pick<Numeric, "dtype">): string {
   return config.tieWordEmbeddings && dtype === "float32" ? "embedding" : "lm_head";
 }
@@ -51,7 +62,10 @@ export function storedWeights(config: ModelConfig, dtype: Numeric["dtype"]): Sto
   });
 }
 
-/** Names of the weights that come after the last layer's keys and values: the prefill graph ends there. */
+/**
+ * Names of the weights that come after the last layer's keys and values: the prefill graph ends
+ * there.
+ */
 export function beyondPrefill(config: ModelConfig, dtype: Numeric["dtype"]): ReadonlySet<string> {
   const { o, postNorm, gate, up, down } = layerNames(config.numLayers - 1);
   const head = headName(config, { dtype });
@@ -67,7 +81,10 @@ export interface AdapterInput {
   readonly weight: string;
   /** [k, in]: the A of every module in the weight, one under the other */
   readonly a: { readonly name: string; readonly shape: readonly number[] };
-  /** The weight's shape with k in place of `in`: each module's B times lora_alpha / r, in its own rows and columns. */
+  /**
+   * The weight's shape with k in place of `in`: each module's B times lora_alpha / r, in its own
+   * rows and columns.
+   */
   readonly b: { readonly name: string; readonly shape: readonly number[] };
   readonly modules: readonly AdapterModule[];
 }

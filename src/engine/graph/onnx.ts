@@ -1,9 +1,10 @@
 /**
  * A small ONNX graph builder and its protobuf encoding.
  *
- * Writes the subset of onnx.proto3 (onnx/onnx, field numbers below) that our graphs need: tensors in and out,
- * float and int64 constants, nodes with int / float / ints / graph attributes, subgraphs for Loop and If.
- * Knows nothing about models; ONNX Runtime does the checking when a session is created.
+ * Writes the subset of onnx.proto3 (onnx/onnx, field numbers below) that our graphs need: tensors
+ * in and out, float and int64 constants, nodes with int / float / ints / graph attributes,
+ * subgraphs for Loop and If. Knows nothing about models; ONNX Runtime does the checking when a
+ * session is created.
  */
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 
@@ -43,8 +44,8 @@ export interface ExternalTensor {
 }
 
 /**
- * A graph under construction. Values are referred to by name; a subgraph sees the values of the graphs around it,
- * and its constants are stored once, in the outermost graph.
+ * A graph under construction. Values are referred to by name; a subgraph sees the values of the
+ * graphs around it, and its constants are stored once, in the outermost graph.
  */
 export class Graph {
   private readonly root: Graph;
@@ -104,7 +105,10 @@ export class Graph {
     return name;
   }
 
-  /** Declares a constant of the outermost graph, left out when no node takes it. The session must be created from a path. */
+  /**
+   * Declares a constant of the outermost graph, left out when no node takes it. The session must be
+   * created from a path.
+   */
   externalTensor(tensor: ExternalTensor): void {
     this.root.external.push(tensor);
   }
@@ -114,7 +118,10 @@ export class Graph {
     return from === to ? x : this.node("Cast", [x], { to: { int: DATA_TYPE[to] } });
   }
 
-  /** Adds a node with one output and returns that. `op` is "Name", or "domain::Name" outside the ONNX domain. */
+  /**
+   * Adds a node with one output and returns that. `op` is "Name", or "domain::Name" outside the
+   * ONNX domain.
+   */
   node(op: string, inputs: readonly string[], attributes: Attributes = {}): string {
     const output = this.fresh(op);
     this.nodeTo([output], op, inputs, attributes);

@@ -1,12 +1,13 @@
 /**
  * Building blocks of a Qwen2 / Llama decoder as ONNX nodes, and the prefill graph made of them.
  *
- * Formulas follow transformers' modeling_qwen2.py (RMSNorm, rotary halves, grouped-query attention, SwiGLU).
- * Heads are the outermost axis everywhere: the projections are batched matmuls over heads, so no tensor is
- * transposed but the attention output. numeric.ts says how weights enter and which format is computed in.
+ * Formulas follow transformers' modeling_qwen2.py (RMSNorm, rotary halves, grouped-query attention,
+ * SwiGLU). Heads are the outermost axis everywhere: the projections are batched matmuls over heads,
+ * so no tensor is transposed but the attention output. numeric.ts says how weights enter and which
+ * format is computed in.
  *
- * Shapes: N rows (tokens), H hidden, Hq query heads, Hkv key/value heads, rep = Hq / Hkv, D head size,
- * P prompts, Tp their padded length.
+ * Shapes: N rows (tokens), H hidden, Hq query heads, Hkv key/value heads, rep = Hq / Hkv, D head
+ * size, P prompts, Tp their padded length.
  */
 import type { ModelConfig } from "../../model/config.js";
 import { CPU_FLOAT32, WEIGHTS_FILE, beyondPrefill, byteLength, storedWeights, type Numeric } from "./numeric.js";
@@ -38,9 +39,10 @@ export function declareWeights(
 }
 
 /**
- * cos and sin tables [rows, D/2] of the rotary embedding: angle = position / theta^(2i/D) (Su et al. 2021,
- * arXiv:2104.09864). Both are multiplied by D^(-1/4): q and k each carry half of the attention scale
- * 1/sqrt(D), which saves a node per layer and keeps every matmul at alpha = 1, MLAS's fast path for one row.
+ * cos and sin tables [rows, D/2] of the rotary embedding: angle = position / theta^(2i/D) (Su et
+ * al. 2021, arXiv:2104.09864). Both are multiplied by D^(-1/4): q and k each carry half of the
+ * attention scale 1/sqrt(D), which saves a node per layer and keeps every matmul at alpha = 1,
+ * MLAS's fast path for one row.
  */
 export function declareRope(
   g: Graph,
@@ -73,10 +75,11 @@ export function timesTransposed(g: Graph, a: string, b: string): string {
 }
 
 /**
- * x · Wᵀ with W in Hugging Face's [out, in] layout, or a stack of such.
- * At every run MLAS copies the second operand of a product into panels, unless it is an initializer; a few rows are sooner
- * copied than a matrix. `weightsFirst` multiplies W · xᵀ and turns the product [out, N] (SmolLM2-135M's shapes, 16
- * rows, two cores: 1.5 to 1.8 times faster). One row is not copied at all, and loses by it.
+ * x · Wᵀ with W in Hugging Face's [out, in] layout, or a stack of such. At every run MLAS copies
+ * the second operand of a product into panels, unless it is an initializer; a few rows are sooner
+ * copied than a matrix. `weightsFirst` multiplies W · xᵀ and turns the product [out, N]
+ * (SmolLM2-135M's shapes, 16 rows, two cores: 1.5 to 1.8 times faster). One row is not copied at
+ * all, and loses by it.
  * @param rank of W
  */
 export function linear(g: Graph, numeric: Numeric, x: string, weight: string, rank = 2): string {
@@ -139,7 +142,10 @@ export function mlp(g: Graph, numeric: Numeric, x: string, layer: number): strin
   return isTurned ? turned(g, g.node("MatMul", [names.down, gated])) : project(g, numeric, gated, names.down);
 }
 
-/** Projections of x [N, H]: queries and keys stacked [1, Hq + Hkv, N, D], without rotation, and values [1, Hkv, N, D]. */
+/**
+ * Projections of x [N, H]: queries and keys stacked [1, Hq + Hkv, N, D], without rotation, and
+ * values [1, Hkv, N, D].
+ */
 export function projectAttention(g: Graph, config: ModelConfig, numeric: Numeric, x: string, layer: number) {
   const names = layerNames(layer);
   const heads = project(g, numeric, x, names.qkv, 4);
@@ -156,8 +162,8 @@ export function cacheNames(prefix: string, layer: number): { k: string; v: strin
 }
 
 /**
- * Softmax of `scores` + `mask` over the last axis, in float32: a float16 sum of thousands of weights would lose the
- * small ones.
+ * Softmax of `scores` + `mask` over the last axis, in float32: a float16 sum of thousands of
+ * weights would lose the small ones.
  */
 export function attentionWeights(g: Graph, { dtype }: Numeric, scores: string, mask: string): string {
   const masked = g.node("Add", [g.cast(scores, dtype, "float32"), mask]);
@@ -167,9 +173,10 @@ export function attentionWeights(g: Graph, { dtype }: Numeric, scores: string, m
 /**
  * The prefill graph: keys and values of right-padded prompts.
  *
- * Inputs: the weights and adapters that are inputs; `ids` int64 [P, Tp]. Outputs: `prompt_k.<layer>` (rotated and
- * scaled) and `prompt_v.<layer>`, `numeric.dtype` [Hkv, P, Tp, D]. Entries of padding are finite and meaningless. There is no LM head:
- * a prompt's last token is fed to the decode loop, which produces the first logits.
+ * Inputs: the weights and adapters that are inputs; `ids` int64 [P, Tp]. Outputs:
+ * `prompt_k.<layer>` (rotated and scaled) and `prompt_v.<layer>`, `numeric.dtype` [Hkv, P, Tp, D].
+ * Entries of padding are finite and meaningless. There is no LM head: a prompt's last token is fed
+ * to the decode loop, which produces the first logits.
  */
 export function buildPrefillGraph(config: ModelConfig, numeric: Numeric = CPU_FLOAT32): Uint8Array {
   const { numHeads: Hq, numKvHeads: Hkv, headDim: D, hiddenSize: H } = config;

@@ -1,14 +1,16 @@
 /**
- * The segment graph: up to S decode steps of R rows in one run, as an ONNX Loop with sampling inside.
+ * The segment graph: up to S decode steps of R rows in one run, as an ONNX Loop with sampling
+ * inside.
  *
- * A row is one completion in flight. For attention to prompts, and only there, rows stand in Q blocks of m places: the rows
- * of a block share one prompt, whose keys and values are read once per block, and places may be empty (they repeat a row,
- * and nothing reads them). Attention has three parts under one softmax:
+ * A row is one completion in flight. For attention to prompts, and only there, rows stand in Q
+ * blocks of m places: the rows of a block share one prompt, whose keys and values are read once per
+ * block, and places may be empty (they repeat a row, and nothing reads them). Attention has three
+ * parts under one softmax:
  *   prompt   [Hkv, 1, Q, Tp, D]   shared by a block, constant in the segment
  *   past     [Hkv, 1, R, T, D]    generated in earlier segments, constant in the segment
  *   recent   [Hkv, 1, R, i+1, D]  generated in this segment, grows in the loop (so growing copies little)
- * The generated slots are right-aligned: all rows end at slot T, a row that entered late has unused slots on the
- * left, which the mask hides. Rows enter and leave between segments only (engine.ts).
+ * The generated slots are right-aligned: all rows end at slot T, a row that entered late has unused
+ * slots on the left, which the mask hides. Rows enter and leave between segments only (engine.ts).
  *
  * Shapes: see qwen2.ts; S steps, V vocabulary, K stop ids.
  */
@@ -53,9 +55,10 @@ function ropeRows(config: ModelConfig, maxRows: number, segmentLength: number): 
  *   inverse_temperature float32 [R, 1], greedy bool [R, 1]
  *   any_argmax bool [0 or 1]    of length 1 if any row needs its most probable token (as a length the host knows it)
  *   uniforms float32 [S, R, 1], forced int64 [S, R, 1]   see sampling.ts
- * Outputs: `tokens` int64 [S', R, 1], `logprobs` float32 [S', R, 1] with S' ≤ S (all rows done), and of the most
- *   probable tokens `top_tokens` (meaningless unless any_argmax), `top_logprobs`;
- *   next_k/v.<layer> dtype [Hkv, 1, R, S', D], to be appended to `past`. What a row yields after its stop id or
+ * Outputs: `tokens` int64 [S', R, 1], `logprobs` float32 [S', R, 1] with S' ≤ S (all rows done),
+ * and of the most
+ *   probable tokens `top_tokens` (meaningless unless any_argmax), `top_logprobs`; next_k/v.<layer>
+ *   dtype [Hkv, 1, R, S', D], to be appended to `past`. What a row yields after its stop id or
  *   budget is noise.
  */
 export function buildSegmentGraph(
@@ -115,9 +118,10 @@ export function buildSegmentGraph(
   const current = b.input("current", "int64");
   const done = b.input("done", "bool");
   const recent = layers.map((layer) => declareCache(b, dtype, "recent", layer));
-  // Lengths are read off shapes, here and not before the loop: a shape is on the host, and so is then what is computed of
-  // shapes, where Slice and Split want it. Of the counter i, or of values from outside, CUDA would compute it on the device
-  // and copy it back at every step (test/integration/cuda-placement.test.ts).
+  // Lengths are read off shapes, here and not before the loop: a shape is on the host, and so is
+  // then what is computed of shapes, where Slice and Split want it. Of the counter i, or of values
+  // from outside, CUDA would compute it on the device and copy it back at every step
+  // (test/integration/cuda-placement.test.ts).
   const lengths = [
     axis(b, prompt[0]!.k, 3),
     axis(b, past[0]!.k, 3),
@@ -236,8 +240,8 @@ function declareCache(
 }
 
 /**
- * Attention of one query per row over the three parts, one softmax over all of them: [Hkv, rep, R, 1, D].
- * Every product broadcasts over `rep`, so grouped queries copy no keys.
+ * Attention of one query per row over the three parts, one softmax over all of them: [Hkv, rep, R,
+ * 1, D]. Every product broadcasts over `rep`, so grouped queries copy no keys.
  */
 function attend(
   b: Graph,

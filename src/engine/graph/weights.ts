@@ -1,8 +1,9 @@
 /**
  * Weights as graph inputs: which slices of the packed buffer a graph takes, and under which shape.
  *
- * Neighbouring parameters of the packed layout are viewed as one tensor without copying: q, k and v as one stack of
- * heads [1, Hq + 2 Hkv, D, H], and their biases likewise. Knows the layout, not the runtime.
+ * Neighbouring parameters of the packed layout are viewed as one tensor without copying: q, k and v
+ * as one stack of heads [1, Hq + 2 Hkv, D, H], and their biases likewise. Knows the layout, not the
+ * runtime.
  */
 import type { ModelConfig } from "../../model/config.js";
 import { weightLayout } from "../../model/layout.js";

@@ -1,6 +1,6 @@
 /**
- * A whole evaluation folder for reports and tables: metrics.json with the figures of each mode, and the predictions.
- * Knows the files; knows no statistics.
+ * A whole evaluation folder for reports and tables: metrics.json with the figures of each mode, and
+ * the predictions. Knows the files; knows no statistics.
  */
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";

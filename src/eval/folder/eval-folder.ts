@@ -5,7 +5,8 @@
  *   unfinished.json    settings and seconds spent so far; gone once there is
  *   metrics.json       settings and figures: the evaluation is whole
  *
- * So an evaluation that was cut goes on where it stopped, and one of other settings is refused. Knows no models.
+ * So an evaluation that was cut goes on where it stopped, and one of other settings is refused.
+ * Knows no models.
  */
 import {
   appendFileSync,

@@ -1,6 +1,6 @@
 /**
- * `predictions.jsonl` of an evaluation folder: a line for each completion, as text, with what every extractor reads in it.
- * Knows texts and right answers; knows no tokens, models or statistics.
+ * `predictions.jsonl` of an evaluation folder: a line for each completion, as text, with what every
+ * extractor reads in it. Knows texts and right answers; knows no tokens, models or statistics.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
@@ -40,7 +40,10 @@ const predictionSchema = z.object({
 
 export type Prediction = z.infer<typeof predictionSchema>;
 
-/** Judges one completion: the outcome, and every extractor's reading. Its fields are in the schema's order. */
+/**
+ * Judges one completion: the outcome, and every extractor's reading. Its fields are in the schema's
+ * order.
+ */
 export function judge(completion: Omit<Prediction, "outcome" | "extracted">): Prediction {
   const { mode, index, id, sample, question, answer, text, finish_reason, tokens } = completion;
   const outcome = outcomeOf(text, finish_reason, answer);

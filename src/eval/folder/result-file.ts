@@ -1,6 +1,7 @@
 /**
- * `metrics.json` of an evaluation folder, as `compare` reads it: what was asked and how, and which questions were answered
- * rightly. Knows the file; knows no statistics. Its other figures are written by summary.ts and pass through unread.
+ * `metrics.json` of an evaluation folder, as `compare` reads it: what was asked and how, and which
+ * questions were answered rightly. Knows the file; knows no statistics. Its other figures are
+ * written by summary.ts and pass through unread.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync } from "node:fs";
@@ -15,7 +16,10 @@ export type Mode = (typeof modes)[number];
 export const EVAL_VERSION = 1;
 
 const modeSchema = z.looseObject({
-  /** [n] 1 for each question answered rightly (of several samples: by the first), else 0, in the order of the questions. */
+  /**
+   * [n] 1 for each question answered rightly (of several samples: by the first), else 0, in the
+   * order of the questions.
+   */
   correct: z.array(z.literal([0, 1])),
   /** Means over the questions by k; absent with one sample. */
   pass_at_k: z.looseObject({ "1": z.number() }).optional(),
@@ -31,7 +35,10 @@ const resultSchema = z
     prompt: z.string(),
     /** Of questions and right answers, in order. */
     questions_sha256: z.string(),
-    /** Of the prompt's texts: the settings, not the token ids, so that models with different tokenizers compare. */
+    /**
+     * Of the prompt's texts: the settings, not the token ids, so that models with different
+     * tokenizers compare.
+     */
     prompt_sha256: z.string(),
     temperature: z.number(),
     max_new_tokens: z.int(),
@@ -42,7 +49,10 @@ const resultSchema = z
     /** Of the training run the model is a checkpoint of; null for any other model. */
     train_seed: z.int().nullable(),
     weights_sha256: z.string(),
-    /** Where and in which numbers it was computed; files from before there was a choice have neither. */
+    /**
+     * Where and in which numbers it was computed; files from before there was a choice have
+     * neither.
+     */
     device: z.enum(["cpu", "cuda"]).default("cpu"),
     dtype: z.enum(["float32", "float16"]).default("float32"),
     wall_seconds: z.number(),
@@ -59,7 +69,10 @@ export interface EvalResult extends z.infer<typeof resultSchema> {
 /** The modes that were evaluated. */
 export const modesOf = (result: EvalResult): Mode[] => modes.filter((mode) => result[mode] !== undefined);
 
-/** Share of right answers; of several samples to a question all count, since that is the more exact estimate. */
+/**
+ * Share of right answers; of several samples to a question all count, since that is the more exact
+ * estimate.
+ */
 export function accuracyOf(result: EvalResult, mode: Mode): number {
   const { pass_at_k, correct } = result[mode]!;
   return pass_at_k?.["1"] ?? correct.filter((right) => right === 1).length / correct.length;
@@ -105,7 +118,10 @@ export function readEvalResult(path: string): EvalResult {
   return { file: basename(path) === "metrics.json" ? dirname(path) : path, ...parsed.data };
 }
 
-/** What must be equal for question i of one file to be question i of another, and asked in the same way. */
+/**
+ * What must be equal for question i of one file to be question i of another, and asked in the same
+ * way.
+ */
 const sameness = [
   ["n", "the number of questions"],
   ["questions_sha256", "the questions"],
@@ -139,8 +155,10 @@ function brief(value: string | number): string {
 }
 
 /**
- * Two lists are compared seed by seed: pair i must come from one training seed, where the files know it.
- * @throws UserError for lists of different length, fewer than two seeds, a seed twice, or a pair of two seeds
+ * Two lists are compared seed by seed: pair i must come from one training seed, where the files
+ * know it.
+ * @throws UserError for lists of different length, fewer than two seeds, a seed twice, or a pair of
+ *   two seeds
  */
 export function refuseUnpaired(a: readonly EvalResult[], b: readonly EvalResult[]): void {
   if (a.length !== b.length) {

@@ -1,10 +1,18 @@
 /**
- * What a rollout actor will hold, by item, from shapes alone. Each formula names the code that allocates.
+ * What a rollout actor will hold, by item, from shapes alone. Each formula names the code that
+ * allocates.
  *
- * Legend: R rows in flight, G groups (prompts) in flight, which are most in self-test and validation, P prompt length, T completion
- * length, S steps of a segment, H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
+ * Legend: R rows in flight, G groups (prompts) in flight, which are most in self-test and
+ * validation, P prompt length, T completion length, S steps of a segment, H hidden, q and kv widths
+ * of queries and keys, I intermediate, V vocabulary, L layers.
  */
-import { adapterInputs, beyondPrefill, byteLength, storedWeights, type StoredWeight } from "../../engine/graph/numeric.js";
+import {
+  adapterInputs,
+  beyondPrefill,
+  byteLength,
+  storedWeights,
+  type StoredWeight,
+} from "../../engine/graph/numeric.js";
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
@@ -19,7 +27,10 @@ const VOCABULARY_ARRAYS = 3;
 const SCORE_ARRAYS = 3;
 /** loop.ts, SELFTEST_COMPLETIONS: each has a prompt of its own, as every validation problem has. */
 const SELFTEST_PROMPTS = 32;
-/** Graph constants live as protobuf in JavaScript, as the runtime's copy of it, and as tensors of the session. */
+/**
+ * Graph constants live as protobuf in JavaScript, as the runtime's copy of it, and as tensors of
+ * the session.
+ */
 const CONSTANT_COPIES = 3;
 
 /** Every item of one actor, on `where` its tensors live; what JavaScript holds is in RAM. */
@@ -64,7 +75,8 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
   });
   return [
     ...weightItems(run, model, where),
-    // engine.ts `prefill`: each group's own keys and values; kv-cache.ts `PromptCache`: the same side by side
+    // engine.ts `prefill`: each group's own keys and values; kv-cache.ts `PromptCache`: the same
+    // side by side
     inRam("keys and values of prompts", 2 * groups * prompt * perToken * width, "actors.max_rows"),
     // kv-cache.ts `GeneratedCache`: two sets of buffers, rows are copied from one to the other
     inRam("keys and values of completions, two sets", 2 * rows * completion * perToken * width, "actors.max_rows"),
@@ -107,8 +119,9 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
       ...(lora === null ? [] : [inRam("base, to merge adapters into", base * 4, "lora.enabled")]),
     ];
   }
-  // engine-weights.ts, `weightsAsInitializers`: two sessions, each with its own copy of what its graph uses. Without LoRA a
-  // new policy is two new sessions, and the old ones go before the new ones come.
+  // engine-weights.ts, `weightsAsInitializers`: two sessions, each with its own copy of what its
+  // graph uses. Without LoRA a new policy is two new sessions, and the old ones go before the new
+  // ones come.
   const { dtype } = run.actors;
   const stored = storedWeights(model, dtype);
   const unused = beyondPrefill(model, dtype);

@@ -1,4 +1,7 @@
-/** Holds the memory plan of a run against this machine. Knows what the machine has; the arithmetic is memory-plan.ts's. */
+/**
+ * Holds the memory plan of a run against this machine. Knows what the machine has; the arithmetic
+ * is memory-plan.ts's.
+ */
 import { totalmem } from "node:os";
 import type { RunConfig } from "../../config/schema.js";
 import { gpuBytes, smiList } from "../../machine/gpus.js";
@@ -29,8 +32,8 @@ export function checkMemory(config: RunConfig, serial: boolean, gpuMemory?: numb
 }
 
 /**
- * The machine a plan is checked against: this one, with the GPU the configuration asks for added where there is none, so
- * that a run can be planned where it will not run.
+ * The machine a plan is checked against: this one, with the GPU the configuration asks for added
+ * where there is none, so that a run can be planned where it will not run.
  */
 function machineOf(config: RunConfig, serial: boolean, gpuMemory?: number): Machine {
   const found = visibleGpus(process.env, smiList());
@@ -43,7 +46,9 @@ function machineOf(config: RunConfig, serial: boolean, gpuMemory?: number): Mach
   };
 }
 
-/** What this process may use: the machine's memory, or less inside a container or job with a limit. */
+/**
+ * What this process may use: the machine's memory, or less inside a container or job with a limit.
+ */
 function ramBytes(): number {
   const limit = process.constrainedMemory();
   return limit > 0 ? Math.min(limit, totalmem()) : totalmem();

@@ -1,7 +1,8 @@
 /**
- * What a run will take, process by process, before anything is allocated: from the configuration and the model's
- * config.json alone. Whether it fits, and which single setting would make it fit. Pure arithmetic: asks no machine.
- * The items are learner-memory.ts's and actor-memory.ts's; docs/memory.md has them beside what processes really took.
+ * What a run will take, process by process, before anything is allocated: from the configuration
+ * and the model's config.json alone. Whether it fits, and which single setting would make it fit.
+ * Pure arithmetic: asks no machine. The items are learner-memory.ts's and actor-memory.ts's;
+ * docs/memory.md has them beside what processes really took.
  */
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
@@ -49,7 +50,10 @@ export interface Machine {
   readonly ramBytes: number | null;
 }
 
-/** tokenizer.ts: vocabulary and merges as JavaScript objects, for each token. Measured: 49,152 and 151,936 tokens. */
+/**
+ * tokenizer.ts: vocabulary and merges as JavaScript objects, for each token. Measured: 49,152 and
+ * 151,936 tokens.
+ */
 const TOKENIZER_BYTES = 900;
 /** Node with the process's libraries loaded and no model: measured, see docs/memory.md. */
 export const RUNTIME = "Node.js and libraries";
@@ -57,7 +61,10 @@ const RUNTIME_BYTES = { learner: 416e6, actor: 93e6 };
 /** CUDA's context and loaded kernels. Assumed: nothing has been measured on a GPU. */
 const CUDA_CONTEXT_BYTES = 0.6e9;
 
-/** The run with prompts no longer than the model's context allows: longer ones are refused by name when they are read. */
+/**
+ * The run with prompts no longer than the model's context allows: longer ones are refused by name
+ * when they are read.
+ */
 function withinContext(run: RunConfig, model: ModelConfig): RunConfig {
   const room = Math.max(1, model.maxPositions - run.max_completion_length);
   return { ...run, data: { ...run.data, max_prompt_length: Math.min(run.data.max_prompt_length, room) } };
@@ -117,8 +124,8 @@ export interface Cure {
 }
 
 /**
- * Settings that would make a plan fit: every single one that is enough (with the largest value that fits); if none is,
- * the first of them together; empty when even those are not enough.
+ * Settings that would make a plan fit: every single one that is enough (with the largest value that
+ * fits); if none is, the first of them together; empty when even those are not enough.
  */
 export function cures(run: RunConfig, model: ModelConfig, machine: Machine, serial = false): Cure[] {
   const enough = (changed: RunConfig): boolean => fits(planMemory(changed, model, machine, serial));

@@ -1,4 +1,6 @@
-/** A memory plan in words: the table of `plan`, and the refusal of a run that cannot fit. Pure text. */
+/**
+ * A memory plan in words: the table of `plan`, and the refusal of a run that cannot fit. Pure text.
+ */
 import { sumOf, type Cure, type MemoryPlan, type ProcessPlan } from "./memory-plan.js";
 
 /** A table for each process, and the sums by memory. */

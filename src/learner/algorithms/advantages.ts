@@ -3,24 +3,30 @@
  * Plain typed arrays in float64, on the CPU: a batch has thousands of tokens, not millions.
  * Knows no TensorFlow and no weights.
  *
- * Layout: [N] is flat over the completion tokens of a batch, row after row; `rowOf` [N] names each token's row
- * (its completion) and never decreases; every row has at least one token. [R] is one entry per row.
+ * Layout: [N] is flat over the completion tokens of a batch, row after row; `rowOf` [N] names each
+ * token's row (its completion) and never decreases; every row has at least one token. [R] is one
+ * entry per row.
  */
 import type { RunConfig } from "../../config/schema.js";
 
-// ---------------------------------------------------------------------------------------------------------- GRPO
+// ----------------------------------------------------------------------------------------------------------
+// GRPO
 
 export interface GroupAdvantages {
   /** One array per group, one advantage per completion. */
   readonly advantages: Float64Array[];
-  /** Groups whose scored rewards are all equal (or fewer than two were scored): every advantage is exactly 0. */
+  /**
+   * Groups whose scored rewards are all equal (or fewer than two were scored): every advantage is
+   * exactly 0.
+   */
   readonly zeroStd: boolean[];
 }
 
 /**
- * Group-relative advantages, (r − mean of the group) / (std + 1e-4): DeepSeekMath (arXiv:2402.03300, §4.1.2) in TRL's
- * form (`grpo_trainer.py`, `sum_then_normalize`): the std is unbiased and taken over the `group` or the whole `batch`
- * (arXiv:2508.08221); `none` divides by nothing (Dr. GRPO, arXiv:2503.20783). The mean is always the group's.
+ * Group-relative advantages, (r − mean of the group) / (std + 1e-4): DeepSeekMath
+ * (arXiv:2402.03300, §4.1.2) in TRL's form (`grpo_trainer.py`, `sum_then_normalize`): the std is
+ * unbiased and taken over the `group` or the whole `batch` (arXiv:2508.08221); `none` divides by
+ * nothing (Dr. GRPO, arXiv:2503.20783). The mean is always the group's.
  *
  * @param rewards groups of rewards; null = not scored: left out of mean and std, advantage 0
  */
@@ -29,7 +35,8 @@ export function groupAdvantages(
   scale: RunConfig["scale_rewards"],
 ): GroupAdvantages {
   const scoredOf = rewards.map((group) => group.filter((reward) => reward !== null));
-  // Equality is asked of the rewards, not of their std: rounding would leave advantages of 1e-13 that cost a forward.
+  // Equality is asked of the rewards, not of their std: rounding would leave advantages of 1e-13
+  // that cost a forward.
   const zeroStd = scoredOf.map((scored) => scored.every((reward) => reward === scored[0]));
   const batchStd = unbiasedStd(scoredOf.flat());
   const advantages = rewards.map((group, g) => {
@@ -51,12 +58,16 @@ function unbiasedStd(values: readonly number[]): number {
   return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
 }
 
-// ----------------------------------------------------------------------------------------------------------- PPO
+// -----------------------------------------------------------------------------------------------------------
+// PPO
 
 export interface PpoBatch {
   /** [N] */
   readonly rowOf: Int32Array;
-  /** [N] log-probabilities (nats) under the policy that starts the iteration, and under the reference (null: no KL reward). */
+  /**
+   * [N] log-probabilities (nats) under the policy that starts the iteration, and under the
+   * reference (null: no KL reward).
+   */
   readonly logprobs: Float32Array;
   readonly refLogprobs: Float32Array | null;
   /** [N] V of the state *before* each token. */
@@ -65,7 +76,10 @@ export interface PpoBatch {
   readonly scores: readonly (number | null)[];
   /** [R] true where the completion was cut by length, not ended by a stop token. */
   readonly truncated: readonly boolean[];
-  /** [R] V of the state *after* the last token, used on truncated rows; null = 0 there, as TRL and verl do. */
+  /**
+   * [R] V of the state *after* the last token, used on truncated rows; null = 0 there, as TRL and
+   * verl do.
+   */
   readonly bootstrapValues: Float32Array | null;
 }
 
@@ -81,14 +95,18 @@ export interface PpoAdvantages {
   readonly returns: Float32Array;
   /** [N] 1 where policy and value loss count the token. */
   readonly mask: Float32Array;
-  /** Nats per completion: the KL estimate summed over tokens, averaged over rows (TRL's objective/kl). 0 without a reference. */
+  /**
+   * Nats per completion: the KL estimate summed over tokens, averaged over rows (TRL's
+   * objective/kl). 0 without a reference.
+   */
   readonly meanKl: number;
 }
 
 /**
- * Everything between rollout and PPO's losses: token rewards, GAE, returns, whitening.
- * TRL 1.12 `experimental/ppo/ppo_trainer.py`, steps 4 to 6, except that the score is placed on the last real token (TRL
- * puts it on the pad after it, where the policy loss has no mask) and truncated or unscored rows can be masked.
+ * Everything between rollout and PPO's losses: token rewards, GAE, returns, whitening. TRL 1.12
+ * `experimental/ppo/ppo_trainer.py`, steps 4 to 6, except that the score is placed on the last real
+ * token (TRL puts it on the pad after it, where the policy loss has no mask) and truncated or
+ * unscored rows can be masked.
  *
  * @param options `kl_coef` is the current coefficient, which adaptive control may have moved
  */
@@ -117,7 +135,10 @@ export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions): Pp
   };
 }
 
-/** [N] estimates of KL(policy ‖ reference): k1 = −logr, k3 = r − 1 − logr, r = reference / policy (joschu.net/blog/kl-approx.html). */
+/**
+ * [N] estimates of KL(policy ‖ reference): k1 = −logr, k3 = r − 1 − logr, r = reference / policy
+ * (joschu.net/blog/kl-approx.html).
+ */
 function tokenKl({ logprobs, refLogprobs }: PpoBatch, estimator: RunConfig["kl_estimator"]): Float64Array {
   return Float64Array.from(logprobs, (logprob, t) => {
     if (refLogprobs === null) return 0;
@@ -132,16 +153,19 @@ export interface GaeInput {
   readonly rewards: ArrayLike<number>;
   /** [N] V before each token. */
   readonly values: ArrayLike<number>;
-  /** [N] tokens with 0 are stepped over: value and advantage of the next unmasked token carry across them (verl). */
+  /**
+   * [N] tokens with 0 are stepped over: value and advantage of the next unmasked token carry across
+   * them (verl).
+   */
   readonly mask: ArrayLike<number>;
   /** [R] V after the last token: 0 for a completion that ended. */
   readonly bootstrap: ArrayLike<number>;
 }
 
 /**
- * Generalised advantage estimation (Schulman et al., arXiv:1506.02438, eq. 16): δ_t = r_t + γ·V_{t+1} − V_t,
- * Â_t = δ_t + γλ·Â_{t+1}, returns Â + V. Masked tokens get advantage 0 and their own value as return; their reward is
- * not seen.
+ * Generalised advantage estimation (Schulman et al., arXiv:1506.02438, eq. 16): δ_t = r_t +
+ * γ·V_{t+1} − V_t, Â_t = δ_t + γλ·Â_{t+1}, returns Â + V. Masked tokens get advantage 0 and their
+ * own value as return; their reward is not seen.
  */
 export function gae(input: GaeInput, gamma: number, lam: number): { advantages: Float64Array; returns: Float64Array } {
   const { rowOf, rewards, values, mask, bootstrap } = input;
@@ -163,10 +187,12 @@ export function gae(input: GaeInput, gamma: number, lam: number): { advantages: 
 }
 
 /**
- * (x − mean) / sqrt(var + 1e-8) over the unmasked entries, with the unbiased variance, over the whole batch (TRL:
- * `masked_whiten`). 0 where masked. With fewer than two unmasked entries there is no variance, and they stay as they are.
+ * (x − mean) / sqrt(var + 1e-8) over the unmasked entries, with the unbiased variance, over the
+ * whole batch (TRL: `masked_whiten`). 0 where masked. With fewer than two unmasked entries there is
+ * no variance, and they stay as they are.
  *
- * @param options.keepMean scale only: the mean is added back (TRL's `shift_mean=False`, for rewards)
+ * @param options.keepMean scale only: the mean is added back (TRL's `shift_mean=False`, for
+ *   rewards)
  */
 export function whiten(
   values: Float64Array,
@@ -182,8 +208,8 @@ export function whiten(
 }
 
 /**
- * Adaptive KL control (Ziegler et al., arXiv:1909.08593, §2.2; the same in verl and OpenRLHF): the coefficient moves by
- * at most 20 % of completions / horizon, towards the target.
+ * Adaptive KL control (Ziegler et al., arXiv:1909.08593, §2.2; the same in verl and OpenRLHF): the
+ * coefficient moves by at most 20 % of completions / horizon, towards the target.
  *
  * @param meanKl nats per completion of the last batch (`PpoAdvantages.meanKl`)
  * @param completions how many that batch held
@@ -201,8 +227,9 @@ export function nextKlCoef(
 }
 
 /**
- * Share of the variance of the returns that the values explain, 1 − Var(R − V) / Var(R), over unmasked tokens: 1 is a
- * perfect critic, 0 a constant, below 0 worse than a constant. null when the returns do not vary.
+ * Share of the variance of the returns that the values explain, 1 − Var(R − V) / Var(R), over
+ * unmasked tokens: 1 is a perfect critic, 0 a constant, below 0 worse than a constant. null when
+ * the returns do not vary.
  */
 export function explainedVariance(
   values: ArrayLike<number>,

@@ -1,30 +1,35 @@
 /**
- * The losses of GRPO and PPO, as pure functions of log-probabilities (or values) and of what the batch knows about them.
- * Formulas: PPO-clip, Schulman et al. arXiv:1707.06347; GRPO, DeepSeekMath arXiv:2402.03300; DAPO arXiv:2503.14476;
- * Dr. GRPO arXiv:2503.20783; GSPO (sequence level) arXiv:2507.18071; k3, joschu.net/blog/kl-approx.html. In every detail
- * TRL 1.16 `grpo_trainer.py::_compute_loss` and TRL 1.12 `experimental/ppo/ppo_trainer.py`, against which values and
- * gradients are tested, except:
+ * The losses of GRPO and PPO, as pure functions of log-probabilities (or values) and of what the
+ * batch knows about them. Formulas: PPO-clip, Schulman et al. arXiv:1707.06347; GRPO, DeepSeekMath
+ * arXiv:2402.03300; DAPO arXiv:2503.14476; Dr. GRPO arXiv:2503.20783; GSPO (sequence level)
+ * arXiv:2507.18071; k3, joschu.net/blog/kl-approx.html. In every detail TRL 1.16
+ * `grpo_trainer.py::_compute_loss` and TRL 1.12 `experimental/ppo/ppo_trainer.py`, against which
+ * values and gradients are tested, except:
  *
- * 1. Every mean is over the whole optimizer step: denominators are passed in, so gradients of microbatches add up to
- *    exactly the large batch's. TRL takes bnpo, PPO's means and the entropy bonus over each microbatch and averages those.
- * 2. bnpo and dapo therefore differ only with steps_per_generation > 1: bnpo divides by the tokens of this optimizer
- *    step, dapo (as in TRL) by the average over the steps of the generation batch.
- * 3. Completions whose advantages are all 0 may be left out of the forward pass (when `zeroAdvantageIsFree`): the
- *    denominators still count them, so nothing changes.
- * 4. Actor and learner differ in engine and age: each token is weighted by min(C, π_old / π_behaviour), detached
- *    (truncated importance sampling). This is TRL's `vllm_importance_sampling_mode="token_truncate"`, not its default
- *    `sequence_mask`, which discards long completions (huggingface/trl#4772). As in TRL it does not weight the KL term.
+ * 1. Every mean is over the whole optimizer step: denominators are passed in, so gradients of
+ *    microbatches add up to exactly the large batch's. TRL takes bnpo, PPO's means and the entropy
+ *    bonus over each microbatch and averages those.
+ * 2. bnpo and dapo therefore differ only with steps_per_generation > 1: bnpo divides by the tokens
+ *    of this optimizer step, dapo (as in TRL) by the average over the steps of the generation
+ *    batch.
+ * 3. Completions whose advantages are all 0 may be left out of the forward pass (when
+ *    `zeroAdvantageIsFree`): the denominators still count them, so nothing changes.
+ * 4. Actor and learner differ in engine and age: each token is weighted by min(C, π_old /
+ *    π_behaviour), detached (truncated importance sampling). This is TRL's
+ *    `vllm_importance_sampling_mode="token_truncate"`, not its default `sequence_mask`, which
+ *    discards long completions (huggingface/trl#4772). As in TRL it does not weight the KL term.
  *    PPO gets the same weight; TRL's PPO has none.
  * 5. Ratios are reported before clipping or capping; TRL reports the capped weight.
- * 6. PPO: value and policy loss share one mask, the real tokens (TRL's value mask covers one pad more); approxkl is a mean
- *    over those tokens (TRL's is over pads too); PPO has an entropy bonus, GRPO's.
+ * 6. PPO: value and policy loss share one mask, the real tokens (TRL's value mask covers one pad
+ *    more); approxkl is a mean over those tokens (TRL's is over pads too); PPO has an entropy
+ *    bonus, GRPO's.
  *
  * Knows no model, no optimizer and no batch larger than the microbatch it is given.
  *
- * Layout: padding-free. [N] is flat over the completion tokens of the microbatch; `rowOf` names each token's completion, in
- * any order, but a completion is never split between microbatches. All log-probabilities are in nats, of
- * softmax(logits / temperature). The functions make tensors: call them inside `tf.tidy` or a gradient function, and
- * `tf.keep` the metrics.
+ * Layout: padding-free. [N] is flat over the completion tokens of the microbatch; `rowOf` names
+ * each token's completion, in any order, but a completion is never split between microbatches. All
+ * log-probabilities are in nats, of softmax(logits / temperature). The functions make tensors: call
+ * them inside `tf.tidy` or a gradient function, and `tf.keep` the metrics.
  */
 import type { Scalar, Tensor, Tensor1D } from "@tensorflow/tfjs";
 import type { RunConfig } from "../../config/schema.js";
@@ -33,9 +38,15 @@ import type { TF } from "../backend/backend.js";
 export interface PolicyTokens {
   /** [N] of the policy being trained; differentiable. */
   readonly logprobs: Tensor1D;
-  /** [N] of π_old, the policy the ratio is taken to; null = this very policy (ratio 1, gradient flowing). */
+  /**
+   * [N] of π_old, the policy the ratio is taken to; null = this very policy (ratio 1, gradient
+   * flowing).
+   */
   readonly oldLogprobs: Float32Array | null;
-  /** [N] as reported by the actor; null = no actor/learner weight (`old_logprobs: behaviour`, where π_old is the actor). */
+  /**
+   * [N] as reported by the actor; null = no actor/learner weight (`old_logprobs: behaviour`, where
+   * π_old is the actor).
+   */
   readonly behaviourLogprobs: Float32Array | null;
   /** [N] of the reference policy; read when beta ≠ 0. */
   readonly refLogprobs: Float32Array | null;
@@ -66,7 +77,10 @@ export type GrpoOptions = Pick<
 
 export type PpoPolicyOptions = Pick<RunConfig, "cliprange" | "importance_sampling_cap" | "entropy_coef">;
 
-/** What means are taken over. Counts include completions that had no forward, tokens never include masked ones. */
+/**
+ * What means are taken over. Counts include completions that had no forward, tokens never include
+ * masked ones.
+ */
 export interface Denominators {
   /** Completions of this optimizer step. */
   readonly rows: number;
@@ -85,7 +99,10 @@ export interface Loss {
   readonly metrics: Metrics;
 }
 
-/** True when a completion with advantage 0 contributes neither loss nor gradient, so that it needs no forward. */
+/**
+ * True when a completion with advantage 0 contributes neither loss nor gradient, so that it needs
+ * no forward.
+ */
 export function zeroAdvantageIsFree({ beta, entropy_coef }: Pick<RunConfig, "beta" | "entropy_coef">): boolean {
   return beta === 0 && entropy_coef === 0;
 }
@@ -102,10 +119,12 @@ export function perToken(perRow: ArrayLike<number>, rowOf: Int32Array): Float32A
 
 /**
  * GRPO's loss in all its variants:
- *   Σ_t weight_t · ( w_t · max(−min(ρ, δ)·A, −clip(ρ, 1 − ε, 1 + ε_high)·A) + β·k3_t ) − entropy_coef · mean entropy
- * with ρ = π/π_old of the token, or exp(mean log-ratio) of its sequence, and w_t = min(C, π_old/π_behaviour).
- * Metrics: clip_{low,high,region}_sum (tokens, or sequences at sequence level), tokens_sum, and where they apply
- * kl_sum, entropy_sum, sampling_ratio_sum, sampling_ratio_max, sampling_gap_sum (nats, absolute).
+ *   Σ_t weight_t · ( w_t · max(−min(ρ, δ)·A, −clip(ρ, 1 − ε, 1 + ε_high)·A) + β·k3_t ) −
+ *   entropy_coef · mean entropy
+ * with ρ = π/π_old of the token, or exp(mean log-ratio) of its sequence, and w_t = min(C,
+ * π_old/π_behaviour). Metrics: clip_{low,high,region}_sum (tokens, or sequences at sequence level),
+ * tokens_sum, and where they apply kl_sum, entropy_sum, sampling_ratio_sum, sampling_ratio_max,
+ * sampling_gap_sum (nats, absolute).
  */
 export function grpoLoss(tf: TF, tokens: PolicyTokens, options: GrpoOptions, denominators: Denominators): Loss {
   const { beta, delta } = options;
@@ -125,7 +144,8 @@ export function grpoLoss(tf: TF, tokens: PolicyTokens, options: GrpoOptions, den
   let klSum: Metrics = {};
   if (beta !== 0) {
     const kl = k3(tf, tokens);
-    // Without the factor, the gradient of k3 is not that of the KL (DeepSeek-V3.2, arXiv:2512.02556).
+    // Without the factor, the gradient of k3 is not that of the KL (DeepSeek-V3.2,
+    // arXiv:2512.02556).
     const corrected = options.use_bias_correction_kl ? tf.mul(kl, ratio) : kl;
     perTokenLoss = tf.add(perTokenLoss, tf.mul(corrected, beta));
     klSum = { kl_sum: weighted(tf, corrected, mask) };
@@ -160,9 +180,10 @@ export function grpoLoss(tf: TF, tokens: PolicyTokens, options: GrpoOptions, den
 }
 
 /**
- * PPO's clipped policy loss: Σ_t mask_t · w_t · max(−ρA, −clip(ρ, 1 ± cliprange)·A) / tokens, minus the entropy bonus.
- * Metrics: tokens_sum, clip_region_sum (tokens where the clipped term is the larger), approxkl_sum (0.5·logratio²), and
- * where they apply entropy_sum, sampling_ratio_sum, sampling_ratio_max, sampling_gap_sum.
+ * PPO's clipped policy loss: Σ_t mask_t · w_t · max(−ρA, −clip(ρ, 1 ± cliprange)·A) / tokens, minus
+ * the entropy bonus. Metrics: tokens_sum, clip_region_sum (tokens where the clipped term is the
+ * larger), approxkl_sum (0.5·logratio²), and where they apply entropy_sum, sampling_ratio_sum,
+ * sampling_ratio_max, sampling_gap_sum.
  */
 export function ppoPolicyLoss(
   tf: TF,
@@ -205,8 +226,9 @@ export interface ValueTokens {
 }
 
 /**
- * PPO's clipped value loss: 0.5 · Σ_t mask_t · max((V − R)², (clip(V, V_old ± cliprange_value) − R)²) / tokens.
- * Multiply by vf_coef when it shares a trunk with the policy. Metrics: value_clip_sum (tokens).
+ * PPO's clipped value loss: 0.5 · Σ_t mask_t · max((V − R)², (clip(V, V_old ± cliprange_value) −
+ * R)²) / tokens. Multiply by vf_coef when it shares a trunk with the policy. Metrics:
+ * value_clip_sum (tokens).
  */
 export function valueLoss(
   tf: TF,
@@ -217,7 +239,8 @@ export function valueLoss(
   const old = tf.tensor1d(oldValues);
   const target = tf.tensor1d(returns);
   const counted = tf.tensor1d(mask);
-  // Bounds first, then min and max: an unclipped value stays bit for bit what it was, so it never counts as clipped.
+  // Bounds first, then min and max: an unclipped value stays bit for bit what it was, so it never
+  // counts as clipped.
   const clipped = tf.minimum(tf.maximum(values, tf.sub(old, cliprange_value)), tf.add(old, cliprange_value));
   const plainError = tf.squaredDifference(values, target);
   const clippedError = tf.squaredDifference(clipped, target);
@@ -242,7 +265,8 @@ export function mergeMetrics(
 }
 
 /**
- * [N] the constant factor of each token in the loss, TRL's four aggregations. Sums are over unmasked tokens:
+ * [N] the constant factor of each token in the loss, TRL's four aggregations. Sums are over
+ * unmasked tokens:
  *   grpo     1 / (tokens of the row · rows)       a masked row still counts among the rows
  *   bnpo     1 / tokens of the optimizer step
  *   dr_grpo  1 / (rows · max_completion_length)
@@ -265,7 +289,10 @@ function tokenWeights(
   return tokens.mask.map((counts) => counts / (divisor || 1));
 }
 
-/** [N] mask over the number of unmasked tokens of the token's row, so that each row's entries add up to 1 (or 0). */
+/**
+ * [N] mask over the number of unmasked tokens of the token's row, so that each row's entries add up
+ * to 1 (or 0).
+ */
 function divideByRowLength(
   mask: Float32Array,
   { rowOf, numRows }: Pick<PolicyTokens, "rowOf" | "numRows">,
@@ -294,7 +321,10 @@ function detach(tf: TF, x: Tensor1D): Tensor1D {
   return stop(x);
 }
 
-/** [N] mean over the unmasked tokens of each row, spread back over the row; gradients flow to all of them. */
+/**
+ * [N] mean over the unmasked tokens of each row, spread back over the row; gradients flow to all of
+ * them.
+ */
 function sequenceMean(tf: TF, x: Tensor1D, tokens: PolicyTokens): Tensor1D {
   const rowOf = tf.tensor1d(tokens.rowOf, "int32");
   const shares = tf.tensor1d(divideByRowLength(tokens.mask, tokens));
@@ -307,14 +337,20 @@ function clippedSurrogate(tf: TF, ratio: Tensor, clippedRatio: Tensor, advantage
   return tf.neg(tf.minimum(tf.mul(ratio, advantage), tf.mul(clippedRatio, advantage)));
 }
 
-/** [N] exp(d) − d − 1 with d = log π_ref − log π: an unbiased, never negative estimate of KL(π ‖ π_ref). */
+/**
+ * [N] exp(d) − d − 1 with d = log π_ref − log π: an unbiased, never negative estimate of KL(π ‖
+ * π_ref).
+ */
 function k3(tf: TF, { logprobs, refLogprobs }: PolicyTokens): Tensor {
   if (refLogprobs === null) throw new Error("beta is not 0, but no reference log-probabilities were given");
   const d = tf.sub(tf.tensor1d(refLogprobs), logprobs);
   return tf.sub(tf.sub(tf.exp(d), d), 1);
 }
 
-/** [N] min(cap, π_old / π_behaviour), a constant, with metrics of the ratio before the cap; null without an actor. */
+/**
+ * [N] min(cap, π_old / π_behaviour), a constant, with metrics of the ratio before the cap; null
+ * without an actor.
+ */
 function samplingWeight(
   tf: TF,
   old: Tensor1D,

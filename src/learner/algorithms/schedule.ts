@@ -1,16 +1,16 @@
 /**
- * Learning rate schedules, as factors of the configured rate. Formulas: transformers `optimization.py`
- * (`get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup`, `get_constant_schedule_with_warmup`).
- * Knows step counts only; the optimizer owns the rate.
+ * Learning rate schedules, as factors of the configured rate. Formulas: transformers
+ * `optimization.py` (`get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup`,
+ * `get_constant_schedule_with_warmup`). Knows step counts only; the optimizer owns the rate.
  */
 import type { RunConfig } from "../../config/schema.js";
 
 /**
  * Factor of `learning_rate` for one optimizer step, in [0, 1].
  *
- * Warm-up rises linearly from 0 (so the very first step of a warm-up changes nothing, as in transformers); after it
- * `linear` falls to 0 at `totalSteps`, `cosine` falls along half a cosine, `constant` stays at 1. Steps past the end
- * get the end's factor.
+ * Warm-up rises linearly from 0 (so the very first step of a warm-up changes nothing, as in
+ * transformers); after it `linear` falls to 0 at `totalSteps`, `cosine` falls along half a cosine,
+ * `constant` stays at 1. Steps past the end get the end's factor.
  *
  * @param step optimizer steps taken before this one, from 0
  * @param warmupSteps optimizer steps of warm-up, ≥ 0

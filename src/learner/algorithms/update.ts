@@ -1,5 +1,6 @@
 /**
- * One training iteration: a rollout batch becomes optimizer steps. Reads top to bottom like the algorithms.
+ * One training iteration: a rollout batch becomes optimizer steps. Reads top to bottom like the
+ * algorithms.
  *
  *   rewards ─▶ advantages ─▶ [for each pass, each mini-batch] losses over microbatches ─▶ gradient ─▶ AdamW
  *
@@ -57,7 +58,10 @@ function stepsPerIteration(run: RunConfig): number {
     : run.num_ppo_epochs * run.num_mini_batches;
 }
 
-/** A completion with what the learner adds to it. Rows are counted group by group over the whole batch. */
+/**
+ * A completion with what the learner adds to it. Rows are counted group by group over the whole
+ * batch.
+ */
 interface Row {
   readonly completion: Completion;
   readonly reward: number | null;
@@ -160,7 +164,8 @@ export class Updater {
     return { sequences, rows, rowsOf };
   }
 
-  // ------------------------------------------------------------------------------------------------------ GRPO
+  // ------------------------------------------------------------------------------------------------------
+  // GRPO
 
   async #grpo(
     rollouts: Rollouts,
@@ -253,7 +258,8 @@ export class Updater {
     };
   }
 
-  // ------------------------------------------------------------------------------------------------------- PPO
+  // -------------------------------------------------------------------------------------------------------
+  // PPO
 
   async #ppo(
     rollouts: Rollouts,
@@ -369,9 +375,13 @@ export class Updater {
     };
   }
 
-  // ------------------------------------------------------------------------------------------ passes and steps
+  // ------------------------------------------------------------------------------------------
+  // passes and steps
 
-  /** One optimizer step over the given groups, in microbatches; the loss function sees one microbatch at a time. */
+  /**
+   * One optimizer step over the given groups, in microbatches; the loss function sees one
+   * microbatch at a time.
+   */
   async #step(
     rollouts: Rollouts,
     groups: readonly number[],
@@ -450,7 +460,10 @@ export class Updater {
     );
   }
 
-  /** Log-probabilities of the completions of some groups under one set of weights; rows of other groups stay empty. */
+  /**
+   * Log-probabilities of the completions of some groups under one set of weights; rows of other
+   * groups stay empty.
+   */
   async #logprobs(
     rollouts: Rollouts,
     groups: readonly number[],

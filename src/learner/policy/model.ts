@@ -1,11 +1,12 @@
 /**
- * What the learner trains and what stays frozen: one flat vector of trainable parameters, views of it by name, and the
- * frozen tensors beside it.
+ * What the learner trains and what stays frozen: one flat vector of trainable parameters, views of
+ * it by name, and the frozen tensors beside it.
  *
  *   full:  [ policy | value trunk? | value head? ]          frozen: reference policy, when a loss term needs one
  *   LoRA:  [ adapters | value adapters? | value head? ]     frozen: the base (adapters off = the reference policy)
  *
- * The policy's part comes first, so what is published is a prefix. Knows names and shapes; knows no losses.
+ * The policy's part comes first, so what is published is a prefix. Knows names and shapes; knows no
+ * losses.
  */
 import type { Tensor, Variable } from "@tensorflow/tfjs";
 import { join } from "node:path";
@@ -26,7 +27,10 @@ const VALUE_PREFIX = "value_model.";
 
 type Views = ReadonlyMap<string, Tensor>;
 
-/** A checkpoint's weights, read when they are asked for: a large model must not exist twice while it is loaded. */
+/**
+ * A checkpoint's weights, read when they are asked for: a large model must not exist twice while it
+ * is loaded.
+ */
 export interface BaseWeights {
   /** One tensor's values, in an array of its own. */
   tensor(entry: LayoutEntry): Float32Array;
@@ -52,7 +56,9 @@ export class TrainableModel {
   /** The published part alone. */
   readonly publishedLayout: readonly LayoutEntry[];
   readonly flat: Variable;
-  /** Base weights under LoRA; the reference policy in full fine-tuning; null when neither is needed. */
+  /**
+   * Base weights under LoRA; the reference policy in full fine-tuning; null when neither is needed.
+   */
   readonly #frozen: Views | null;
   readonly #separateValue: boolean;
 
@@ -61,7 +67,8 @@ export class TrainableModel {
 
   /**
    * @param base the checkpoint's weights
-   * @param trainable resumed vector, or null to start from the base (new adapters: A uniform, B zero; value head: zero)
+   * @param trainable resumed vector, or null to start from the base (new adapters: A uniform, B
+   *   zero; value head: zero)
    */
   constructor(tf: TF, config: ModelConfig, run: RunConfig, base: BaseWeights, trainable: Float32Array | null) {
     this.#tf = tf;
@@ -83,7 +90,8 @@ export class TrainableModel {
           ] as [string, number[]][])
         : []),
     ]);
-    // A variable is a copy: the tensor it starts from must not stay, or the parameters would exist twice.
+    // A variable is a copy: the tensor it starts from must not stay, or the parameters would exist
+    // twice.
     this.flat = tf.tidy(() => tf.variable(tf.tensor1d(trainable ?? this.#initial(base, run.seed))));
     if (!lora.enabled && !needsReference(run)) {
       this.#frozen = null;
@@ -95,8 +103,8 @@ export class TrainableModel {
     for (const entry of weightLayout(config)) {
       const values = base.tensor(entry);
       lines.push(hashLine(entry, values));
-      // tfjs-node hands values to TensorFlow with the first operation: here, so that the array can go before the next one
-      // is read.
+      // tfjs-node hands values to TensorFlow with the first operation: here, so that the array can
+      // go before the next one is read.
       frozen.set(
         entry.name,
         tf.tidy(() => tf.reshape(tf.tensor1d(values), [...entry.shape])),
@@ -115,7 +123,8 @@ export class TrainableModel {
       const random = mulberry32(seed);
       for (const { name, shape, offset, size } of this.publishedLayout) {
         if (!name.endsWith("lora_A.weight")) continue;
-        // kaiming_uniform with a = sqrt(5): U(-1/sqrt(in), 1/sqrt(in)) (PEFT's reset_lora_parameters)
+        // kaiming_uniform with a = sqrt(5): U(-1/sqrt(in), 1/sqrt(in)) (PEFT's
+        // reset_lora_parameters)
         const bound = 1 / Math.sqrt(shape[1]!);
         for (let i = offset; i < offset + size; i++) start[i] = (2 * random() - 1) * bound;
       }
@@ -129,7 +138,10 @@ export class TrainableModel {
     return layoutSize(this.publishedLayout);
   }
 
-  /** Views of the trainable vector; inside a gradient function they carry the gradient back to `flat`. */
+  /**
+   * Views of the trainable vector; inside a gradient function they carry the gradient back to
+   * `flat`.
+   */
   views(): Views {
     return splitFlat(this.#tf, this.flat, this.layout);
   }

@@ -1,6 +1,6 @@
 /**
- * AdamW over one flat parameter vector (Loshchilov & Hutter 2019, algorithm 2; torch.optim.AdamW's form).
- * Knows element ranges and rates; knows no models.
+ * AdamW over one flat parameter vector (Loshchilov & Hutter 2019, algorithm 2; torch.optim.AdamW's
+ * form). Knows element ranges and rates; knows no models.
  */
 import type { Tensor, Variable } from "@tensorflow/tfjs";
 import type { LayoutEntry } from "../../model/layout.js";
@@ -22,7 +22,10 @@ export interface AdamWState {
   readonly v: Float32Array;
 }
 
-/** Hugging Face decays every weight except biases and norms (`get_decay_parameter_names` in transformers' trainer). */
+/**
+ * Hugging Face decays every weight except biases and norms (`get_decay_parameter_names` in
+ * transformers' trainer).
+ */
 function decays(name: string): boolean {
   return !name.endsWith(".bias") && !name.includes("norm");
 }
@@ -34,7 +37,10 @@ export interface LateParameters {
   readonly steps: number;
 }
 
-/** Elements updated at once. A step's temporaries are about twenty arrays of this size, whatever the size of the model. */
+/**
+ * Elements updated at once. A step's temporaries are about twenty arrays of this size, whatever the
+ * size of the model.
+ */
 const PART_SIZE = 4 * 1024 * 1024;
 
 /** A stretch of the flat vector with its moments. */
@@ -43,7 +49,10 @@ interface Part {
   readonly size: number;
   m: Tensor;
   v: Tensor;
-  /** Factor of the learning rate for each element; a scalar where it is one for the whole part. So are the next two. */
+  /**
+   * Factor of the learning rate for each element; a scalar where it is one for the whole part. So
+   * are the next two.
+   */
   readonly rates: Tensor;
   /** Null without decay. */
   readonly decay: Tensor | null;
@@ -97,7 +106,8 @@ export class AdamW {
   /**
    * One update from a flat gradient [P] (disposed by the caller).
    * The gradient is scaled by min(1, max / (norm + 1e-6)) first, torch's clip_grad_norm_.
-   * @returns the global norm before clipping (of the parameters that move); when it is not finite nothing was changed
+   * @returns the global norm before clipping (of the parameters that move); when it is not finite
+   *   nothing was changed
    */
   async update(gradient: Tensor, learningRate: number): Promise<number> {
     const tf = this.#tf;
@@ -120,8 +130,8 @@ export class AdamW {
         const g = masked(this.#cut(gradient, part), part);
         const m = tf.add(tf.mul(part.m, beta1), tf.mul(g, (1 - beta1) * clip));
         const v = tf.add(tf.mul(part.v, beta2), tf.mul(tf.square(g), (1 - beta2) * clip * clip));
-        // (m / c₁) / (√(v / c₂) + ε) = m · (√c₂ / c₁) / (√v + √c₂ · ε): corrections c of scalars, where the part has one step
-        // count, and not of whole arrays.
+        // (m / c₁) / (√(v / c₂) + ε) = m · (√c₂ / c₁) / (√v + √c₂ · ε): corrections c of scalars,
+        // where the part has one step count, and not of whole arrays.
         const root = (t: number): number => Math.sqrt(1 - beta2 ** t);
         const denominator = tf.add(
           tf.sqrt(v),
@@ -153,7 +163,10 @@ export class AdamW {
     return this.#parts.length === 1 ? x : this.#tf.slice(x, [begin], [size]);
   }
 
-  /** A function of the number of steps a parameter has taken, this one included: late ones count from their own first. */
+  /**
+   * A function of the number of steps a parameter has taken, this one included: late ones count
+   * from their own first.
+   */
   #perStep({ late }: Part, f: (steps: number) => number): Tensor | number {
     const early = f(this.step);
     if (late === null) return early;
@@ -189,7 +202,10 @@ export class AdamW {
   }
 }
 
-/** A number per element of [begin, begin + size), given by its parameter's name; a scalar when all are the same. */
+/**
+ * A number per element of [begin, begin + size), given by its parameter's name; a scalar when all
+ * are the same.
+ */
 function perElement(
   tf: TF,
   layout: readonly LayoutEntry[],

@@ -1,12 +1,14 @@
 /**
  * Padding-free layout of groups of completions for the learner.
  *
- * A microbatch is one list of N tokens: every prompt once (all groups), then every completion. Linear layers see
- * [N, hidden]. Only attention needs rectangles; the index arrays here say which packed row goes where, and back.
- * Knows token ids and head counts; knows nothing of weights, rewards or TensorFlow.
+ * A microbatch is one list of N tokens: every prompt once (all groups), then every completion.
+ * Linear layers see [N, hidden]. Only attention needs rectangles; the index arrays here say which
+ * packed row goes where, and back. Knows token ids and head counts; knows nothing of weights,
+ * rewards or TensorFlow.
  *
- * Legend: G groups, R rows (completions) per group (padded to the largest), P prompt length, C completion length
- * (both padded to the longest of the microbatch), Hq query heads, Hk key/value heads, E = Hq / Hk.
+ * Legend: G groups, R rows (completions) per group (padded to the largest), P prompt length, C
+ * completion length (both padded to the longest of the microbatch), Hq query heads, Hk key/value
+ * heads, E = Hq / Hk.
  */
 
 export interface SequenceGroup {
@@ -27,7 +29,10 @@ export interface PackedBatch {
   /** [M] index of the completion (counted over the microbatch) a target belongs to. */
   readonly rowOf: Int32Array;
   readonly numRows: number;
-  /** [numRows] packed row of the last completion token (only when packed with `keepLast`), else empty. */
+  /**
+   * [numRows] packed row of the last completion token (only when packed with `keepLast`), else
+   * empty.
+   */
   readonly lastRows: Int32Array;
   readonly attention: AttentionPlan;
 }
@@ -46,7 +51,9 @@ export interface AttentionPlan {
   readonly completionQueries: Int32Array;
   /** [G·Hk·R·C] in the order (g, h, r, t). */
   readonly completionKeys: Int32Array;
-  /** [N·Hq], [N·Hk]: the way back, into the concatenation of the prompt and completion rectangles. */
+  /**
+   * [N·Hq], [N·Hk]: the way back, into the concatenation of the prompt and completion rectangles.
+   */
   readonly queriesBack: Int32Array;
   readonly keysBack: Int32Array;
   /** [P, P] additive causal mask of prompts (right-padded, so causality hides the padding). */
@@ -61,8 +68,8 @@ export interface AttentionPlan {
 const MASKED = -1e9;
 
 /**
- * Packs groups. The last token of a completion predicts nothing, so it is left out of the input unless `keepLast`
- * (needed to bootstrap the value after a truncated completion).
+ * Packs groups. The last token of a completion predicts nothing, so it is left out of the input
+ * unless `keepLast` (needed to bootstrap the value after a truncated completion).
  */
 export function packGroups(
   groups: readonly SequenceGroup[],
@@ -199,8 +206,9 @@ export function groupTokens(group: SequenceGroup): number {
 }
 
 /**
- * Cuts a batch into microbatches of at most `maxTokens` (a larger single group stands alone). Groups are taken in the
- * order of their longest completion, so that a microbatch's attention rectangles hold little padding.
+ * Cuts a batch into microbatches of at most `maxTokens` (a larger single group stands alone).
+ * Groups are taken in the order of their longest completion, so that a microbatch's attention
+ * rectangles hold little padding.
  * @returns indices into `groups`
  */
 export function microbatches(groups: readonly SequenceGroup[], maxTokens: number): number[][] {

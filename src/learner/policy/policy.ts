@@ -1,6 +1,6 @@
 /**
- * The policy: Qwen2 / Llama as plain functions over named weights (design §7).
- * Forward only; gradients come from tfjs through the primitives. Knows no losses, no optimizer, no sockets.
+ * The policy: Qwen2 / Llama as plain functions over named weights (design §7). Forward only;
+ * gradients come from tfjs through the primitives. Knows no losses, no optimizer, no sockets.
  *
  * Legend: N packed tokens, M completion tokens (targets), H hidden.
  */
@@ -28,11 +28,17 @@ import {
 /** Weights by Hugging Face name, with LoRA adapters laid over them where `lora` is set. */
 export interface NamedWeights {
   readonly tensors: ReadonlyMap<string, Tensor>;
-  /** Adapters `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r] are looked up in `tensors`. */
+  /**
+   * Adapters `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r] are looked up
+   * in `tensors`.
+   */
   readonly lora: { readonly scale: number; readonly dropout: Dropout | null } | null;
 }
 
-/** Dropout on the adapters' inputs. The seed makes a recomputed block (checkpointing) drop what its first forward dropped. */
+/**
+ * Dropout on the adapters' inputs. The seed makes a recomputed block (checkpointing) drop what its
+ * first forward dropped.
+ */
 export interface Dropout {
   readonly rate: number;
   readonly seed: string;
@@ -71,7 +77,9 @@ export function disposeBatch(tf: TF, batch: Microbatch): void {
   tf.dispose([rest, tensors] as unknown as TensorContainer);
 }
 
-/** Views of a flat buffer by name. Differentiable: the gradient of the views is one flat gradient. */
+/**
+ * Views of a flat buffer by name. Differentiable: the gradient of the views is one flat gradient.
+ */
 export function splitFlat(tf: TF, flat: Tensor, layout: readonly LayoutEntry[]): Map<string, Tensor> {
   const views = tf.tidy(() => {
     const parts =
@@ -96,8 +104,8 @@ function weight(weights: NamedWeights, name: string): Tensor {
 }
 
 /**
- * y = x Wᵀ + b, plus the adapter's (drop(x) Aᵀ) Bᵀ · scale where the module has one (Hu et al. 2021, eq. 3).
- * Tidied: the terms are as large as the sum, and no gradient needs them.
+ * y = x Wᵀ + b, plus the adapter's (drop(x) Aᵀ) Bᵀ · scale where the module has one (Hu et al.
+ * 2021, eq. 3). Tidied: the terms are as large as the sum, and no gradient needs them.
  */
 function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tensor2D {
   return tf.tidy(() => {
@@ -141,8 +149,8 @@ function mlpHalf(tf: TF, config: ModelConfig, x: Tensor, layer: number, weights:
 }
 
 /**
- * One decoder block whose activations stay for the gradient.
- * Tidied: what the gradient needs is kept by the tape, the rest would otherwise live until the last block is done.
+ * One decoder block whose activations stay for the gradient. Tidied: what the gradient needs is
+ * kept by the tape, the rest would otherwise live until the last block is done.
  */
 function block(
   tf: TF,
@@ -155,7 +163,10 @@ function block(
   return tf.tidy(() => mlpHalf(tf, config, attentionHalf(tf, config, x, layer, weights, batch), layer, weights));
 }
 
-/** Rows of an MLP that are recomputed at once, times its width (16 MiB as float32; about ten such arrays exist at once). */
+/**
+ * Rows of an MLP that are recomputed at once, times its width (16 MiB as float32; about ten such
+ * arrays exist at once).
+ */
 const MAX_MLP = 4 * 1024 * 1024;
 
 /**
@@ -183,8 +194,9 @@ export function hiddenStates(
 }
 
 /**
- * One decoder block whose activations are forgotten and recomputed for the gradient, in halves: of each half its input
- * stays. Rows of the MLP do not see each other and are taken in parts, as its arrays are several times the size of x.
+ * One decoder block whose activations are forgotten and recomputed for the gradient, in halves: of
+ * each half its input stays. Rows of the MLP do not see each other and are taken in parts, as its
+ * arrays are several times the size of x.
  */
 function checkpointedBlock(
   tf: TF,
@@ -219,13 +231,15 @@ interface TapeState {
 }
 
 /**
- * run(x, weights), recomputed for the gradient instead of remembered (Chen et al. 2016).
- * Every trained weight of it is an explicit input, or its gradient would be lost (under LoRA the adapters alone: the
- * gradient of the frozen base would be computed for nothing; the base must outlive the gradient); tfjs has one active
- * tape, so the outer tape is put aside while the inner gradient is taken.
+ * run(x, weights), recomputed for the gradient instead of remembered (Chen et al. 2016). Every
+ * trained weight of it is an explicit input, or its gradient would be lost (under LoRA the adapters
+ * alone: the gradient of the frozen base would be computed for nothing; the base must outlive the
+ * gradient); tfjs has one active tape, so the outer tape is put aside while the inner gradient is
+ * taken.
  * @param x [N, H]
  * @param prefixes of the names of the weights that `run` looks up, all of them
- * @param rowsAtOnce rows of x that `run` sees at a time: fewer than N where it treats each row alone
+ * @param rowsAtOnce rows of x that `run` sees at a time: fewer than N where it treats each row
+ *   alone
  */
 function checkpointed(
   tf: TF,

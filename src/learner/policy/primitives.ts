@@ -1,7 +1,8 @@
 /**
- * The few operations where the learner spends its time, with hand-written gradients (`tf.customGrad`): RMSNorm,
- * rotary embedding, attention over packed groups, SwiGLU, token log-probabilities.
- * Each is tested against its plain twin (test/support/primitives-plain.ts), value and gradients, on TensorFlow and wasm.
+ * The few operations where the learner spends its time, with hand-written gradients
+ * (`tf.customGrad`): RMSNorm, rotary embedding, attention over packed groups, SwiGLU, token
+ * log-probabilities. Each is tested against its plain twin (test/support/primitives-plain.ts),
+ * value and gradients, on TensorFlow and wasm.
  *
  * Knows shapes and formulas; knows no weight names and no losses.
  */
@@ -12,11 +13,12 @@ import type { AttentionPlan } from "./packing.js";
 type Save = (tensors: Tensor[]) => void;
 
 /**
- * tfjs passes the saver after the inputs; its own type cannot say so. It tidies the forward function but not the
- * gradient's, whose temporaries would live until the whole backward pass is over: hence the tidy here. It would also keep
- * what was saved and the incoming gradient until then, though a value's gradient is complete when its operation's turn
- * comes and nothing looks at it again; they go as soon as they are used. So `gradFunc` must not hand on either of them
- * as they are (`tf.clone` shares the data).
+ * tfjs passes the saver after the inputs; its own type cannot say so. It tidies the forward
+ * function but not the gradient's, whose temporaries would live until the whole backward pass is
+ * over: hence the tidy here. It would also keep what was saved and the incoming gradient until
+ * then, though a value's gradient is complete when its operation's turn comes and nothing looks at
+ * it again; they go as soon as they are used. So `gradFunc` must not hand on either of them as they
+ * are (`tf.clone` shares the data).
  */
 export function customGrad(
   tf: TF,
@@ -47,8 +49,9 @@ export function addGradient(tf: TF, soFar: Tensor | null, part: Tensor): Tensor 
 }
 
 /**
- * a + b, of equal shapes, or with b [out] added to every row of a [N, out].
- * tf.add keeps both inputs for its gradient, which needs neither: with adapters that would be most of a block's memory.
+ * a + b, of equal shapes, or with b [out] added to every row of a [N, out]. tf.add keeps both
+ * inputs for its gradient, which needs neither: with adapters that would be most of a block's
+ * memory.
  */
 export function plus(tf: TF, a: Tensor, b: Tensor): Tensor2D {
   const isBias = b.rank < a.rank;
@@ -114,8 +117,8 @@ export interface RotaryTables {
 }
 
 /**
- * Rotary tables for packed positions: angle of dimension i (of D/2) at position p is p · theta^(-2i/D)
- * (Su et al. 2021, eq. 15; halves layout as in Hugging Face's `rotate_half`).
+ * Rotary tables for packed positions: angle of dimension i (of D/2) at position p is p ·
+ * theta^(-2i/D) (Su et al. 2021, eq. 15; halves layout as in Hugging Face's `rotate_half`).
  */
 export function rotaryTables(tf: TF, positions: Int32Array, headDim: number, theta: number): RotaryTables {
   const half = headDim / 2;
@@ -184,7 +187,9 @@ export function swiGlu(tf: TF, gate: Tensor, up: Tensor): Tensor2D {
   }) as Tensor2D;
 }
 
-/** The plan's index arrays and masks as tensors, made once per microbatch and shared by all layers. */
+/**
+ * The plan's index arrays and masks as tensors, made once per microbatch and shared by all layers.
+ */
 export interface AttentionTensors {
   readonly plan: AttentionPlan;
   /** [G·Hk, E·P] */
@@ -225,9 +230,9 @@ export function attentionTensors(tf: TF, plan: AttentionPlan): AttentionTensors 
 }
 
 /**
- * Causal attention over packed groups: a completion token sees its prompt (computed once per group) and its own row.
- * softmax(q kᵀ / √D) v (Vaswani et al. 2017, eq. 1), grouped-query heads (Ainslie et al. 2023).
- * The backward pass uses Σ dP·P = Σ dO·O (Dao et al. 2022, appendix B.2).
+ * Causal attention over packed groups: a completion token sees its prompt (computed once per group)
+ * and its own row. softmax(q kᵀ / √D) v (Vaswani et al. 2017, eq. 1), grouped-query heads (Ainslie
+ * et al. 2023). The backward pass uses Σ dP·P = Σ dO·O (Dao et al. 2022, appendix B.2).
  * @param q [N, Hq · D] after rotary embedding
  * @param k [N, Hk · D] after rotary embedding
  * @param v [N, Hk · D]
@@ -247,7 +252,10 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
     return tf.reshape(tf.gather(all, index), [-1, width]);
   };
   const dot = tf.matMul;
-  /** softmax(scores + bias). Arrays of scores are the largest here, so each goes as soon as the next is made. */
+  /**
+   * softmax(scores + bias). Arrays of scores are the largest here, so each goes as soon as the next
+   * is made.
+   */
   const probabilities = (scores: () => Tensor, bias: Tensor): Tensor => {
     const raw = tf.tidy(scores);
     const masked = tf.add(raw, bias);
@@ -345,21 +353,23 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
 }
 
 /**
- * Logits of one chunk in `tokenLogprobs`, in elements (64 MiB as float32). Two arrays of the size exist at once, three in
- * the gradient of a trained head or of entropies.
- * More where the head is trained: each chunk then has a gradient as large as the head, to be added to the others'.
+ * Logits of one chunk in `tokenLogprobs`, in elements (64 MiB as float32). Two arrays of the size
+ * exist at once, three in the gradient of a trained head or of entropies. More where the head is
+ * trained: each chunk then has a gradient as large as the head, to be added to the others'.
  */
 const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
 
 /**
- * Log-probability of each target under softmax(h · headᵀ / temperature), and the entropy of that distribution.
- * Works in chunks of rows so that [M, V] never exists when it would be large; the backward pass recomputes each chunk.
- * H = logsumexp(z) - Σ p·z with z = logits / temperature.
+ * Log-probability of each target under softmax(h · headᵀ / temperature), and the entropy of that
+ * distribution. Works in chunks of rows so that [M, V] never exists when it would be large; the
+ * backward pass recomputes each chunk. H = logsumexp(z) - Σ p·z with z = logits / temperature.
  * @param h [M, hidden] states that predict the targets
  * @param head [V, hidden]
  * @param targets [M]
- * @param options.entropyGradient whether the entropy column carries a gradient (entropy bonus); default no
- * @param options.frozenHead the head has no gradient (LoRA), and must outlive the gradient of h; default no
+ * @param options.entropyGradient whether the entropy column carries a gradient (entropy bonus);
+ *   default no
+ * @param options.frozenHead the head has no gradient (LoRA), and must outlive the gradient of h;
+ *   default no
  * @param options.maxLogits logits held at once, in elements
  * @returns [M, 2]: log-probabilities (nats), entropies (nats)
  */
@@ -379,8 +389,8 @@ export function tokenLogprobs(
   const starts = Array.from({ length: Math.ceil(M / chunk) }, (_, i) => i * chunk);
 
   /**
-   * Of one chunk: logits less their largest [rows, V], the exponentials of these and their sums [rows, 1]. Two arrays of
-   * the chunk's size exist at once.
+   * Of one chunk: logits less their largest [rows, V], the exponentials of these and their sums
+   * [rows, 1]. Two arrays of the chunk's size exist at once.
    */
   const distribution = (h: Tensor, head: Tensor): { z: Tensor; exp: Tensor; sum: Tensor } => {
     const logits = tf.matMul(tf.mul(h, 1 / temperature) as Tensor2D, head as Tensor2D, false, true);
@@ -390,7 +400,10 @@ export function tokenLogprobs(
     return { z, exp, sum: tf.sum(exp, 1, true) };
   };
   const idsOf = (start: number): Int32Array => targets.subarray(start, Math.min(start + chunk, M));
-  /** d (Σ log-probabilities · dy) / dh of one chunk: dy/T · (head[target] − p · head); no third array of its size. */
+  /**
+   * d (Σ log-probabilities · dy) / dh of one chunk: dy/T · (head[target] − p · head); no third
+   * array of its size.
+   */
   const frozenGradient = (h: Tensor, head: Tensor, dLogprob: Tensor, start: number): Tensor => {
     const { z, exp, sum } = distribution(h, head);
     z.dispose();

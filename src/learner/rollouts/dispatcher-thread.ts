@@ -1,7 +1,8 @@
 /**
- * The learner's thread for everything that must not wait for TensorFlow: sockets, leases, journal, weight serving.
- * (A training step blocks its thread for seconds; actors must get heartbeats, acks, tasks and weights meanwhile.)
- * Runs as a worker; remote-source.ts on the main thread is its only client. Never imports TensorFlow.
+ * The learner's thread for everything that must not wait for TensorFlow: sockets, leases, journal,
+ * weight serving. (A training step blocks its thread for seconds; actors must get heartbeats, acks,
+ * tasks and weights meanwhile.) Runs as a worker; remote-source.ts on the main thread is its only
+ * client. Never imports TensorFlow.
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -29,7 +30,10 @@ export interface DispatcherData {
   readonly layout: readonly LayoutEntry[];
   /** Hash of the frozen base, part of every version's with LoRA; null without. */
   readonly baseSha256: string | null;
-  /** Two packed weight buffers, used in turn: one is written by the main thread while the other is served. */
+  /**
+   * Two packed weight buffers, used in turn: one is written by the main thread while the other is
+   * served.
+   */
   readonly buffers: readonly [SharedArrayBuffer, SharedArrayBuffer];
 }
 

@@ -9,9 +9,9 @@
  *     group ─────────────────────▶  judged, journalled
  *     ◀───────── ack | refused
  *
- * Why nothing is lost: a task stays leased until its answer is in the journal; a lease ends by timeout, by silence or
- * `bye` of its actor, or by refusal, and the task opens again. Why nothing counts twice: answers are recognised by task
- * id, and the same task gives the same tokens.
+ * Why nothing is lost: a task stays leased until its answer is in the journal; a lease ends by
+ * timeout, by silence or `bye` of its actor, or by refusal, and the task opens again. Why nothing
+ * counts twice: answers are recognised by task id, and the same task gives the same tokens.
  */
 import type { Router } from "zeromq";
 import type { PolicyVersion } from "../../model/weights.js";
@@ -89,7 +89,10 @@ export class Dispatcher {
     }
   }
 
-  /** Offers new weights to all actors and opens the tasks they allow. `packed` must stay as it is until the next call. */
+  /**
+   * Offers new weights to all actors and opens the tasks they allow. `packed` must stay as it is
+   * until the next call.
+   */
   publish(packed: Float32Array, version: PolicyVersion): void {
     this.weights.offer(packed, version);
     this.ledger.publish(version);
@@ -151,7 +154,8 @@ export class Dispatcher {
     if (header.type === "bye") return this.drop(id, `said bye: ${header.reason}`);
     const actor = this.actors.get(id);
     if (actor !== undefined) actor.lastSeenMs = Date.now();
-    // An actor given up for dead may come back: it has to introduce itself, but its answer is as good as any.
+    // An actor given up for dead may come back: it has to introduce itself, but its answer is as
+    // good as any.
     else this.send(id, { type: "unknown" });
     if (header.type === "group") {
       if (header.actorId !== id)
@@ -233,7 +237,8 @@ export class Dispatcher {
 
   private tick(): void {
     const now = Date.now();
-    // After a pause of this very thread (a suspended machine) the actors' heartbeats wait in the socket: read first.
+    // After a pause of this very thread (a suspended machine) the actors' heartbeats wait in the
+    // socket: read first.
     const paused = now - this.lastTickMs > 3 * this.heartbeatMs;
     this.lastTickMs = now;
     if (paused) return;

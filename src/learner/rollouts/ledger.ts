@@ -1,8 +1,8 @@
 /**
  * What the learner accepts as experience: task book + journal + known policies.
  *
- * A group is accepted once, when its task is open, its weights are known and fresh enough, and the journal has it.
- * Both rollout sources stand on this; it knows neither sockets nor engines.
+ * A group is accepted once, when its task is open, its weights are known and fresh enough, and the
+ * journal has it. Both rollout sources stand on this; it knows neither sockets nor engines.
  */
 import { join } from "node:path";
 import type { PolicyVersion } from "../../model/weights.js";
@@ -19,7 +19,9 @@ export interface LedgerOptions extends TaskBookOptions {
   readonly firstIteration: number;
   readonly runDir: string;
   readonly log: Log;
-  /** Told about failures no caller waits for (the disk is full, a task is refused again and again). */
+  /**
+   * Told about failures no caller waits for (the disk is full, a task is refused again and again).
+   */
   readonly onFatal: (error: unknown) => void;
 }
 
@@ -65,7 +67,10 @@ export class Ledger {
     return Object.fromEntries(this.counters);
   }
 
-  /** Makes a policy current. The first call also takes back what the journal holds of the batches still to be trained. */
+  /**
+   * Makes a policy current. The first call also takes back what the journal holds of the batches
+   * still to be trained.
+   */
   publish(version: PolicyVersion): void {
     if (this.evaluationWaiter !== null)
       throw new Error("a policy was published while the one before was being evaluated");
@@ -115,7 +120,10 @@ export class Ledger {
     });
   }
 
-  /** Resolves with the answers in task order. @param onDone called with the number of answers so far */
+  /**
+   * Resolves with the answers in task order.
+   * @param onDone called with the number of answers so far
+   */
   evaluate(tasks: readonly Task[], onDone: (done: number) => void): Promise<TrajectoryGroup[]> {
     return new Promise((resolve, reject) => {
       this.book.addEvaluation(tasks);
@@ -183,7 +191,8 @@ export class Ledger {
     const keep = (task: Task, group: TrajectoryGroup): boolean => {
       const open = this.book.find(group.taskId);
       if (open === null || open === "finished" || !samePrompt(open, task)) return false;
-      // Older policies were checked when their trajectories came in; later ones never happened in this history.
+      // Older policies were checked when their trajectories came in; later ones never happened in
+      // this history.
       for (const { versions } of group.completions)
         for (const v of versions) if (v.iteration < version.iteration) this.known.set(v.iteration, v.sha256);
       if (this.faultOf(open, group) !== null) return false;

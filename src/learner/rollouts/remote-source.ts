@@ -1,6 +1,7 @@
 /**
  * The rollout source of a normal run: actors over ZeroMQ, reached through the dispatcher thread.
- * Lives on the main thread, which TensorFlow may block for seconds; whatever cannot wait happens in the thread.
+ * Lives on the main thread, which TensorFlow may block for seconds; whatever cannot wait happens in
+ * the thread.
  */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
@@ -17,7 +18,10 @@ import type { RolloutSource, TrainingBatch } from "./rollout-source.js";
 export interface RemoteSourceOptions {
   readonly config: RunConfig;
   readonly runDir: string;
-  /** Completed training iterations: 0, or the checkpoint's when resuming. The first `publish` must be of this iteration. */
+  /**
+   * Completed training iterations: 0, or the checkpoint's when resuming. The first `publish` must
+   * be of this iteration.
+   */
   readonly firstIteration: number;
   /** What travels: the model's layout, or the adapters'. */
   readonly layout: readonly LayoutEntry[];
@@ -51,7 +55,10 @@ export class RemoteSource implements RolloutSource {
     worker.on("exit", (code) => this.fail(new Error(`the dispatcher thread ended with code ${code}`)));
   }
 
-  /** Starts the thread and binds the sockets. @throws UserError for a used port, a bad data set or tokenizer */
+  /**
+   * Starts the thread and binds the sockets.
+   * @throws UserError for a used port, a bad data set or tokenizer
+   */
   static async start(options: RemoteSourceOptions): Promise<RemoteSource> {
     const bytes = layoutSize(options.layout) * 4;
     const buffers = [new SharedArrayBuffer(bytes), new SharedArrayBuffer(bytes)] as const;

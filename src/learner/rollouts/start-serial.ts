@@ -1,4 +1,7 @@
-/** Puts the rollout source of `--serial` together: engine, rewards and journal in the learner's own process. */
+/**
+ * Puts the rollout source of `--serial` together: engine, rewards and journal in the learner's own
+ * process.
+ */
 import { OrtEngine } from "../../engine/engine.js";
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";

@@ -1,14 +1,16 @@
 /**
- * Which tasks exist, who works on them, and which are answered. Pure bookkeeping: no sockets, no files, no clock.
+ * Which tasks exist, who works on them, and which are answered. Pure bookkeeping: no sockets, no
+ * files, no clock.
  *
  *   open ──lease──▶ leased ──complete──▶ finished
  *    ▲                 │ actor gone, lease expired, answer refused
  *    └─────release─────┘
  *
- * Pacing (bounded staleness): training batch k is opened when the policy's iteration reaches k − maxStaleness, and not
- * before; so nothing older than maxStaleness iterations can be trained on, and nothing has to be thrown away for it.
- * Dynamic sampling: a group whose rewards are all equal carries no group-relative signal, and is replaced by a fresh
- * task in the same place of the same batch (DAPO, arXiv:2503.14476, section 3.2).
+ * Pacing (bounded staleness): training batch k is opened when the policy's iteration reaches k −
+ * maxStaleness, and not before; so nothing older than maxStaleness iterations can be trained on,
+ * and nothing has to be thrown away for it. Dynamic sampling: a group whose rewards are all equal
+ * carries no group-relative signal, and is replaced by a fresh task in the same place of the same
+ * batch (DAPO, arXiv:2503.14476, section 3.2).
  */
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 
@@ -81,7 +83,9 @@ export class TaskBook {
     return this.current;
   }
 
-  /** Moves to a newer policy: opens the batches pacing now allows, forgets those already trained on. */
+  /**
+   * Moves to a newer policy: opens the batches pacing now allows, forgets those already trained on.
+   */
   advance(iteration: number): void {
     if (iteration < this.current)
       throw new Error(`the policy went back from iteration ${this.current} to ${iteration}`);
@@ -131,8 +135,9 @@ export class TaskBook {
   }
 
   /**
-   * Leases the most urgent open task of at most `freeRows` rows: evaluation first, then the oldest batch, returned
-   * tasks before fresh ones. A task that failed on this actor is kept for others while `othersLive`.
+   * Leases the most urgent open task of at most `freeRows` rows: evaluation first, then the oldest
+   * batch, returned tasks before fresh ones. A task that failed on this actor is kept for others
+   * while `othersLive`.
    */
   lease(actorId: string, freeRows: number, nowMs: number, othersLive: boolean): Task | null {
     let best: Entry | null = null;
@@ -180,12 +185,18 @@ export class TaskBook {
     this.releaseWhere((entry) => entry.task.taskId === taskId && entry.holder === actorId);
   }
 
-  /** The unanswered task of this id; "finished" when it was answered before; null when it was never asked. */
+  /**
+   * The unanswered task of this id; "finished" when it was answered before; null when it was never
+   * asked.
+   */
   find(taskId: string): Task | "finished" | null {
     return this.live.get(taskId)?.task ?? (this.finished.has(taskId) ? "finished" : null);
   }
 
-  /** Takes the answer of an unanswered task. Returns true when dynamic sampling put a fresh task in its place. */
+  /**
+   * Takes the answer of an unanswered task. Returns true when dynamic sampling put a fresh task in
+   * its place.
+   */
   complete(group: TrajectoryGroup): boolean {
     const entry = this.live.get(group.taskId);
     if (entry === undefined) throw new Error(`${group.taskId} is not an unanswered task`);

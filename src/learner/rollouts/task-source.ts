@@ -1,8 +1,10 @@
 /**
- * Which task stands at which place: problems → prompts → tasks, as a function of the configuration alone.
+ * Which task stands at which place: problems → prompts → tasks, as a function of the configuration
+ * alone.
  *
- * Batch k holds positions kB … kB+B−1 of the prompt order, B = generation_batch_size / num_generations. Substitutes of
- * dynamic sampling come from an order of their own, so that they never move a later batch's prompts.
+ * Batch k holds positions kB … kB+B−1 of the prompt order, B = generation_batch_size /
+ * num_generations. Substitutes of dynamic sampling come from an order of their own, so that they
+ * never move a later batch's prompts.
  */
 import { basename, extname } from "node:path";
 import type { RunConfig } from "../../config/schema.js";
@@ -62,14 +64,18 @@ export class TaskSource {
     return source;
   }
 
-  /** A file is read whole at the start, so that a prompt that is too long does not end a run that is half done. */
+  /**
+   * A file is read whole at the start, so that a prompt that is too long does not end a run that is
+   * half done.
+   */
   private checkPrompts(dataset: Dataset): void {
     for (let i = 0; i < dataset.size; i++) this.promptIds(dataset.problem(i));
   }
 
   /**
    * The training task at place `slot` of a batch; replacement r > 0 is its r-th substitute.
-   * @throws UserError when the prompt is longer than data.max_prompt_length or leaves no room in the context
+   * @throws UserError when the prompt is longer than data.max_prompt_length or leaves no room in
+   *   the context
    */
   taskAt(batch: number, slot: number, replacement: number): Task {
     const { config } = this;
@@ -86,7 +92,8 @@ export class TaskSource {
   }
 
   /**
-   * The first n held-out problems (all when there are fewer), one completion each, for the policy of `iteration`.
+   * The first n held-out problems (all when there are fewer), one completion each, for the policy
+   * of `iteration`.
    * @param purpose begins the task ids, so that two evaluations of one policy never share one
    */
   evalTasks(iteration: number, n: number, mode: "sampled" | "greedy", purpose: "eval" | "selftest" = "eval"): Task[] {
@@ -152,7 +159,10 @@ export function bookOptions(config: RunConfig, source: TaskSource): TaskBookOpti
   };
 }
 
-/** Whether no completion of a group earned more than another: all its group-relative advantages would be 0. */
+/**
+ * Whether no completion of a group earned more than another: all its group-relative advantages
+ * would be 0.
+ */
 function rewardsEqual(config: RunConfig): TaskBookOptions["rewardsEqual"] {
   const functions = rewardWeights(config);
   return (group) => {
@@ -161,7 +171,10 @@ function rewardsEqual(config: RunConfig): TaskBookOptions["rewardsEqual"] {
   };
 }
 
-/** Names and weights of a run's rewards, as loadRewards gives them, without loading a user's modules. */
+/**
+ * Names and weights of a run's rewards, as loadRewards gives them, without loading a user's
+ * modules.
+ */
 export function rewardWeights({ reward }: Pick<RunConfig, "reward">): { name: string; weight: number }[] {
   const functions = reward.functions.map(({ name, weight }) => ({ name: basename(name, extname(name)), weight }));
   return reward.overlong_buffer > 0 ? [...functions, { name: "soft_overlong", weight: 1 }] : functions;

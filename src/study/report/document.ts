@@ -1,4 +1,7 @@
-/** A report as sections of text, tables, charts and samples: what the HTML and the Markdown writer both print. Knows no format. */
+/**
+ * A report as sections of text, tables, charts and samples: what the HTML and the Markdown writer
+ * both print. Knows no format.
+ */
 
 export type Block =
   | { readonly kind: "text"; readonly text: string }

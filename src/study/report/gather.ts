@@ -1,7 +1,7 @@
 /**
- * Reads what a report is made of: a study directory (study.json, baseline, runs, comparison.json) or one run directory.
- * What is missing is left out and named in `missing`; a file that is there but not what it should be is an error.
- * Knows files and their formats; computes nothing.
+ * Reads what a report is made of: a study directory (study.json, baseline, runs, comparison.json)
+ * or one run directory. What is missing is left out and named in `missing`; a file that is there
+ * but not what it should be is an error. Knows files and their formats; computes nothing.
  */
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join, resolve } from "node:path";

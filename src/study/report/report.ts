@@ -1,4 +1,7 @@
-/** A directory's report as a document and as figures. Puts the parts together; reads through gather, writes nothing. */
+/**
+ * A directory's report as a document and as figures. Puts the parts together; reads through gather,
+ * writes nothing.
+ */
 import { basename } from "node:path";
 import { type Document, label } from "./document.js";
 import { type Gathered, gather } from "./gather.js";
@@ -93,7 +96,10 @@ function subtitleOf({ study, runs, baseline }: Gathered): string {
   ].join(" · ");
 }
 
-/** Names shown, with the style each keeps in all charts; a study's, whether their runs are there or not. */
+/**
+ * Names shown, with the style each keeps in all charts; a study's, whether their runs are there or
+ * not.
+ */
 function stylesOf({ study, runs }: Gathered): Map<string, Style> {
   const names = study === null ? algorithmsOf(runs) : Object.keys(study.definition.algorithms);
   return new Map([["baseline", baselineStyle], ...names.map((name, i) => [name, styleOf(i)] as const)]);

@@ -1,6 +1,6 @@
 /**
- * What evaluations say: means over seeds with intervals, and what became of each question between before and after.
- * Knows evaluation folders; knows no layout.
+ * What evaluations say: means over seeds with intervals, and what became of each question between
+ * before and after. Knows evaluation folders; knows no layout.
  */
 import { type AnswerClass, type Changes, analyze, changes } from "../../eval/analyze.js";
 import type { EvalDir, ModeFigures } from "../../eval/folder/eval-dir.js";
@@ -9,7 +9,9 @@ import { type Interval, tTest, wilsonInterval } from "../../math/statistics.js";
 import type { Gathered } from "./gather.js";
 import { mean, sum } from "../../math/means.js";
 
-/** A model's result under one prompt in one mode: the baseline's, or an algorithm's over its seeds. */
+/**
+ * A model's result under one prompt in one mode: the baseline's, or an algorithm's over its seeds.
+ */
 export interface Result {
   /** "baseline", or the algorithm. */
   readonly who: string;
@@ -19,7 +21,10 @@ export interface Result {
   /** Training seeds; none for the baseline. */
   readonly seeds: readonly number[];
   readonly accuracy: number;
-  /** Of the mean over seeds: the wider of Student's t and Wilson's over questions. Of one model: Wilson's. */
+  /**
+   * Of the mean over seeds: the wider of Student's t and Wilson's over questions. Of one model:
+   * Wilson's.
+   */
   readonly ci95: Interval;
   /** One per seed, or the baseline's own. */
   readonly accuracies: readonly number[];
@@ -80,8 +85,8 @@ export function results({ baseline, runs }: Gathered): Result[] {
 }
 
 /**
- * The mean over seeds, and the wider of Student's t interval over them and Wilson's over questions: seeds that happen to
- * agree say nothing of other questions. Of a single model its own interval.
+ * The mean over seeds, and the wider of Student's t interval over them and Wilson's over questions:
+ * seeds that happen to agree say nothing of other questions. Of a single model its own interval.
  */
 function overSeeds(
   list: readonly { readonly accuracy: number; readonly ci95: readonly [number, number] }[],

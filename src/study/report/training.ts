@@ -1,4 +1,7 @@
-/** What training files say: curves over iterations, tokens and time with bands over seeds, and what runs spent. Knows no layout. */
+/**
+ * What training files say: curves over iterations, tokens and time with bands over seeds, and what
+ * runs spent. Knows no layout.
+ */
 import type { Mode } from "../../eval/folder/result-file.js";
 import type { Run } from "./gather.js";
 import { mean, sum } from "../../math/means.js";
@@ -111,7 +114,9 @@ export interface Account {
   readonly released_leases: number;
   readonly skipped_updates: number;
   readonly max_staleness: number;
-  /** Largest |actor − learner| log-probability under the same weights, in nats; null where it was not measured. */
+  /**
+   * Largest |actor − learner| log-probability under the same weights, in nats; null where it was not measured.
+   */
   readonly max_logprob_gap: number | null;
 }
 

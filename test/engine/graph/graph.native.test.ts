@@ -30,7 +30,10 @@ interface DecodedNode {
   outputs: string[];
 }
 
-/** Every node (subgraphs included) and int64 constant of an encoded graph; field numbers of onnx.proto3. */
+/**
+ * Every node (subgraphs included) and int64 constant of an encoded graph; field numbers of
+ * onnx.proto3.
+ */
 function decode(bytes: Uint8Array, nodes: DecodedNode[], constants: Map<string, number[]>): void {
   fields(bytes, (field, value) => {
     if (field === 1) {
@@ -174,7 +177,8 @@ describe("sampling in graph", () => {
       expect(token).toBeLessThan(vocabSize);
       const before = weights.slice(0, token).reduce((a, b) => a + b, 0) / total;
       const after = before + weights[token]! / total;
-      // The uniform lies in the token's interval, up to rounding, and the token's weight is not 0 in float32.
+      // The uniform lies in the token's interval, up to rounding, and the token's weight is not 0
+      // in float32.
       expect(u[r]!).toBeGreaterThan(before - 2e-6);
       expect(u[r]!).toBeLessThan(after + 2e-6);
       expect(Math.fround(weights[token]!)).toBeGreaterThan(0);
@@ -189,9 +193,11 @@ describe("sampling in graph", () => {
     const u: number[] = [];
     for (let row = 0; row < 3000; row++) {
       const z = logitsOf(vocabSize, row, 3);
-      // In half of the rows that block holds nearly all the weight, so that its own rounding matters most.
+      // In half of the rows that block holds nearly all the weight, so that its own rounding
+      // matters most.
       if (row % 32 < 16) for (let i = 0; i < width; i++) z[(row % count) * width + i]! += 12;
-      // The first and last tokens of every block weigh nothing, so that rounding at its ends would choose them.
+      // The first and last tokens of every block weigh nothing, so that rounding at its ends would
+      // choose them.
       for (let i = 0; i < vocabSize; i++) if (i % width < 2 || i % width >= width - 2) z[i] = -1000;
       const weights = Array.from(z, (x) => Math.exp(x));
       const total = weights.reduce((a, b) => a + b, 0);

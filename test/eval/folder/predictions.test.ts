@@ -71,7 +71,8 @@ describe("the summary of two questions, four samples each", () => {
     expect(metrics.pass_at_k!["1"]).toBeCloseTo(0.375, 12);
     expect(metrics.pass_at_k!["2"]).toBeCloseTo(2 / 3, 12);
     expect(metrics.pass_at_k!["4"]).toBe(1);
-    // first two: a tie goes to the first seen, wrong and right; of four: right twice, wrong three times
+    // first two: a tie goes to the first seen, wrong and right; of four: right twice, wrong three
+    // times
     expect(metrics.maj_at_k).toEqual({ "1": 0.5, "2": 0.5, "4": 0.5 });
   });
 

@@ -1,4 +1,7 @@
-/** The memory plan: items by hand, monotone in every setting that should be, refusals that name a cure. */
+/**
+ * The memory plan: items by hand, monotone in every setting that should be, refusals that name a
+ * cure.
+ */
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -12,7 +15,10 @@ import { refusal } from "../../../src/launcher/plan/memory-report.js";
 import { parseModelConfig, readModelConfig } from "../../../src/model/config.js";
 import { root } from "../../support/run.js";
 
-/** 2 layers, tied: P = V H + L (2 H + 2 q H + 2 kv H + 3 I H) + H = 80 + 2 (16 + 128 + 64 + 384) + 8 = 1272. */
+/**
+ * 2 layers, tied: P = V H + L (2 H + 2 q H + 2 kv H + 3 I H) + H = 80 + 2 (16 + 128 + 64 + 384) + 8
+ * = 1272.
+ */
 const tiny = parseModelConfig(
   {
     model_type: "llama",
@@ -96,7 +102,8 @@ describe("items by hand", () => {
     const items = actorItems(run({ ...small, actors: { max_rows: 6, segment_length: 2 } }), tiny, "ram");
     expect(bytesOf(items, "weights")).toBe(4 * 1272);
     expect(bytesOf(items, "staging")).toBe(4 * 1272);
-    // a token: keys and values of 2 layers × 4 = 16 elements; 6 prompts of 5, twice; 6 rows of 4, twice
+    // a token: keys and values of 2 layers × 4 = 16 elements; 6 prompts of 5, twice; 6 rows of 4,
+    // twice
     expect(bytesOf(items, "keys and values of prompts")).toBe(2 * 6 * 5 * 16 * 4);
     expect(bytesOf(items, "keys and values of completions")).toBe(2 * 6 * 4 * 16 * 4);
   });
@@ -107,9 +114,11 @@ describe("an actor on a GPU", () => {
     actorItems(run({ ...small, lora, actors: { device: "cuda", dtype, max_rows: 6, segment_length: 2 } }), tiny, "gpu");
 
   test("two sessions, each with the weights of its graph: no head and no last MLP in prefill", () => {
-    // 5 norms of 8 in float32, the other 1272 - 40 in float16, and the tied head once more, 80 in float32
+    // 5 norms of 8 in float32, the other 1272 - 40 in float16, and the tied head once more, 80 in
+    // float32
     expect(bytesOf(items("float16"), "weights of the decode session")).toBe(4 * 40 + 2 * 1232 + 4 * 80);
-    // of the last layer not o (64), gate, up, down (3 · 128) and its second norm, nor the final norm (8 each)
+    // of the last layer not o (64), gate, up, down (3 · 128) and its second norm, nor the final
+    // norm (8 each)
     expect(bytesOf(items("float16"), "weights of the prefill session")).toBe(4 * 24 + 2 * (1232 - 448));
     // in float32 the head is the embedding, which both need
     expect(bytesOf(items("float32"), "weights of the decode session")).toBe(4 * 1272);
@@ -155,7 +164,8 @@ test("more of anything never takes less; checkpointing and adapters never take m
       expect(total(run({ ...layer, actors: { ...layer.actors, max_rows: rows + more } }))).toBeGreaterThanOrEqual(
         before,
       );
-      // Where larger microbatches become one, no sum over them is kept: one vector less, with the allocator's share.
+      // Where larger microbatches become one, no sum over them is kept: one vector less, with the
+      // allocator's share.
       const larger = run({ ...layer, tokens_per_microbatch: rest.tokens_per_microbatch + more });
       const isOneNow = microbatchShape(run(layer)).several && !microbatchShape(larger).several;
       const vector = bytesOf(learnerItems(larger, qwen3b, "gpu"), "trainable");

@@ -73,7 +73,8 @@ interface PpoCase {
   approxkl: number;
 }
 
-const read = (name: string): unknown => JSON.parse(readFileSync(new URL(`../../golden/${name}`, import.meta.url), "utf8"));
+const read = (name: string): unknown =>
+  JSON.parse(readFileSync(new URL(`../../golden/${name}`, import.meta.url), "utf8"));
 const grpo = read("grpo.json") as GrpoGolden;
 const ppo = read("ppo.json") as PpoCase[];
 
@@ -95,7 +96,10 @@ interface Result {
   metrics: Record<string, number>;
 }
 
-/** A loss, its gradient with respect to the logits, and its metrics; checks that no tensor is left behind. */
+/**
+ * A loss, its gradient with respect to the logits, and its metrics; checks that no tensor is left
+ * behind.
+ */
 function evaluate(tokens: Tokens, lossOf: (policy: PolicyTokens) => Loss): Result {
   const before = tf.memory().numTensors;
   const vocab = tokens.logits[0]!.length;
@@ -176,7 +180,8 @@ describe("GRPO loss", () => {
     };
     const { loss, grad, metrics } = evaluate(tokens, (policy) => grpoLoss(tf, policy, all, denominators));
 
-    // A loss of 0 (on-policy, rows weighted alike) is a sum of terms of about 1: it cannot be closer than their rounding.
+    // A loss of 0 (on-policy, rows weighted alike) is a sum of terms of about 1: it cannot be
+    // closer than their rounding.
     expectClose([loss], [golden.loss], Math.max(Math.abs(golden.loss), 0.01));
     expectClose(grad.flat(), golden.grad);
 
@@ -285,7 +290,8 @@ describe("PPO losses", () => {
   });
 });
 
-// ------------------------------------------------------------------------------------------------------ properties
+// ------------------------------------------------------------------------------------------------------
+// properties
 
 const VOCAB = 4;
 const logit = fc.integer({ min: -64, max: 64 }).map((n) => n / 32);
@@ -364,7 +370,10 @@ function take(tokens: Tokens, places: number[]): Tokens {
   };
 }
 
-/** Equal up to the rounding of float32 sums taken in another order; gradients have terms of at most about 20 here. */
+/**
+ * Equal up to the rounding of float32 sums taken in another order; gradients have terms of at most
+ * about 20 here.
+ */
 function expectSame(one: Result, other: Result): void {
   const size = Math.max(0.1, ...one.grad.flat().map(Math.abs), Math.abs(one.loss));
   expectClose([other.loss], [one.loss], size);

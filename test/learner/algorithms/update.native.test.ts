@@ -62,7 +62,8 @@ const variants = [...grpoVariants, ...ppoVariants];
 
 describe("how a batch is cut or ordered does not matter", () => {
   test.each(variants)("one large microbatch = one for each group: %s", async (_, overrides) => {
-    // Two optimizer steps an iteration, so that denominators of a step differ from those of the batch.
+    // Two optimizer steps an iteration, so that denominators of a step differ from those of the
+    // batch.
     const steps = overrides!.algo === "ppo" ? { num_mini_batches: 2 } : { steps_per_generation: 2 };
     const whole = await train({ ...overrides, ...steps, tokens_per_microbatch: 1_000_000 }, [tinyBatch()]);
     const parts = await train({ ...overrides, ...steps, tokens_per_microbatch: 1 }, [tinyBatch()]);
@@ -218,7 +219,8 @@ describe("critic warm-up", () => {
   });
 });
 
-// ------------------------------------------------------------------------------------ against loops written out plainly
+// ------------------------------------------------------------------------------------ against
+// loops written out plainly
 
 interface Flat {
   readonly sequences: { promptIds: Int32Array; completions: Int32Array[] }[];
@@ -241,7 +243,9 @@ function flatten(batch: TrainingBatch, groups: readonly number[]): Flat {
   };
 }
 
-/** Everything of a run in one microbatch: model, one Adam in float64 written out here, and forwards. */
+/**
+ * Everything of a run in one microbatch: model, one Adam in float64 written out here, and forwards.
+ */
 function plainLearner(run: RunConfig) {
   const { model, dispose } = tinyLearner(tf, run, startAt);
   const m = new Float64Array(model.flat.size);

@@ -1,6 +1,6 @@
 /**
- * Every replaced kernel, and every operation that a Qwen2 training step uses, against the cpu backend: values and
- * gradients. (`Sum` and `Slice` appear within many of them.)
+ * Every replaced kernel, and every operation that a Qwen2 training step uses, against the cpu
+ * backend: values and gradients. (`Sum` and `Slice` appear within many of them.)
  */
 import type { Tensor } from "@tensorflow/tfjs";
 import * as fc from "fast-check";
@@ -24,7 +24,10 @@ function values(shape: number[], salt = 1): Float32Array {
   );
 }
 
-/** The op's result and, where it has one, the gradient of Σ w·result in each input; everything as plain numbers. */
+/**
+ * The op's result and, where it has one, the gradient of Σ w·result in each input; everything as
+ * plain numbers.
+ */
 async function evaluate(backend: "cpu" | "wasm", op: Op, shapes: number[][], differentiable: boolean) {
   await tf.setBackend(backend);
   const before = tf.memory().numTensors;

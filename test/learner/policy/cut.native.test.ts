@@ -1,6 +1,6 @@
 /**
- * A GRPO step with LoRA as configs/qwen2.5-3b.yaml takes it, at Qwen2.5-3B's proportions with a small vocabulary, against
- * torch and TRL. At full width: npm run check:3b.
+ * A GRPO step with LoRA as configs/qwen2.5-3b.yaml takes it, at Qwen2.5-3B's proportions with a
+ * small vocabulary, against torch and TRL. At full width: npm run check:3b.
  */
 import { beforeAll, describe, expect, test } from "vitest";
 import { cutAdapters, cutTensor, cutWeights } from "../../../bench/cut-model.js";
@@ -10,7 +10,15 @@ import { Updater } from "../../../src/learner/algorithms/update.js";
 import { parseModelConfig } from "../../../src/model/config.js";
 import { weightLayout } from "../../../src/model/layout.js";
 import { loraLayout } from "../../../src/model/lora.js";
-import { cutBatch, cutRun, gapsOfStep, listGap, logprobsOfBatch, modes, readCutGolden } from "../../support/cut-golden.js";
+import {
+  cutBatch,
+  cutRun,
+  gapsOfStep,
+  listGap,
+  logprobsOfBatch,
+  modes,
+  readCutGolden,
+} from "../../support/cut-golden.js";
 import { root } from "../../support/run.js";
 import { baseFromPacked } from "../../support/tiny.js";
 

@@ -100,7 +100,8 @@ describe("policy against torch", () => {
       for (const entry of layout) {
         const mine = gradient.subarray(entry.offset, entry.offset + entry.size);
         const reference: number[] = golden.grads[entry.name];
-        // k_proj.bias has no influence on a softmax: its gradient is rounding noise, so it is held against the largest of all.
+        // k_proj.bias has no influence on a softmax: its gradient is rounding noise, so it is held
+        // against the largest of all.
         const scale = entry.name.endsWith("k_proj.bias") ? largest : Math.max(...reference.map(Math.abs));
         const gap = Math.max(...reference.map((r, i) => Math.abs(r - mine[i]!)));
         expect(gap / scale, entry.name).toBeLessThan(1e-5);

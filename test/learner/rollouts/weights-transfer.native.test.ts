@@ -10,7 +10,15 @@ import { decode } from "../../../src/protocol/codec.js";
 import { sharedMemoryFolder } from "../../../src/protocol/shared-memory.js";
 import { Writer, bindRouter, resolveAddresses } from "../../../src/protocol/sockets.js";
 import { weightsReply } from "../../../src/protocol/wire-schemas.js";
-import { FakeEngine, later, layout, startActor, startDispatcher, until, weights } from "../../support/rollout-fixtures.js";
+import {
+  FakeEngine,
+  later,
+  layout,
+  startActor,
+  startDispatcher,
+  until,
+  weights,
+} from "../../support/rollout-fixtures.js";
 
 type Counts = Record<string, number>;
 const counter = (counts: Counts) => (name: string) => (counts[name] = (counts[name] ?? 0) + 1);

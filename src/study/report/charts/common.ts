@@ -1,6 +1,7 @@
 /**
- * What the charts share: looks of the series, axes, legends, and the drawing itself (ECharts, SVG text, no browser).
- * Each series differs from the next in colour (Okabe & Ito's palette), in dash and in marker. Knows numbers and names.
+ * What the charts share: looks of the series, axes, legends, and the drawing itself (ECharts, SVG
+ * text, no browser). Each series differs from the next in colour (Okabe & Ito's palette), in dash
+ * and in marker. Knows numbers and names.
  */
 import * as echarts from "echarts";
 import type { EChartsOption } from "echarts";

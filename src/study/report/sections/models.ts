@@ -82,7 +82,10 @@ function atK(results: readonly Result[]): string[] {
 
 const matchedBy = { rollouts: "equal completions", tokens: "equal tokens", wall_time: "equal training time" } as const;
 
-/** The comparison of a study: algorithms at equal budgets, then each checkpoint against the baseline. */
+/**
+ * The comparison of a study: algorithms at equal budgets, then each checkpoint against the
+ * baseline.
+ */
 export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<string, Style>): Section {
   const blocks: Block[] = [];
   if (comparison !== null) {

@@ -5,7 +5,9 @@ import type { StudyRecord } from "../../directory.js";
 import { type Block, type Section, label } from "../document.js";
 import type { Gathered } from "../gather.js";
 
-/** What heads the report of a study: in what the algorithms differ although they share the setting. */
+/**
+ * What heads the report of a study: in what the algorithms differ although they share the setting.
+ */
 export function differencesSection({ study }: Gathered): Section {
   const blocks =
     study === null
@@ -59,7 +61,10 @@ export function configurationSection({ study, runs }: Gathered): Section {
 const shown = (value: unknown): string =>
   value === undefined ? "—" : typeof value === "string" ? shortPath(value) : JSON.stringify(value);
 
-/** What a path names, without where that lies on one machine: `…/assets/starter`, `Qwen/Qwen2.5-3B-Instruct@aa8e725`. */
+/**
+ * What a path names, without where that lies on one machine: `…/assets/starter`,
+ * `Qwen/Qwen2.5-3B-Instruct@aa8e725`.
+ */
 export function shortPath(text: string): string {
   const hub = originOf(text);
   if (hub !== undefined) return `${hub.repo}@${hub.commit.slice(0, 7)}`;
