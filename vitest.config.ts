@@ -3,6 +3,8 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
+    globalSetup: "test/support/seed.ts",
+    setupFiles: "test/support/setup.ts",
     // a process per file: TensorFlow and ONNX Runtime keep their threads and settings per process
     pool: "forks",
     maxWorkers: 2,

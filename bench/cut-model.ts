@@ -119,7 +119,7 @@ export function cutRollouts(vocabSize: number, batch: CutBatch, behaviour: reado
       ids: ids(length),
       behaviourLogprobs: Float32Array.from(behaviour.slice(token, (token += length))),
       finishReason: "stop",
-      versions: [{ fromToken: 0, iteration: 0, sha256: "" }],
+      version: { iteration: 0, sha256: "" },
       rewards: { correctness: batch.rewards[g]![r]! },
       rewardErrors: [],
       outcome: "wrong",

@@ -39,7 +39,7 @@ for await (const frames of socket) {
       ids: ids.map((id) => (id + c) % 500),
       behaviourLogprobs: logprobs,
       finishReason: "length",
-      versions: [{ fromToken: 0, ...version }],
+      version,
       rewards: { correctness: c % 2 },
       rewardErrors: [],
       outcome: c % 2 === 1 ? "correct" : "wrong",

@@ -100,7 +100,7 @@ async function learner(request: LearnerRequest): Promise<LearnerReply> {
         ids: Int32Array.from(ids),
         behaviourLogprobs: Float32Array.from(request.groups[g]!.logprobs[c]!),
         finishReason: "stop",
-        versions: [{ fromToken: 0, ...version }],
+        version,
         rewards: { correctness: rewards[c]! },
         rewardErrors: [],
         outcome: rewards[c] === 1 ? "correct" : "wrong",

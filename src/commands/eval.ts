@@ -220,7 +220,6 @@ function readCompletion(
   stopStrings: readonly string[],
   raw: boolean,
 ): Pick<Prediction, "text" | "finish_reason" | "tokens"> {
-  if (finishReason === "error") throw new Error("the engine gave no completion");
   const textOf = (count: number): string => tokenizer.decode(ids.subarray(0, count), { skipSpecial: raw });
   const text = textOf(finishReason === "stop" ? ids.length - 1 : ids.length);
   const stop = findStop(text, stopStrings);

@@ -15,7 +15,7 @@ import { totalReward } from "../tasks/rewards.js";
 
 /**
  * Writes one line per completion: prompt_ids, completion_ids, behaviour_logprobs, reward (weighted
- * total), rewards, advantages (per token; null until the batch was trained on), versions,
+ * total), rewards, advantages (per token; null until the batch was trained on), version,
  * finish_reason, outcome, actor, task_id, completion, batch. Groups that dynamic sampling replaced
  * are listed too; they never get advantages.
  * @param warn told about torn tails, which a killed run leaves
@@ -61,11 +61,7 @@ function* linesOf(
         reward: totalReward(completion.rewards, weights),
         rewards: completion.rewards,
         advantages: perToken === undefined ? null : [...perToken],
-        versions: completion.versions.map((v) => ({
-          from_token: v.fromToken,
-          iteration: v.iteration,
-          sha256: v.sha256,
-        })),
+        version: completion.version,
         finish_reason: completion.finishReason,
         outcome: completion.outcome,
       };

@@ -3,7 +3,7 @@
  * and no sockets.
  */
 import type { PolicyVersion } from "../model/weights.js";
-import type { FinishReason, Sampling, Timing, VersionSpan } from "../protocol/messages.js";
+import type { FinishReason, Sampling, Timing } from "../protocol/messages.js";
 
 export interface GenerateRequest {
   readonly requestId: string;
@@ -48,7 +48,7 @@ export interface GeneratedCompletion {
   /** [T] nats, see Completion.behaviourLogprobs */
   readonly logprobs: Float32Array;
   readonly finishReason: FinishReason;
-  readonly versions: readonly VersionSpan[];
+  readonly version: PolicyVersion;
   /** Where the request asked for it. */
   readonly top?: TopTokens;
 }

@@ -390,7 +390,7 @@ function generatedGroup(group: Group, version: PolicyVersion): GeneratedGroup {
     return {
       ...tokensOf(row),
       finishReason: endsWithStop ? "stop" : "length",
-      versions: [{ fromToken: 0, ...version }],
+      version,
     };
   });
   return { requestId: request.requestId, completions, timing: { queuedMs, prefillMs, decodeMs } };

@@ -16,13 +16,11 @@ export const answerClasses = {
   no_equation: "wrong, without an equation that could be checked",
   unparsed: "ended without an answer",
   truncated: "ran out of tokens before the answer",
-  not_generated: "no text",
 } as const;
 export type AnswerClass = keyof typeof answerClasses;
 
 export function classOf({ outcome, extracted, text }: Prediction): AnswerClass {
   if (outcome === "correct" || outcome === "truncated") return outcome;
-  if (outcome === "error") return "not_generated";
   if (outcome === "unparsed")
     return Object.values(extracted).some(({ correct }) => correct) ? "format_only" : "unparsed";
   const equations = equationsOf(text);

@@ -56,7 +56,7 @@ export function summarize(predictions: readonly Prediction[], samples: number, s
   const share = (holds: (p: Prediction) => boolean): number => predictions.filter(holds).length / predictions.length;
   const right = firsts.filter(isRight).length;
   const tokens = predictions.reduce((sum, prediction) => sum + prediction.tokens, 0);
-  const outcomes = { correct: 0, wrong: 0, unparsed: 0, truncated: 0, error: 0 };
+  const outcomes = { correct: 0, wrong: 0, unparsed: 0, truncated: 0 };
   for (const { outcome } of predictions) outcomes[outcome]++;
   return {
     accuracy: right / n,

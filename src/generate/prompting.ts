@@ -72,7 +72,6 @@ function chatOf(prompt: string | readonly ChatMessage[], { system }: Asking): Ch
 /** The completions of a group, in order. */
 export function answersOf({ completions }: GeneratedGroup, { tokenizer }: Pick<ModelFiles, "tokenizer">): Answer[] {
   return completions.map(({ ids, logprobs, finishReason }) => {
-    if (finishReason === "error") throw new Error("the engine gave no completion");
     return {
       text: tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids),
       finish_reason: finishReason,

@@ -38,8 +38,8 @@ export class LogprobGap {
   }
 
   /**
-   * |actor − learner| over the tokens of the first completions of up to `limit` groups; null when none of them was
-   * sampled by a single version that is still remembered.
+   * |actor − learner| over the tokens of the first completions of up to `limit` groups.
+   * It is null when no version that sampled them is still remembered.
    */
   async measure(
     tasks: readonly Task[],
@@ -48,8 +48,8 @@ export class LogprobGap {
   ): Promise<Gap | null> {
     const chosen = groups
       .flatMap(({ completions: [completion] }, i) => {
-        const weights = this.#recent.get(completion?.versions[0]?.iteration ?? -1);
-        if (completion === undefined || weights === undefined || completion.versions.length > 1) return [];
+        const weights = this.#recent.get(completion?.version.iteration ?? -1);
+        if (completion === undefined || weights === undefined) return [];
         return [{ promptIds: tasks[i]!.promptIds, completion, weights }];
       })
       .slice(0, limit);

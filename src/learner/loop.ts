@@ -289,9 +289,7 @@ function checkRewardErrors(batch: TrainingBatch, run: RunConfig): void {
  */
 function stalenessOf(batch: TrainingBatch, iteration: number): { "staleness/mean": number; "staleness/max": number } {
   const values = batch.groups.flatMap((group) =>
-    group.completions.map(
-      (completion) => iteration - Math.min(...completion.versions.map((version) => version.iteration)),
-    ),
+    group.completions.map((completion) => iteration - completion.version.iteration),
   );
   return { "staleness/mean": values.reduce((a, b) => a + b, 0) / values.length, "staleness/max": Math.max(...values) };
 }

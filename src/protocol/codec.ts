@@ -29,12 +29,22 @@ const unpackr = new Unpackr({ useRecords: false });
 const envelope = z.object({ protocol: z.int(), type: z.string(), taskId: z.string().optional().catch(undefined) });
 
 /**
- * Frames of one message: the header with the protocol version added, then the tensors' bytes (not
- * copied).
+ * Makes the frames of one message: the header with the protocol version, then the tensors' bytes.
+ * Tensors are not copied. In the header −0 becomes 0 and a lone surrogate becomes U+FFFD, because
+ * MessagePack keeps neither. NaN and infinities are left for the reader's schema to refuse.
  */
 export function encode(header: object, tensors: readonly ArrayBufferView[] = []): Uint8Array[] {
-  const bytes = packr.pack({ protocol: PROTOCOL_VERSION, ...header });
+  const bytes = packr.pack(portable({ protocol: PROTOCOL_VERSION, ...header }));
   return [bytes, ...tensors.map((t) => new Uint8Array(t.buffer, t.byteOffset, t.byteLength))];
+}
+
+/** Copies plain data without what MessagePack would change on the way. */
+function portable(value: unknown): unknown {
+  if (typeof value === "string") return value.toWellFormed();
+  if (typeof value === "number") return value + 0; // −0 + 0 is 0
+  if (Array.isArray(value)) return value.map(portable);
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, one]) => [key.toWellFormed(), portable(one)]));
 }
 
 /**
@@ -89,7 +99,7 @@ export function groupToWire(group: TrajectoryGroup): { header: GroupHeader; tens
   const completions = group.completions.map((c) => ({
     length: c.ids.length,
     finishReason: c.finishReason,
-    versions: c.versions.map((v) => ({ fromToken: v.fromToken, iteration: v.iteration, sha256: v.sha256 })),
+    version: { iteration: c.version.iteration, sha256: c.version.sha256 },
     rewards: { ...c.rewards },
     rewardErrors: [...c.rewardErrors],
     outcome: c.outcome,
@@ -128,9 +138,6 @@ export function groupFromWire(header: GroupHeader, tensors: readonly Uint8Array[
   if (bad !== undefined) throw new ProtocolError(`${taskId}: expected logprobs ≤ 0, found ${bad}`, taskId);
   let offset = 0;
   const completions = header.completions.map(({ length, ...rest }) => {
-    const versionsFit = rest.versions.every((v, i) => (i === 0 ? v.fromToken === 0 : v.fromToken <= length));
-    if (!versionsFit || (length > 0 && rest.versions.length === 0))
-      throw new ProtocolError(`${taskId}: the version spans do not cover a completion of ${length} tokens`, taskId);
     const span = [offset, (offset += length)] as const;
     return { ...rest, ids: ids.slice(...span), behaviourLogprobs: logprobs.slice(...span) };
   });

@@ -5,7 +5,7 @@
 import type { PolicyVersion } from "../model/weights.js";
 
 /** Raised when a message changes meaning; peers of another version are refused by name. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 
 export interface Sampling {
   /** Divides the logits. 0 means greedy (behaviour logprobs are then those of temperature 1). */
@@ -33,13 +33,8 @@ export interface Task {
   readonly problem: { readonly question: string; readonly answer: string };
 }
 
-export type FinishReason = "stop" | "length" | "error";
-export type Outcome = "correct" | "wrong" | "unparsed" | "truncated" | "error";
-
-/** Which weights sampled the tokens from `fromToken` on. */
-export interface VersionSpan extends PolicyVersion {
-  readonly fromToken: number;
-}
+export type FinishReason = "stop" | "length";
+export type Outcome = "correct" | "wrong" | "unparsed" | "truncated";
 
 export interface Completion {
   /** [T] sampled token ids, the stop token included when there was one. */
@@ -50,7 +45,8 @@ export interface Completion {
    */
   readonly behaviourLogprobs: Float32Array;
   readonly finishReason: FinishReason;
-  readonly versions: readonly VersionSpan[];
+  /** The weights that sampled every token of it. */
+  readonly version: PolicyVersion;
   /**
    * By reward function name; null = does not apply or failed (failures are listed in
    * `rewardErrors`).

@@ -54,8 +54,6 @@ const actorHeartbeat = z.strictObject({
 });
 export type ActorHeartbeat = z.infer<typeof actorHeartbeat>;
 
-const versionSpan = policyVersion.extend({ fromToken: count });
-
 /** Frames: ids int32, logprobs float32; all completions one after the other. */
 export const groupHeader = z.strictObject({
   type: z.literal("group"),
@@ -69,11 +67,11 @@ export const groupHeader = z.strictObject({
   completions: z.array(
     z.strictObject({
       length: count,
-      finishReason: z.enum(["stop", "length", "error"]),
-      versions: z.array(versionSpan),
+      finishReason: z.enum(["stop", "length"]),
+      version: policyVersion,
       rewards: z.record(text, z.number().nullable()),
       rewardErrors: z.array(text),
-      outcome: z.enum(["correct", "wrong", "unparsed", "truncated", "error"]),
+      outcome: z.enum(["correct", "wrong", "unparsed", "truncated"]),
     }),
   ),
 });

@@ -45,12 +45,10 @@ export function sameNumber(a: number, b: number): boolean {
 }
 
 /**
- * What became of a completion: `error` it was not generated; `truncated` it ran out of tokens
- * before its answer was complete; `unparsed` it ended without an answer that can be read; else
- * `correct` or `wrong`.
+ * Says what became of a completion. `truncated`: it ran out of tokens before its answer was
+ * complete. `unparsed`: it ended without an answer that can be read. Else `correct` or `wrong`.
  */
 export function outcomeOf(text: string, finishReason: FinishReason, gold: string): Outcome {
-  if (finishReason === "error") return "error";
   const found = extractAnswer(text);
   if (finishReason === "length" && (found === undefined || found.atEnd)) return "truncated";
   if (found === undefined) return "unparsed";

@@ -38,18 +38,13 @@ export interface Reward {
   readonly score: RewardFunction;
 }
 
-/** 1 for the right answer, else 0; null for a completion that was not generated. */
+/** Gives 1 for the right answer, else 0. */
 const correctness: RewardFunction = (completions) =>
-  completions.map(({ text, finishReason, answer }) => {
-    const outcome = outcomeOf(text, finishReason, answer);
-    return outcome === "error" ? null : Number(outcome === "correct");
-  });
+  completions.map(({ text, finishReason, answer }) => Number(outcomeOf(text, finishReason, answer) === "correct"));
 
 /** 1 when exactly one well-formed `#### n` closes the answer, else 0. */
 const format: RewardFunction = (completions) =>
-  completions.map(({ text, finishReason }) =>
-    finishReason === "error" ? null : Number(finishReason === "stop" && isWellFormed(text)),
-  );
+  completions.map(({ text, finishReason }) => Number(finishReason === "stop" && isWellFormed(text)));
 
 const builtIn: Readonly<Record<string, RewardFunction>> = { correctness, format };
 

@@ -156,7 +156,6 @@ describe("classes", () => {
     ["format_only", prediction({ text: "He has 7 apples" })],
     ["unparsed", prediction({ text: "He has many apples" })],
     ["truncated", prediction({ text: "3 + 4 =", finish_reason: "length" })],
-    ["not_generated", { ...prediction({ text: "" }), outcome: "error" as const }],
   ])("%s", (expected, one) => expect(classOf(one)).toBe(expected));
 
   test("groups: by steps and length every completion once, by operation once for each", () => {

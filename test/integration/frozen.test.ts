@@ -64,7 +64,7 @@ describe.skipIf(unrunnable)(`learning rate 0: 512 completions in 2 iterations${r
     const layout = weightLayout(config);
     const hash = hashPacked(loadPacked(starter, config), layout);
     for (const [way, journal] of journals) {
-      const versions = [...journal.values()].flatMap((t) => t.group.completions.flatMap((c) => c.versions));
+      const versions = [...journal.values()].flatMap((t) => t.group.completions.map((c) => c.version));
       expect(new Set(versions.map((version) => version.sha256)), way).toEqual(new Set([hash]));
       if (way === "serial") expect(new Set(versions.map((version) => version.iteration))).toEqual(new Set([0, 1]));
       const runDir = runDirs.get(way)!;

@@ -40,7 +40,7 @@ interface Line {
   reward: number;
   rewards: Record<string, number>;
   advantages: number[];
-  versions: { from_token: number; iteration: number; sha256: string }[];
+  version: { iteration: number; sha256: string };
   finish_reason: string;
   outcome: string;
 }
@@ -101,9 +101,7 @@ describe.skipIf(unrunnable)(`short runs on the starter model${reason}`, { timeou
       expect(line.reward).toBe(line.rewards["correctness"]);
       expect(line.outcome === "correct").toBe(line.reward === 1);
       expect(line.actor).toMatch(/^actor-0-/);
-      expect(line.versions).toEqual([
-        { from_token: 0, iteration: expect.any(Number), sha256: expect.stringMatching(/^[0-9a-f]{64}$/) },
-      ]);
+      expect(line.version).toEqual({ iteration: expect.any(Number), sha256: expect.stringMatching(/^[0-9a-f]{64}$/) });
       groups.set(line.task_id, [...(groups.get(line.task_id) ?? []), line]);
     }
     expect(groups.size).toBe(runs[0]!.iterations * PROBLEMS);

@@ -164,7 +164,7 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
       const { records } = readBatchFile(batchFile(join(run.runDir, "trajectories"), 2));
       expect(records).toHaveLength(8);
       for (const r of records)
-        expect(r.type === "trajectory" && r.group.completions.every((c) => c.versions[0]!.iteration === 1)).toBe(true);
+        expect(r.type === "trajectory" && r.group.completions.every((c) => c.version.iteration === 1)).toBe(true);
       expect(actor.exitCode).toBeNull();
       expect(await source.stats()).toMatchObject({ actors_live: 1, groups_received: 24 });
     });

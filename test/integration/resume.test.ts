@@ -123,7 +123,7 @@ describe.skipIf(unrunnable)(`one run in four sessions${reason}`, { timeout: 120_
     const sampledWith = new Map<number, Set<string>>();
     for (const { batch, record } of readJournal(runDir)) {
       if (record.type !== "trajectory") continue;
-      for (const { iteration, sha256 } of record.group.completions.flatMap((c) => c.versions)) {
+      for (const { iteration, sha256 } of record.group.completions.map((c) => c.version)) {
         expect(iteration).toBeGreaterThanOrEqual(batch - 1);
         expect(iteration).toBeLessThanOrEqual(batch);
         sampledWith.set(iteration, (sampledWith.get(iteration) ?? new Set()).add(sha256));

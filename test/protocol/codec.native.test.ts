@@ -11,7 +11,7 @@ import {
   taskFromWire,
   taskToWire,
 } from "../../src/protocol/codec.js";
-import type { Task, TrajectoryGroup } from "../../src/protocol/messages.js";
+import type { Completion, Task, TrajectoryGroup } from "../../src/protocol/messages.js";
 import { taskSeed } from "../../src/protocol/seeds.js";
 import { fromActor, fromLearner, groupHeader, taskHeader } from "../../src/protocol/wire-schemas.js";
 import { answer, makeTask, weights } from "../support/rollout-fixtures.js";
@@ -41,11 +41,13 @@ const completions = fc.nat(5).chain((length) =>
     behaviourLogprobs: fc
       .array(fc.float({ max: 0, noNaN: true, noDefaultInfinity: true }), { minLength: length, maxLength: length })
       .map((values) => Float32Array.from(values)),
-    finishReason: fc.constantFrom("stop" as const, "length" as const, "error" as const),
-    versions: sha256.map((hash) => [{ fromToken: 0, iteration: 3, sha256: hash }]),
-    rewards: fc.record({ correctness: fc.option(fc.double({ noNaN: true, noDefaultInfinity: true })) }),
+    finishReason: fc.constantFrom("stop" as const, "length" as const),
+    version: sha256.map((hash) => ({ iteration: 3, sha256: hash })),
+    rewards: fc.record({
+      correctness: fc.option(fc.double({ noNaN: true, noDefaultInfinity: true }).map((reward) => reward + 0)),
+    }),
     rewardErrors: fc.array(fc.string()),
-    outcome: fc.constantFrom("correct" as const, "wrong" as const, "error" as const),
+    outcome: fc.constantFrom("correct" as const, "wrong" as const, "unparsed" as const),
   }),
 );
 const groups: fc.Arbitrary<TrajectoryGroup> = fc.record({
@@ -80,6 +82,26 @@ describe("codec", () => {
         expect(groupFromWire(header, tensors)).toEqual(group);
       }),
     );
+  });
+
+  it("sends −0 as 0, a lone surrogate as U+FFFD, and leaves NaN and infinities to be refused", () => {
+    const sent = answer(makeTask("t"), version);
+    const shippedWith = (change: Partial<Completion>): Completion => {
+      const completions = sent.completions.map((c) => ({ ...c, ...change }));
+      const wire = groupToWire({ ...sent, completions });
+      const { header, tensors } = decode(groupHeader, encode(wire.header, wire.tensors));
+      return groupFromWire(header, tensors).completions[0]!;
+    };
+    expect(Object.is(shippedWith({ rewards: { correctness: -0 } }).rewards["correctness"], 0)).toBe(true);
+    // short and long: MessagePack libraries write the two in different ways
+    for (const filler of ["", "x".repeat(500)]) {
+      const { rewardErrors } = shippedWith({ rewardErrors: [`${filler}\ud800`, `\udc00${filler}`, `${filler}😀`] });
+      expect(rewardErrors).toEqual([`${filler}\ufffd`, `\ufffd${filler}`, `${filler}😀`]);
+    }
+    for (const bad of [NaN, Infinity, -Infinity])
+      expect(() => shippedWith({ rewards: { correctness: bad } })).toThrow(ProtocolError);
+    const zero = shippedWith({ behaviourLogprobs: new Float32Array(sent.completions[0]!.ids.length).fill(-0) });
+    expect(zero.behaviourLogprobs.every((value) => Object.is(value, -0))).toBe(true);
   });
 
   it("no garbage passes, and none raises anything but a ProtocolError", () => {
@@ -117,8 +139,8 @@ describe("codec", () => {
       values[1] = bad;
       expect(() => groupFromWire(header, [ids, Buffer.from(values.buffer)])).toThrow("expected logprobs ≤ 0");
     }
-    const unversioned = { ...header, completions: header.completions.map((c) => ({ ...c, versions: [] })) };
-    expect(() => groupFromWire(unversioned, [ids, logprobs])).toThrow("version spans");
+    const unversioned = { ...header, completions: header.completions.map(({ version: _, ...rest }) => rest) };
+    expect(() => decode(fromActor, encode(unversioned))).toThrow("version");
   });
 
   it("names the task of a malformed answer, so that it can be asked again", () => {
@@ -135,7 +157,7 @@ describe("codec", () => {
     const hello = { type: "hello", pid: 1, index: 0, capacityRows: 8 };
     expect(decode(fromActor, encode(hello)).header).toEqual(hello);
     expect(() => decode(fromActor, encode({ ...hello, protocol: 99 }))).toThrow(
-      "expected protocol version 1, found 99",
+      "expected protocol version 2, found 99",
     );
     expect(() => decode(fromActor, encode({ ...hello, extra: 1 }))).toThrow(ProtocolError);
     expect(() => decode(fromLearner, encode(hello))).toThrow(ProtocolError);

@@ -199,7 +199,7 @@ describe("trajectories command", () => {
       reward: 2,
       rewards: { correctness: 1 },
       advantages: [...advantages[1]!],
-      versions: [{ from_token: 0, iteration: 3, sha256: weights(3).version.sha256 }],
+      version: { iteration: 3, sha256: weights(3).version.sha256 },
       finish_reason: "length",
       outcome: "wrong",
     });

@@ -54,7 +54,7 @@ function generate(request: GenerateRequest, version: PolicyVersion): GeneratedGr
   const completions = Array.from({ length: request.groupSize }, (_, c) => {
     const ids = Int32Array.from({ length: 1 + ((Number(request.seed % 97n) + c) % 3) }, (_, t) => 1 + t + c);
     const logprobs = Float32Array.from(ids, (id) => -id / 8);
-    return { ids, logprobs, finishReason: "length" as const, versions: [{ ...version, fromToken: 0 }] };
+    return { ids, logprobs, finishReason: "length" as const, version };
   });
   return { requestId: request.requestId, completions, timing: { queuedMs: 0, prefillMs: 1, decodeMs: 2 } };
 }

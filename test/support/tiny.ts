@@ -99,7 +99,7 @@ export function tinyBatch(options: BatchOptions = {}): TrainingBatch {
           ids: tokens,
           behaviourLogprobs: Float32Array.from(tokens, () => -2 - 1.5 * draw.unit()),
           finishReason: tokens.length === 6 ? "length" : "stop",
-          versions: [{ fromToken: 0, iteration: 0, sha256: "" }],
+          version: { iteration: 0, sha256: "" },
           rewards: { correctness: reward(g, r) },
           rewardErrors: [],
           outcome: "wrong",

@@ -42,14 +42,7 @@ describe("built-in rewards", () => {
   it("pay for the right answer and for the form, independently", async () => {
     const rewards = await loadRewards(configOf("correctness", "format"), 64);
     const scored = await scoreTexts(
-      [
-        text("#### 53"),
-        text("#### 54"),
-        text("#### 53 eggs"),
-        text("53"),
-        text("50+3=5", { finishReason: "length" }),
-        text("", { finishReason: "error" }),
-      ],
+      [text("#### 53"), text("#### 54"), text("#### 53 eggs"), text("53"), text("50+3=5", { finishReason: "length" })],
       rewards,
     );
     expect(scored.map((s) => [s.rewards["correctness"], s.rewards["format"], s.outcome])).toEqual([
@@ -58,7 +51,6 @@ describe("built-in rewards", () => {
       [1, 0, "correct"],
       [0, 0, "unparsed"],
       [0, 0, "truncated"],
-      [null, null, "error"],
     ]);
     expect(scored.every((s) => s.rewardErrors.length === 0)).toBe(true);
   });

@@ -34,7 +34,7 @@ const predictionSchema = z.object({
   /** Generated, the stop token (or the token that completed a stop string) included. */
   tokens: z.int().min(0),
   /** By the rule that rewards in training (`ours`). */
-  outcome: z.enum(["correct", "wrong", "unparsed", "truncated", "error"]),
+  outcome: z.enum(["correct", "wrong", "unparsed", "truncated"]),
   extracted: z.record(z.enum(extractorNames), readingSchema),
 });
 

@@ -681,7 +681,6 @@ function rewardMetrics({ rows }: Rollouts): Record<string, number> {
     accuracy: outcome("correct"),
     "outcome/unparsed": outcome("unparsed"),
     "outcome/truncated": outcome("truncated"),
-    "outcome/error": outcome("error"),
     reward_errors: rows.reduce((sum, row) => sum + row.completion.rewardErrors.length, 0),
     "completions/mean_length": meanOf(lengths),
     "completions/min_length": Math.min(...lengths),

@@ -156,26 +156,25 @@ export class Ledger {
         counter: "groups_refused_malformed",
         reason: `expected ${task.groupSize} completions, found ${group.completions.length}`,
       };
-    for (const { ids, versions } of group.completions) {
+    for (const { ids, version } of group.completions) {
       if (ids.length > task.sampling.maxNewTokens)
         return {
           counter: "groups_refused_malformed",
           reason: `expected at most ${task.sampling.maxNewTokens} tokens, found ${ids.length}`,
         };
-      for (const { iteration, sha256 } of versions) {
-        const known = this.known.get(iteration);
-        if (known !== sha256)
-          return {
-            counter: "groups_refused_unknown_weights",
-            reason: `sampled by unknown weights ${sha256.slice(0, 12)} (iteration ${iteration}; known: ${known?.slice(0, 12) ?? "none"})`,
-          };
-        const tooOld = iteration < task.minIteration || (task.kind === "eval" && iteration !== task.batch);
-        if (tooOld)
-          return {
-            counter: "groups_refused_stale",
-            reason: `sampled by iteration ${iteration}, expected ${task.kind === "eval" ? "exactly" : "at least"} ${task.minIteration}`,
-          };
-      }
+      const { iteration, sha256 } = version;
+      const known = this.known.get(iteration);
+      if (known !== sha256)
+        return {
+          counter: "groups_refused_unknown_weights",
+          reason: `sampled by unknown weights ${sha256.slice(0, 12)} (iteration ${iteration}; known: ${known?.slice(0, 12) ?? "none"})`,
+        };
+      const tooOld = iteration < task.minIteration || (task.kind === "eval" && iteration !== task.batch);
+      if (tooOld)
+        return {
+          counter: "groups_refused_stale",
+          reason: `sampled by iteration ${iteration}, expected ${task.kind === "eval" ? "exactly" : "at least"} ${task.minIteration}`,
+        };
     }
     return null;
   }
@@ -193,8 +192,8 @@ export class Ledger {
       if (open === null || open === "finished" || !samePrompt(open, task)) return false;
       // Older policies were checked when their trajectories came in; later ones never happened in
       // this history.
-      for (const { versions } of group.completions)
-        for (const v of versions) if (v.iteration < version.iteration) this.known.set(v.iteration, v.sha256);
+      for (const { version: v } of group.completions)
+        if (v.iteration < version.iteration) this.known.set(v.iteration, v.sha256);
       if (this.faultOf(open, group) !== null) return false;
       this.accept(group);
       return true;

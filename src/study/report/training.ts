@@ -106,7 +106,7 @@ export interface Account {
   readonly idle_learner: number;
   readonly idle_actor: number;
   /** Shares of all training completions. */
-  readonly outcomes: Readonly<Record<"correct" | "wrong" | "unparsed" | "truncated" | "error", number>>;
+  readonly outcomes: Readonly<Record<"correct" | "wrong" | "unparsed" | "truncated", number>>;
   readonly reward_errors: number;
   readonly filtered_groups: number;
   /** Answers refused and leases taken back, since the last start of the learner. */
@@ -131,12 +131,9 @@ export function account(run: Run): Account {
   const completionsOf = (line: Readonly<Record<string, number>>): number =>
     (line.completions_per_second ?? 0) * (line.iteration_seconds ?? 0);
   const timeOf = (line: Readonly<Record<string, number>>): number => line.iteration_seconds ?? 0;
-  const [correct, unparsed, truncated, error] = [
-    "accuracy",
-    "outcome/unparsed",
-    "outcome/truncated",
-    "outcome/error",
-  ].map((key) => weighted(key, completionsOf)) as [number, number, number, number];
+  const [correct, unparsed, truncated] = ["accuracy", "outcome/unparsed", "outcome/truncated"].map((key) =>
+    weighted(key, completionsOf),
+  ) as [number, number, number, number];
   const last = metrics.at(-1) ?? {};
   const totals = (prefix: string): number =>
     sum(Object.entries(last).flatMap(([key, value]) => (key.startsWith(prefix) ? value : [])));
@@ -152,7 +149,7 @@ export function account(run: Run): Account {
     tokens_per_second: seconds === 0 ? 0 : tokens / seconds,
     idle_learner: weighted("idle/learner", timeOf),
     idle_actor: weighted("idle/actor", timeOf),
-    outcomes: { correct, wrong: Math.max(0, 1 - correct - unparsed - truncated - error), unparsed, truncated, error },
+    outcomes: { correct, wrong: Math.max(0, 1 - correct - unparsed - truncated), unparsed, truncated },
     reward_errors: sum(all("reward_errors")),
     filtered_groups: sum(all("filtered_groups")),
     refused_groups: totals("groups_refused_"),

@@ -61,7 +61,7 @@ describe("the summary of two questions, four samples each", () => {
       truncation_rate: 0,
       mean_length: 3.5,
       tokens_per_second: 14,
-      outcomes: { correct: 3, wrong: 4, unparsed: 1, truncated: 0, error: 0 },
+      outcomes: { correct: 3, wrong: 4, unparsed: 1, truncated: 0 },
       extractors: { ours: { accuracy: 0.5 }, lm_eval_strict: { accuracy: 0.5 } },
     });
   });

@@ -85,7 +85,7 @@ describe("pacing", () => {
       const { groups, tasks } = await dispatcher.batch(k);
       expect(groups.map((g) => g.taskId)).toEqual(tasks.map((t) => t.taskId));
       for (const { completions } of groups)
-        for (const { versions } of completions) staleness.push(k - versions[0]!.iteration);
+        for (const { version } of completions) staleness.push(k - version.iteration);
     }
     expect(staleness).toHaveLength(8 * 4 * 2);
     expect(Math.max(...staleness)).toBeLessThanOrEqual(1);
@@ -277,7 +277,7 @@ describe("answers", () => {
     await peer.send({ protocol: 0, type: "hello", pid: 1, index: 0, capacityRows: 8 });
     await until(() => peer.messages.length === 1);
     expect(peer.messages[0]).toMatchObject({ type: "refused", fatal: true });
-    expect(peer.messages[0]!.reason).toContain("expected protocol version 1, found 0");
+    expect(peer.messages[0]!.reason).toContain("expected protocol version 2, found 0");
     expect(dispatcher.stats()["actors_live"]).toBe(0);
   });
 
@@ -327,7 +327,7 @@ describe("serial source", () => {
       expect(alone.tasks).toEqual(remote.tasks);
       expect(alone.groups).toEqual(remote.groups.map((g) => ({ ...g, actorId: "serial" })));
       expect(alone.filteredGroups).toBe(1);
-      for (const c of alone.groups.flatMap((g) => g.completions)) expect(c.versions[0]!.iteration).toBe(k);
+      for (const c of alone.groups.flatMap((g) => g.completions)) expect(c.version.iteration).toBe(k);
     }
     const tasks = [0, 1].map((i) => makeTask(`e${i}`, { kind: "eval", batch: 2, groupSize: 1, minIteration: 2 }));
     expect((await serial.evaluate(tasks)).map((g) => g.taskId)).toEqual(["e0", "e1"]);

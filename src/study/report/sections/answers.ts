@@ -72,11 +72,11 @@ export function auditSection(accounts: readonly Account[], results: readonly Res
     {
       kind: "table",
       caption: "Outcomes of all training completions.",
-      head: ["run", "completions", "correct", "wrong", "unparsed", "cut off", "not generated"],
-      rows: accounts.map(({ run, completions, outcomes: { correct, wrong, unparsed, truncated, error } }) => [
+      head: ["run", "completions", "correct", "wrong", "unparsed", "cut off"],
+      rows: accounts.map(({ run, completions, outcomes: { correct, wrong, unparsed, truncated } }) => [
         run,
         whole(completions),
-        ...[correct, wrong, unparsed, truncated, error].map((share) => percent(share)),
+        ...[correct, wrong, unparsed, truncated].map((share) => percent(share)),
       ]),
     },
     {
