@@ -71,7 +71,11 @@ async function updaterOf({ model, adapter, entropyCoef, backend }: LearnerReques
   });
   const config = readModelConfig(model);
   const adapters = adapter === null ? null : loadAdapter(adapter, loraLayout(config, run.lora), run.lora);
-  const updater = new Updater(tf, run, new TrainableModel(tf, config, run, baseFromFolder(model, config), adapters));
+  const updater = new Updater({
+    tf,
+    run,
+    model: new TrainableModel(tf, config, run, baseFromFolder(model, config), adapters),
+  });
   learners.set(key, updater);
   return updater;
 }

@@ -1,19 +1,17 @@
 /**
- * Same numbers on both sides (design: "same numbers"): the actor's log-probabilities against the
- * learner's, for the same tokens under the very weights that sampled them. Checked before training,
- * logged at every iteration.
+ * Same numbers on both sides: the actor's log-probabilities against the learner's, for the same
+ * tokens under the very weights that sampled them. Checked before training, logged at each
+ * iteration.
  */
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
-import type { Updater } from "./algorithms/update.js";
+import { publishedLogprobs, type Training } from "./policy/forward.js";
 
-/**
- * Larger published vectors are not kept for later comparison: they would cost memory and uploads.
- */
-const MAX_SIZE = 64 * 1024 * 1024;
+/** Larger published vectors are not kept for later comparison: they would cost memory and uploads. */
+export const MAX_REMEMBERED = 64 * 1024 * 1024;
 
-/** Of |actor − learner| over tokens, in nats. */
+/** Statistics of |actor − learner| over tokens, in nats. */
 export interface Gap {
   readonly max: number;
   readonly mean: number;
@@ -21,25 +19,23 @@ export interface Gap {
   readonly p99: number;
 }
 
-export class LogprobGap {
-  readonly #updater: Updater;
-  readonly #maxStaleness: number;
+export class GapMeter {
+  readonly #training: Training;
   /** Published vectors of the versions that may still arrive. */
   readonly #recent = new Map<number, Float32Array>();
 
-  constructor(updater: Updater, maxStaleness: number) {
-    this.#updater = updater;
-    this.#maxStaleness = maxStaleness;
+  constructor(training: Training) {
+    this.#training = training;
   }
 
   remember(iteration: number, published: Float32Array): void {
-    if (published.length <= MAX_SIZE) this.#recent.set(iteration, published);
-    this.#recent.delete(iteration - this.#maxStaleness - 1);
+    if (published.length <= MAX_REMEMBERED) this.#recent.set(iteration, published);
+    this.#recent.delete(iteration - this.#training.run.max_staleness - 1);
   }
 
   /**
-   * |actor − learner| over the tokens of the first completions of up to `limit` groups.
-   * It is null when no version that sampled them is still remembered.
+   * Compares both sides on the tokens of the first completions of up to `limit` groups.
+   * @returns null when no version that sampled them is still remembered
    */
   async measure(
     tasks: readonly Task[],
@@ -57,7 +53,7 @@ export class LogprobGap {
     for (const weights of new Set(chosen.map((one) => one.weights))) {
       const members = chosen.filter((one) => one.weights === weights);
       const sequences = members.map(({ promptIds, completion }) => ({ promptIds, completions: [completion.ids] }));
-      const mine = await this.#updater.logprobsUnder(weights, sequences);
+      const mine = await publishedLogprobs(this.#training, weights, sequences);
       members.forEach(({ completion }, i) =>
         completion.behaviourLogprobs.forEach((theirs, t) => gaps.push(Math.abs(theirs - mine[i]![t]!))),
       );
@@ -67,8 +63,8 @@ export class LogprobGap {
 }
 
 /**
- * Of differences per token, in nats; null when there is none. A difference that is no number counts
- * as infinite.
+ * Summarises differences per token, in nats; null when there is none. A difference that is no
+ * number counts as infinite.
  */
 export function gapOf(differences: readonly number[]): Gap | null {
   if (differences.length === 0) return null;
@@ -80,9 +76,7 @@ export function gapOf(differences: readonly number[]): Gap | null {
   };
 }
 
-/**
- * @throws UserError when actor and learner disagree: what is sampled would not be what is trained
- */
+/** @throws UserError when actor and learner disagree: what is sampled would not be what is trained */
 export function checkGap(gap: Gap | null, limits: RunConfig["selftest"]): void {
   if (gap === null) return;
   for (const name of ["max", "mean", "p99"] as const) {

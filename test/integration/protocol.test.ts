@@ -72,7 +72,7 @@ let OrtEngine: typeof Engine;
 
 async function startSource(run: ReturnType<typeof makeRun>, firstIteration = 0): Promise<Remote> {
   const { config, runDir } = run;
-  const source = await RemoteSource.start({ config, runDir, firstIteration, layout, baseSha256: null });
+  const source = await RemoteSource.start({ run: config, runDir, firstIteration, layout, baseSha256: null });
   cleanups.push(() => source.close());
   return source;
 }
@@ -126,6 +126,7 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
       engine: await OrtEngine.create(model, { threads: 1, maxRows: 16, segmentLength: 4 }),
       maxRows: 16,
       score: scorer,
+      evalTasks: (request) => tasks.evalTasks(request),
       firstIteration: 0,
       runDir,
       log: () => {},
@@ -230,9 +231,9 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
     cleanups.push(() => server.close());
     await new Promise((done) => server.once("listening", done));
     const run = makeRun({ transport: { address: `tcp://127.0.0.1:${port}` } });
-    await expect(RemoteSource.start({ ...run, firstIteration: 0, layout, baseSha256: null })).rejects.toThrow(
-      `tcp://127.0.0.1:${port}: expected a free port`,
-    );
+    const { config, runDir } = run;
+    const started = RemoteSource.start({ run: config, runDir, firstIteration: 0, layout, baseSha256: null });
+    await expect(started).rejects.toThrow(`tcp://127.0.0.1:${port}: expected a free port`);
     const actor = track(
       fork(join(root, "dist/actors/main.js"), ["--index", "3"], { stdio: ["ignore", "inherit", "pipe", "ipc"] }),
     );

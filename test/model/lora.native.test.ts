@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { UserError } from "../../src/errors.js";
 import { startBackend, type TF } from "../../src/learner/backend/backend.js";
+import { publishedLogprobs } from "../../src/learner/policy/forward.js";
 import { TrainableModel } from "../../src/learner/policy/model.js";
 import {
   completionLogprobs,
@@ -174,7 +175,9 @@ describe("new adapters and dropout", () => {
     const [dropped, plain] = [start({ lora: { lora_dropout: 0.5 } }), start()];
     const vector = Float32Array.from(plain.model.flat.dataSync(), (x, i) => x + 0.2 * Math.sin(i));
     const sequences = [{ promptIds: Int32Array.of(1, 2), completions: [Int32Array.of(3, 4, 5)] }];
-    const [found, expected] = [dropped, plain].map(({ updater }) => updater.logprobsUnder(vector, sequences));
+    const [found, expected] = [dropped, plain].map(({ updater }) =>
+      publishedLogprobs(updater.policy.training, vector, sequences),
+    );
     expect([...(await found!)[0]!]).toEqual([...(await expected!)[0]!]);
     dropped.dispose();
     plain.dispose();

@@ -44,7 +44,8 @@ describe("the study file", () => {
       [19, 63],
     ] as const)
       expect(grpo!.taskAt(batch, slot, 0)).toEqual(ppo!.taskAt(batch, slot, 0));
-    expect(grpo!.evalTasks(10, 5, "sampled")).toEqual(ppo!.evalTasks(10, 5, "sampled"));
+    const request = { iteration: 10, n: 5, mode: "sampled", purpose: "eval" } as const;
+    expect(grpo!.evalTasks(request)).toEqual(ppo!.evalTasks(request));
   });
 
   it("lists allowed differences, and the settings that one algorithm has alone", () => {

@@ -7,6 +7,7 @@ import { readFileSync } from "node:fs";
 import { parse } from "yaml";
 import { cutRollouts, type CutBatch } from "../../bench/cut-model.js";
 import { runConfigSchema, type RunConfig } from "../../src/config/schema.js";
+import { publishedLogprobs, type Training } from "../../src/learner/policy/forward.js";
 import type { TrainableModel } from "../../src/learner/policy/model.js";
 import type { TrainingBatch } from "../../src/learner/rollouts/rollout-source.js";
 import type { Updater } from "../../src/learner/algorithms/update.js";
@@ -78,7 +79,7 @@ export async function gapsOfStep(
   loss: number,
   golden: StepGolden,
 ): Promise<Gaps> {
-  const { step, m } = await updater.optimizer.state();
+  const { step, m } = await updater.policy.optimizer.state();
   if (step !== 1) throw new Error(`the gradient can be read after the first step, not after ${step}`);
   let [normGap, entryGap] = [0, 0];
   const largest = Math.max(...Object.values(golden.gradients).map(({ norm }) => norm));
@@ -112,15 +113,11 @@ function worst(a: number, b: number): number {
 }
 
 /** Log-probabilities of the batch under the model's weights, in the golden's order. */
-export async function logprobsOfBatch(
-  updater: Updater,
-  model: TrainableModel,
-  batch: TrainingBatch,
-): Promise<Float32Array> {
+export async function logprobsOfBatch(training: Training, batch: TrainingBatch): Promise<Float32Array> {
   const sequences = batch.groups.map(({ completions }, g) => ({
     promptIds: batch.tasks[g]!.promptIds,
     completions: completions.map(({ ids }) => ids),
   }));
-  const rows = await updater.logprobsUnder(await model.published(), sequences);
-  return Float32Array.from(rows.flatMap((row) => [...row]));
+  const all = await publishedLogprobs(training, await training.model.published(), sequences);
+  return Float32Array.from(all.flatMap((one) => [...one]));
 }

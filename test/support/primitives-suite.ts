@@ -356,8 +356,8 @@ export function primitivesSuite(backend: BackendName): void {
             await updater.update(batches[i % 2]!, i);
             expect(tf.memory().numTensors, `iteration ${i}`).toBe(before);
           }
-          expect(updater.optimizer.step).toBe(run.algo === "ppo" ? 50 * run.num_mini_batches : 50);
-          expect(updater.skippedUpdates).toBe(0);
+          expect(updater.policy.optimizer.step).toBe(run.algo === "ppo" ? 50 * run.num_mini_batches : 50);
+          expect(updater.policy.skippedUpdates).toBe(0);
           dispose();
           expect(tf.memory().numTensors).toBe(started);
         }, 240_000); // TensorFlow is slow at tiny steps on a busy machine

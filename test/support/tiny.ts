@@ -133,9 +133,9 @@ export function tinyLearner(tf: TF, run: RunConfig, startAt?: (layout: readonly 
     model.dispose();
     model = new TrainableModel(tf, tinyConfig, run, baseFromPacked(packed), startAt(layout));
   }
-  const updater = new Updater(tf, run, model);
+  const updater = new Updater({ tf, run, model });
   const dispose = (): void => {
-    updater.optimizer.dispose();
+    updater.policy.optimizer.dispose();
     model.dispose();
   };
   return { model, updater, dispose };

@@ -92,7 +92,7 @@ async function learner(folder: string, threads: number): Promise<void> {
   // No warm-up: the first step is the first thing this process computes.
   for (const [i, mode] of modes.entries()) {
     const ofMode = cutRun(root, golden, mode);
-    const updater = new Updater(tf, ofMode, model);
+    const updater = new Updater({ tf, run: ofMode, model });
     const begin = performance.now();
     const { result, peak } = await peakOf(() => updater.update(batch, 0));
     const seconds = ((performance.now() - begin) / 1000).toFixed(0);
@@ -106,10 +106,9 @@ async function learner(folder: string, threads: number): Promise<void> {
       gaps.gradientEntries,
       NUMBERS,
     );
-    updater.optimizer.dispose();
+    updater.policy.optimizer.dispose();
   }
-  const updater = new Updater(tf, run, model);
-  const logprobs = await logprobsOfBatch(updater, model, batch);
+  const logprobs = await logprobsOfBatch({ tf, run, model }, batch);
   report("log-probabilities, of the largest", listGap(logprobs, golden.logprobs), NUMBERS);
 }
 

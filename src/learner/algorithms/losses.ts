@@ -34,6 +34,7 @@
 import type { Scalar, Tensor, Tensor1D } from "@tensorflow/tfjs";
 import type { RunConfig } from "../../config/schema.js";
 import type { TF } from "../backend/backend.js";
+import type { Loss, LossMetrics } from "../policy/loss.js";
 
 export interface PolicyTokens {
   /** [N] of the policy being trained; differentiable. */
@@ -90,15 +91,6 @@ export interface Denominators {
   readonly generationTokens: number;
 }
 
-/** Sums over the microbatch named `…_sum`, largest values named `…_max`: see `mergeMetrics`. */
-export type Metrics<Name extends string = string> = Readonly<Record<Name, Scalar>>;
-
-export interface Loss {
-  /** Add up over the microbatches of an optimizer step. */
-  readonly loss: Scalar;
-  readonly metrics: Metrics;
-}
-
 /**
  * True when a completion with advantage 0 contributes neither loss nor gradient, so that it needs
  * no forward.
@@ -141,7 +133,7 @@ export function grpoLoss(tf: TF, tokens: PolicyTokens, options: GrpoOptions, den
 
   const sampling = samplingWeight(tf, old, tokens, options.importance_sampling_cap);
   let perTokenLoss: Tensor = sampling === null ? surrogate : tf.mul(surrogate, sampling.weight);
-  let klSum: Metrics = {};
+  let klSum: LossMetrics = {};
   if (beta !== 0) {
     const kl = k3(tf, tokens);
     // Without the factor, the gradient of k3 is not that of the KL (DeepSeek-V3.2,
@@ -251,19 +243,6 @@ export function valueLoss(
   };
 }
 
-/** Adds a microbatch's metrics to the total: sums add, `…_max` takes the larger. */
-export function mergeMetrics(
-  total: Readonly<Record<string, number>>,
-  part: Readonly<Record<string, number>>,
-): Record<string, number> {
-  const merged = { ...total };
-  for (const [name, value] of Object.entries(part)) {
-    const before = merged[name];
-    merged[name] = before === undefined ? value : name.endsWith("_max") ? Math.max(before, value) : before + value;
-  }
-  return merged;
-}
-
 /**
  * [N] the constant factor of each token in the loss, TRL's four aggregations. Sums are over
  * unmasked tokens:
@@ -356,7 +335,7 @@ function samplingWeight(
   old: Tensor1D,
   tokens: PolicyTokens,
   cap: number,
-): { weight: Tensor1D; metrics: Metrics } | null {
+): { weight: Tensor1D; metrics: LossMetrics } | null {
   if (tokens.behaviourLogprobs === null) return null;
   const mask = tf.tensor1d(tokens.mask);
   const gap = tf.sub<Tensor1D>(old, tf.tensor1d(tokens.behaviourLogprobs));
@@ -384,6 +363,6 @@ function withEntropyBonus(
   return tf.sub(loss, tf.mul(weighted(tf, entropy, mask), coefficient / Math.max(1, tokens)));
 }
 
-function entropySum(tf: TF, { entropy }: PolicyTokens, mask: Tensor1D): Metrics {
+function entropySum(tf: TF, { entropy }: PolicyTokens, mask: Tensor1D): LossMetrics {
   return entropy === null ? {} : { entropy_sum: weighted(tf, entropy, mask) };
 }

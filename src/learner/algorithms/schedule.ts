@@ -3,6 +3,7 @@
  * `optimization.py` (`get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup`,
  * `get_constant_schedule_with_warmup`). Knows step counts only; the optimizer owns the rate.
  */
+import { stepsPerIteration } from "../../config/derived.js";
 import type { RunConfig } from "../../config/schema.js";
 
 /**
@@ -27,4 +28,16 @@ export function learningRateFactor(
   const decaySteps = Math.max(1, totalSteps - warmupSteps);
   if (type === "linear") return Math.max(0, (totalSteps - step) / decaySteps);
   return 0.5 * (1 + Math.cos(Math.PI * Math.min(1, (step - warmupSteps) / decaySteps)));
+}
+
+/**
+ * Learning rate of an optimizer step.
+ * @param iteration training iterations completed before this one
+ * @param step steps of this iteration taken before this one
+ */
+export function learningRateAt(run: RunConfig, iteration: number, step: number): number {
+  const perIteration = stepsPerIteration(run);
+  const taken = iteration * perIteration + step;
+  const { lr_scheduler_type: type, warmup_steps: warmup, max_steps: maxSteps, learning_rate: rate } = run;
+  return rate * learningRateFactor(type, taken, warmup, maxSteps * perIteration);
 }

@@ -10,6 +10,7 @@
  */
 import type { Tensor, Variable } from "@tensorflow/tfjs";
 import { join } from "node:path";
+import { needsReference } from "../../config/derived.js";
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, packShapes, weightLayout, type LayoutEntry } from "../../model/layout.js";
@@ -38,18 +39,18 @@ export interface BaseWeights {
   all(into: Float32Array): void;
 }
 
-export function baseFromFolder(folder: string, config: ModelConfig): BaseWeights {
-  const stored = new Map(modelTensors(folder, config).map((one) => [one.entry.name, one.stored]));
+export function baseFromFolder(folder: string, shape: ModelConfig): BaseWeights {
+  const stored = new Map(modelTensors(folder, shape).map((one) => [one.entry.name, one.stored]));
   return {
     tensor: (entry) => readTensor(stored.get(entry.name)!),
-    all: (into) => void loadPacked(folder, config, into),
+    all: (into) => void loadPacked(folder, shape, into),
   };
 }
 
 export class TrainableModel {
   readonly #tf: TF;
   readonly #run: RunConfig;
-  readonly config: ModelConfig;
+  readonly shape: ModelConfig;
   readonly #lora: NamedWeights["lora"];
   /** Every trainable parameter; the published ones first. */
   readonly layout: readonly LayoutEntry[];
@@ -70,13 +71,13 @@ export class TrainableModel {
    * @param trainable resumed vector, or null to start from the base (new adapters: A uniform, B
    *   zero; value head: zero)
    */
-  constructor(tf: TF, config: ModelConfig, run: RunConfig, base: BaseWeights, trainable: Float32Array | null) {
+  constructor(tf: TF, shape: ModelConfig, run: RunConfig, base: BaseWeights, trainable: Float32Array | null) {
     this.#tf = tf;
     this.#run = run;
-    this.config = config;
+    this.shape = shape;
     const { lora } = run;
     this.#lora = lora.enabled ? { scale: lora.lora_alpha / lora.r, dropout: null } : null;
-    this.publishedLayout = publishedLayout(config, lora.enabled ? lora : null);
+    this.publishedLayout = publishedLayout(shape, lora.enabled ? lora : null);
     this.#separateValue = run.algo === "ppo" && run.value_model === "separate";
     const shapes = (entries: readonly LayoutEntry[], prefix: string): [string, readonly number[]][] =>
       entries.map((entry) => [prefix + entry.name, entry.shape]);
@@ -85,7 +86,7 @@ export class TrainableModel {
       ...(this.#separateValue ? shapes(this.publishedLayout, VALUE_PREFIX) : []),
       ...(run.algo === "ppo"
         ? ([
-            ["value_head.weight", [config.hiddenSize]],
+            ["value_head.weight", [shape.hiddenSize]],
             ["value_head.bias", []],
           ] as [string, number[]][])
         : []),
@@ -100,7 +101,7 @@ export class TrainableModel {
     }
     const frozen = new Map<string, Tensor>();
     const lines: string[] = [];
-    for (const entry of weightLayout(config)) {
+    for (const entry of weightLayout(shape)) {
       const values = base.tensor(entry);
       lines.push(hashLine(entry, values));
       // tfjs-node hands values to TensorFlow with the first operation: here, so that the array can
@@ -181,7 +182,7 @@ export class TrainableModel {
    */
   save(folder: string, sourceFolder: string, vector: Float32Array): void {
     const published = vector.subarray(0, this.publishedSize);
-    if (this.#lora === null) saveModelFolder(folder, sourceFolder, this.config, published);
+    if (this.#lora === null) saveModelFolder(folder, sourceFolder, this.shape, published);
     else saveAdapterFolder(folder, sourceFolder, this.publishedLayout, published, this.#run.lora);
     const rest = this.layout.filter((entry) => entry.offset >= this.publishedSize);
     if (rest.length === 0) return;
@@ -205,9 +206,4 @@ export class TrainableModel {
     this.flat.dispose();
     if (this.#frozen !== null) this.#tf.dispose([...this.#frozen.values()]);
   }
-}
-
-/** Whether a term of the run's objective looks at a frozen copy of the first policy. */
-function needsReference(run: RunConfig): boolean {
-  return run.algo === "grpo" ? run.beta > 0 : run.kl_coef > 0;
 }

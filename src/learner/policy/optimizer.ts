@@ -30,34 +30,33 @@ function decays(name: string): boolean {
   return !name.endsWith(".bias") && !name.includes("norm");
 }
 
-/** Parameters that join later than the others: until then neither they nor their moments move. */
+/** Leading parameters that join later: until then neither they nor their moments move. */
 export interface LateParameters {
-  readonly isLate: (name: string) => boolean;
+  /** Elements of the flat vector, from its beginning. */
+  readonly size: number;
   /** Steps of the others before the first of these. */
   readonly steps: number;
 }
 
 /**
- * Elements updated at once. A step's temporaries are about twenty arrays of this size, whatever the
- * size of the model.
+ * Elements updated at once. A step's temporaries are about `ADAM_TEMPORARIES` arrays of this size,
+ * whatever the size of the model.
  */
-const PART_SIZE = 4 * 1024 * 1024;
+export const ADAM_PART_SIZE = 4 * 1024 * 1024;
+export const ADAM_TEMPORARIES = 20;
 
 /** A stretch of the flat vector with its moments. */
-interface Part {
+interface AdamPart {
   readonly begin: number;
   readonly size: number;
   m: Tensor;
   v: Tensor;
-  /**
-   * Factor of the learning rate for each element; a scalar where it is one for the whole part. So
-   * are the next two.
-   */
+  /** Factor of the learning rate for each element; a scalar where all are the same. */
   readonly rates: Tensor;
-  /** Null without decay. */
+  /** Weight decay, likewise; null without decay. */
   readonly decay: Tensor | null;
-  /** 1 for late parameters; null when there are none. */
-  readonly late: Tensor | null;
+  /** Steps of the others before its first. */
+  readonly lateSteps: number;
 }
 
 export class AdamW {
@@ -65,8 +64,7 @@ export class AdamW {
   readonly #tf: TF;
   readonly #flat: Variable;
   readonly #options: AdamWOptions;
-  readonly #parts: Part[] = [];
-  readonly #lateSteps: number;
+  readonly #parts: AdamPart[] = [];
 
   /**
    * @param flat [P] all trainable parameters, updated in place
@@ -81,15 +79,17 @@ export class AdamW {
     options: AdamWOptions,
     rateOf: (name: string) => number = () => 1,
     late: LateParameters | null = null,
-    partSize = PART_SIZE,
+    partSize = ADAM_PART_SIZE,
   ) {
     this.#tf = tf;
     this.#flat = flat;
     this.#options = options;
-    this.#lateSteps = late?.steps ?? 0;
     const decayOf = (name: string): number => (decays(name) ? options.weightDecay : 0);
-    for (let begin = 0; begin < flat.size; begin += partSize) {
-      const size = Math.min(partSize, flat.size - begin);
+    const { size: lateSize, steps: lateSteps } = late === null || late.steps === 0 ? { size: 0, steps: 0 } : late;
+    let end = 0;
+    for (let begin = 0; begin < flat.size; begin = end) {
+      end = Math.min(begin + partSize, begin < lateSize ? lateSize : flat.size);
+      const size = end - begin;
       const factor = (of: (name: string) => number): Tensor => perElement(tf, layout, begin, size, of);
       this.#parts.push({
         begin,
@@ -98,60 +98,32 @@ export class AdamW {
         v: tf.zeros([size]),
         rates: factor(rateOf),
         decay: options.weightDecay > 0 ? factor(decayOf) : null,
-        late: late === null ? null : factor((name) => Number(late.isLate(name))),
+        lateSteps: begin < lateSize ? lateSteps : 0,
       });
     }
   }
 
   /**
-   * One update from a flat gradient [P] (disposed by the caller).
+   * Updates the parameters from a flat gradient [P], which the caller disposes.
    * The gradient is scaled by min(1, max / (norm + 1e-6)) first, torch's clip_grad_norm_.
-   * @returns the global norm before clipping (of the parameters that move); when it is not finite
+   * @returns the global norm before clipping, of the parameters that move; when it is not finite
    *   nothing was changed
    */
   async update(gradient: Tensor, learningRate: number): Promise<number> {
     const tf = this.#tf;
-    const waiting = this.step < this.#lateSteps;
-    /** Without the elements of late parameters that wait. */
-    const masked = (x: Tensor, { late }: Part): Tensor => (waiting && late !== null ? tf.mul(x, tf.sub(1, late)) : x);
-    const normTensor = tf.tidy(() =>
-      tf.sqrt(
-        tf.addN(this.#parts.map((part) => tf.tidy(() => tf.sum(tf.square(masked(this.#cut(gradient, part), part)))))),
-      ),
-    );
+    const isMoving = ({ lateSteps }: AdamPart): boolean => this.step >= lateSteps;
+    const squares = (part: AdamPart): Tensor => tf.tidy(() => tf.sum(tf.square(this.#cut(gradient, part))));
+    const normTensor = tf.tidy(() => tf.sqrt(tf.addN(this.#parts.filter(isMoving).map(squares))));
     const norm = (await normTensor.data())[0]!;
     normTensor.dispose();
     if (!Number.isFinite(norm)) return norm;
-    const { beta1, beta2, epsilon, maxGradNorm } = this.#options;
+    const clip = Math.min(1, this.#options.maxGradNorm / (norm + 1e-6));
+    const updated = this.#parts.map((part) =>
+      isMoving(part)
+        ? this.#updatePart(part, gradient, clip, learningRate)
+        : tf.tidy(() => tf.clone(this.#cut(this.#flat, part))),
+    );
     this.step++;
-    const clip = Math.min(1, maxGradNorm / (norm + 1e-6));
-    const updated = this.#parts.map((part) => {
-      const [m, v, next] = tf.tidy(() => {
-        const g = masked(this.#cut(gradient, part), part);
-        const m = tf.add(tf.mul(part.m, beta1), tf.mul(g, (1 - beta1) * clip));
-        const v = tf.add(tf.mul(part.v, beta2), tf.mul(tf.square(g), (1 - beta2) * clip * clip));
-        // (m / c₁) / (√(v / c₂) + ε) = m · (√c₂ / c₁) / (√v + √c₂ · ε): corrections c of scalars,
-        // where the part has one step count, and not of whole arrays.
-        const root = (t: number): number => Math.sqrt(1 - beta2 ** t);
-        const denominator = tf.add(
-          tf.sqrt(v),
-          this.#perStep(part, (t) => root(t) * epsilon),
-        );
-        const rates = masked(tf.mul(part.rates, learningRate), part);
-        const stepRates = tf.mul(
-          rates,
-          this.#perStep(part, (t) => root(t) / (1 - beta1 ** t)),
-        );
-        let weights = this.#cut(this.#flat, part);
-        if (part.decay !== null) weights = tf.sub(weights, tf.mul(tf.mul(weights, part.decay), rates));
-        const step = tf.mul(tf.div(m, denominator), stepRates);
-        return [m, v, tf.sub(weights, step)] as [Tensor, Tensor, Tensor];
-      });
-      tf.dispose([part.m, part.v]);
-      part.m = m;
-      part.v = v;
-      return next;
-    });
     const next = updated.length === 1 ? updated[0]! : tf.concat(updated);
     if (updated.length > 1) tf.dispose(updated);
     this.#flat.assign(next);
@@ -159,19 +131,33 @@ export class AdamW {
     return norm;
   }
 
-  #cut(x: Tensor, { begin, size }: Part): Tensor {
-    return this.#parts.length === 1 ? x : this.#tf.slice(x, [begin], [size]);
+  /** Moves one part's moments and returns its new parameters. */
+  #updatePart(part: AdamPart, gradient: Tensor, clip: number, learningRate: number): Tensor {
+    const tf = this.#tf;
+    const { beta1, beta2, epsilon } = this.#options;
+    const t = this.step - part.lateSteps + 1;
+    const root = Math.sqrt(1 - beta2 ** t);
+    const [m, v, next] = tf.tidy(() => {
+      const g = this.#cut(gradient, part);
+      const m = tf.add(tf.mul(part.m, beta1), tf.mul(g, (1 - beta1) * clip));
+      const v = tf.add(tf.mul(part.v, beta2), tf.mul(tf.square(g), (1 - beta2) * clip * clip));
+      // (m / c₁) / (√(v / c₂) + ε) = m · (√c₂ / c₁) / (√v + √c₂ · ε): the corrections are scalars
+      const denominator = tf.add(tf.sqrt(v), root * epsilon);
+      const rates = tf.mul(part.rates, learningRate);
+      const stepRates = tf.mul(rates, root / (1 - beta1 ** t));
+      let weights = this.#cut(this.#flat, part);
+      if (part.decay !== null) weights = tf.sub(weights, tf.mul(tf.mul(weights, part.decay), rates));
+      const step = tf.mul(tf.div(m, denominator), stepRates);
+      return [m, v, tf.sub(weights, step)] as [Tensor, Tensor, Tensor];
+    });
+    tf.dispose([part.m, part.v]);
+    part.m = m;
+    part.v = v;
+    return next;
   }
 
-  /**
-   * A function of the number of steps a parameter has taken, this one included: late ones count
-   * from their own first.
-   */
-  #perStep({ late }: Part, f: (steps: number) => number): Tensor | number {
-    const early = f(this.step);
-    if (late === null) return early;
-    const lateValue = f(Math.max(1, this.step - this.#lateSteps));
-    return this.#tf.add(this.#tf.mul(late, lateValue - early), early);
+  #cut(x: Tensor, { begin, size }: AdamPart): Tensor {
+    return this.#parts.length === 1 ? x : this.#tf.slice(x, [begin], [size]);
   }
 
   async state(): Promise<AdamWState> {
@@ -194,10 +180,9 @@ export class AdamW {
   }
 
   dispose(): void {
-    for (const { m, v, rates, decay, late } of this.#parts) {
+    for (const { m, v, rates, decay } of this.#parts) {
       this.#tf.dispose([m, v, rates]);
       decay?.dispose();
-      late?.dispose();
     }
   }
 }

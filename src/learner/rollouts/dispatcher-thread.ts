@@ -14,17 +14,16 @@ import type { LayoutEntry } from "../../model/layout.js";
 import { layoutSize } from "../../model/layout.js";
 import type { PolicyVersion } from "../../model/weights.js";
 import { publishedHash } from "../../model/published.js";
-import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import type { Addresses } from "../../protocol/sockets.js";
 import { sharedMemoryFolder } from "../../protocol/shared-memory.js";
 import { resolveAddresses } from "../../protocol/sockets.js";
 import { Dispatcher } from "./dispatcher.js";
 import { Ledger } from "./ledger.js";
-import type { TrainingBatch } from "./rollout-source.js";
+import type { Evaluation, EvaluationRequest, TrainingBatch } from "./rollout-source.js";
 import { TaskSource, bookOptions } from "./task-source.js";
 
 export interface DispatcherData {
-  readonly config: RunConfig;
+  readonly run: RunConfig;
   readonly runDir: string;
   readonly firstIteration: number;
   readonly layout: readonly LayoutEntry[];
@@ -41,7 +40,7 @@ export interface DispatcherData {
 export interface DispatcherApi {
   publish(buffer: 0 | 1, iteration: number): Promise<PolicyVersion>;
   batch(k: number): Promise<TrainingBatch>;
-  evaluate(tasks: readonly Task[]): Promise<TrajectoryGroup[]>;
+  evaluate(request: EvaluationRequest): Promise<Evaluation>;
   recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void>;
   flush(): Promise<void>;
   stats(): Promise<Record<string, number>>;
@@ -65,11 +64,11 @@ export type ThreadMessage =
   | { readonly type: "listening"; readonly addresses: Addresses }
   | { readonly type: "result"; readonly id: number; readonly value: unknown }
   | { readonly type: "failed"; readonly id: number; readonly error: ThreadError }
-  | { readonly type: "evaluated"; readonly done: number }
+  | { readonly type: "evaluated"; readonly done: number; readonly total: number }
   | { readonly type: "fatal"; readonly error: ThreadError };
 
 async function main(data: DispatcherData): Promise<void> {
-  const { config, runDir, firstIteration, layout, buffers } = data;
+  const { run, runDir, firstIteration, layout, buffers } = data;
   mkdirSync(join(runDir, "logs"), { recursive: true });
   const logger = pino(
     { base: { role: "dispatcher" } },
@@ -81,10 +80,10 @@ async function main(data: DispatcherData): Promise<void> {
     post({ type: "fatal", error: toThreadError(error) });
   };
 
-  const source = TaskSource.open(config);
-  const ledger = new Ledger({ ...bookOptions(config, source), firstIteration, runDir, log, onFatal });
-  const { addresses, cleanup: removeSockets } = resolveAddresses(config.transport.address);
-  const shared = config.transport.shared_memory ? sharedMemoryFolder() : null;
+  const source = TaskSource.open(run);
+  const ledger = new Ledger({ ...bookOptions(run, source), firstIteration, runDir, log, onFatal });
+  const { addresses, cleanup: removeSockets } = resolveAddresses(run.transport.address);
+  const shared = run.transport.shared_memory ? sharedMemoryFolder() : null;
   const cleanup = () => {
     removeSockets();
     shared?.cleanup();
@@ -92,9 +91,9 @@ async function main(data: DispatcherData): Promise<void> {
   process.on("exit", cleanup);
   const dispatcher = await Dispatcher.start({
     addresses,
-    chunkBytes: config.transport.chunk_bytes,
+    chunkBytes: run.transport.chunk_bytes,
     weightsFolder: shared?.folder ?? null,
-    minCapacityRows: config.num_generations,
+    minCapacityRows: run.num_generations,
     ledger,
     log,
     onFatal,
@@ -109,7 +108,12 @@ async function main(data: DispatcherData): Promise<void> {
       return version;
     },
     batch: (k) => dispatcher.batch(k),
-    evaluate: (tasks) => dispatcher.evaluate(tasks, (done) => post({ type: "evaluated", done })),
+    async evaluate(request) {
+      const tasks = source.evalTasks(request);
+      const report = (done: number) => post({ type: "evaluated", done, total: tasks.length });
+      report(0);
+      return { tasks, groups: await dispatcher.evaluate(tasks, report) };
+    },
     recordAdvantages: async (k, advantages) => ledger.recordAdvantages(k, advantages),
     flush: () => ledger.flush(),
     stats: async () => dispatcher.stats(),

@@ -10,18 +10,14 @@ import { UserError } from "../../errors.js";
 import type { LayoutEntry } from "../../model/layout.js";
 import { layoutSize } from "../../model/layout.js";
 import type { PolicyVersion } from "../../model/weights.js";
-import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import type { Addresses } from "../../protocol/sockets.js";
 import type { ApiCall, DispatcherApi, DispatcherData, ThreadError, ThreadMessage } from "./dispatcher-thread.js";
-import type { RolloutSource, TrainingBatch } from "./rollout-source.js";
+import type { Evaluation, EvaluationRequest, RolloutSource, TrainingBatch } from "./rollout-source.js";
 
 export interface RemoteSourceOptions {
-  readonly config: RunConfig;
+  readonly run: RunConfig;
   readonly runDir: string;
-  /**
-   * Completed training iterations: 0, or the checkpoint's when resuming. The first `publish` must
-   * be of this iteration.
-   */
+  /** Completed training iterations; the first `publish` must be of this iteration. */
   readonly firstIteration: number;
   /** What travels: the model's layout, or the adapters'. */
   readonly layout: readonly LayoutEntry[];
@@ -42,7 +38,7 @@ export class RemoteSource implements RolloutSource {
   private readonly calls = new Map<number, Call>();
   private nextId = 0;
   private nextBuffer: 0 | 1 = 0;
-  private onEvaluated: (done: number) => void = () => {};
+  #onEvaluated: (done: number, total: number) => void = () => {};
   private broken: Error | null = null;
   private closing = false;
 
@@ -87,9 +83,9 @@ export class RemoteSource implements RolloutSource {
     return this.call("batch", k);
   }
 
-  evaluate(tasks: readonly Task[], onDone: (done: number) => void = () => {}): Promise<TrajectoryGroup[]> {
-    this.onEvaluated = onDone;
-    return this.call("evaluate", tasks);
+  evaluate(request: EvaluationRequest, onDone: (done: number, total: number) => void = () => {}): Promise<Evaluation> {
+    this.#onEvaluated = onDone;
+    return this.call("evaluate", request);
   }
 
   recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void> {
@@ -135,7 +131,7 @@ export class RemoteSource implements RolloutSource {
         this.take(message.id)?.reject(fromThreadError(message.error));
         break;
       case "evaluated":
-        this.onEvaluated(message.done);
+        this.#onEvaluated(message.done, message.total);
         break;
       case "fatal":
         this.fail(fromThreadError(message.error));

@@ -17,30 +17,38 @@ export interface TrainingBatch {
   readonly actorBusySeconds: number;
 }
 
+/** Which held-out problems are answered, one completion each. */
+export interface EvaluationRequest {
+  /** Iteration of the current policy. */
+  readonly iteration: number;
+  readonly mode: "sampled" | "greedy";
+  /** Problems from the beginning; all when there are fewer. */
+  readonly n: number;
+  /** Begins the task ids, so that two evaluations of one policy never share one. */
+  readonly purpose: "eval" | "selftest";
+}
+
+export interface Evaluation {
+  readonly tasks: readonly Task[];
+  /** groups[i] answers tasks[i] */
+  readonly groups: readonly TrajectoryGroup[];
+}
+
 export interface RolloutSource {
-  /**
-   * Makes these weights the current policy. `packed` may be reused by the caller once the promise
-   * resolves.
-   */
+  /** Makes these weights the current policy. The caller may reuse `packed` after that. */
   publish(packed: Float32Array, iteration: number): Promise<PolicyVersion>;
   /** All groups of training batch k (waits for them). */
   batch(k: number): Promise<TrainingBatch>;
   /**
-   * Answers evaluation tasks with the current policy, results in task order. `onDone` counts groups
-   * finished so far.
+   * Answers held-out problems with the current policy.
+   * @param onDone is told of the groups finished so far, at the start as well
    */
-  evaluate(tasks: readonly Task[], onDone?: (done: number) => void): Promise<TrajectoryGroup[]>;
-  /**
-   * Writes per-token advantages beside the batch's trajectories: by task id, one [T] array per
-   * completion.
-   */
+  evaluate(request: EvaluationRequest, onDone?: (done: number, total: number) => void): Promise<Evaluation>;
+  /** Writes advantages beside the batch's trajectories: by task id, one [T] array per completion. */
   recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void>;
   /** Resolves when everything received so far is on disk (fsync). */
   flush(): Promise<void>;
-  /**
-   * Running totals since the start, by snake_case name: groups received, duplicate, refused, leases
-   * given back, …
-   */
+  /** Running totals since the start: groups received, duplicate, refused, leases given back, … */
   stats(): Promise<Record<string, number>>;
   close(): Promise<void>;
 }

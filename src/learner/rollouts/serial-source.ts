@@ -8,12 +8,13 @@ import type { PolicyVersion } from "../../model/weights.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import { Ledger } from "./ledger.js";
 import type { LedgerOptions } from "./ledger.js";
-import type { RolloutSource, TrainingBatch } from "./rollout-source.js";
+import type { Evaluation, EvaluationRequest, RolloutSource, TrainingBatch } from "./rollout-source.js";
 
 export interface SerialSourceOptions extends Omit<LedgerOptions, "maxStaleness" | "leaseMs" | "onFatal"> {
   readonly engine: Engine;
   /** Completions in flight: the engine's maxRows. */
   readonly maxRows: number;
+  readonly evalTasks: (request: EvaluationRequest) => readonly Task[];
   readonly score: (task: Task, generated: GeneratedGroup, actorId: string) => Promise<TrajectoryGroup>;
 }
 
@@ -51,9 +52,15 @@ export class SerialSource implements RolloutSource {
     return { batch: k, ...finished, ...times };
   }
 
-  async evaluate(tasks: readonly Task[], onDone: (done: number) => void = () => {}): Promise<TrajectoryGroup[]> {
-    const [groups] = await Promise.all([this.ledger.evaluate(tasks, onDone), this.answerAll()]);
-    return groups;
+  async evaluate(
+    request: EvaluationRequest,
+    onDone: (done: number, total: number) => void = () => {},
+  ): Promise<Evaluation> {
+    const tasks = this.options.evalTasks(request);
+    const report = (done: number): void => onDone(done, tasks.length);
+    report(0);
+    const [groups] = await Promise.all([this.ledger.evaluate(tasks, report), this.answerAll()]);
+    return { tasks, groups };
   }
 
   async recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void> {

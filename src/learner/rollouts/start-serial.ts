@@ -10,25 +10,26 @@ import { loadRewards } from "../../tasks/rewards.js";
 import { makeScorer } from "../../tasks/scorer.js";
 import type { RolloutSource } from "./rollout-source.js";
 import { SerialSource } from "./serial-source.js";
-import { bookOptions, type TaskSource } from "./task-source.js";
+import { TaskSource, bookOptions } from "./task-source.js";
 
 export interface SerialOptions {
   readonly runDir: string;
   readonly firstIteration: number;
-  readonly config: ModelConfig;
+  readonly shape: ModelConfig;
   readonly threads: number;
-  readonly tasks: TaskSource;
 }
 
 export async function startSerialSource(run: RunConfig, options: SerialOptions): Promise<RolloutSource> {
   const { max_rows: maxRows, segment_length: segmentLength, device, dtype } = run.actors;
   const threads = Math.max(1, options.threads);
   const lora = run.lora.enabled ? { spec: run.lora, baseFolder: run.model.path } : null;
-  const engine = await OrtEngine.create(options.config, { threads, maxRows, segmentLength, device, dtype }, lora);
-  const tokenizer = loadTokenizer(run.model.path, options.config);
+  const engine = await OrtEngine.create(options.shape, { threads, maxRows, segmentLength, device, dtype }, lora);
+  const tokenizer = loadTokenizer(run.model.path, options.shape);
   const rewards = await loadRewards(run.reward, run.max_completion_length);
+  const tasks = TaskSource.open(run);
   return new SerialSource({
-    ...bookOptions(run, options.tasks),
+    ...bookOptions(run, tasks),
+    evalTasks: (request) => tasks.evalTasks(request),
     runDir: options.runDir,
     firstIteration: options.firstIteration,
     log: (_level, message, fields) => console.error(message, fields ?? ""),

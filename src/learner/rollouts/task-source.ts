@@ -18,6 +18,7 @@ import type { Dataset, Problem } from "../../tasks/dataset.js";
 import { PromptOrder, loadDataset } from "../../tasks/dataset.js";
 import { hash32 } from "../../math/random.js";
 import { totalReward } from "../../tasks/rewards.js";
+import type { EvaluationRequest } from "./rollout-source.js";
 import type { TaskBookOptions } from "./task-book.js";
 
 /** The two data sets of a run. */
@@ -92,11 +93,9 @@ export class TaskSource {
   }
 
   /**
-   * The first n held-out problems (all when there are fewer), one completion each, for the policy
-   * of `iteration`.
-   * @param purpose begins the task ids, so that two evaluations of one policy never share one
+   * The first held-out problems, one completion each, for the policy of one iteration.
    */
-  evalTasks(iteration: number, n: number, mode: "sampled" | "greedy", purpose: "eval" | "selftest" = "eval"): Task[] {
+  evalTasks({ iteration, n, mode, purpose }: EvaluationRequest): Task[] {
     const temperature = mode === "greedy" ? 0 : this.config.temperature;
     return Array.from({ length: Math.min(n, this.problems.validation.size) }, (_, i) => {
       const taskId = `${purpose}${pad(iteration)}-${mode}-${pad(i, 5)}`;

@@ -5,17 +5,16 @@ import { beforeAll, describe, expect, it } from "vitest";
 import {
   grpoLoss,
   lossMask,
-  mergeMetrics,
   perToken,
   ppoPolicyLoss,
   valueLoss,
   zeroAdvantageIsFree,
   type Denominators,
   type GrpoOptions,
-  type Loss,
   type PolicyTokens,
   type PpoPolicyOptions,
 } from "../../../src/learner/algorithms/losses.js";
+import { mergeMetrics, type Loss } from "../../../src/learner/policy/loss.js";
 
 const TOLERANCE = 1e-5;
 

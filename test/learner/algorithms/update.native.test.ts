@@ -149,7 +149,7 @@ describe("updates that must not happen", () => {
     const { model, updater, dispose } = tinyLearner(tf, tinyRun({ algo, num_ppo_epochs: 1 }), startAt);
     for (let i = 0; i < 4; i++) await updater.update(bad, i);
     expect([...(await model.flat.data())]).toEqual([...startAt(model.layout)]);
-    expect(updater).toMatchObject({ skippedUpdates: 4, optimizer: { step: 0 } });
+    expect(updater.policy).toMatchObject({ skippedUpdates: 4, optimizer: { step: 0 } });
     // A good one in between starts the count anew.
     const { metrics } = await updater.update(tinyBatch(), 4);
     expect(metrics).toMatchObject({ skipped_updates: 4, optimizer_steps: 1 });

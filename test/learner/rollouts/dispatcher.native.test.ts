@@ -317,7 +317,10 @@ describe("serial source", () => {
       scored(task.taskId, generated, id, task.taskId.endsWith("-1"));
     startActor(addresses, new FakeEngine(), { score });
     startActor(addresses, new FakeEngine(), { score });
-    const serial = new SerialSource({ ...ledgerOptions(fields), engine: new FakeEngine(), maxRows: 6, score });
+    const evalTasks = () =>
+      [0, 1].map((i) => makeTask(`e${i}`, { kind: "eval", batch: 2, groupSize: 1, minIteration: 2 }));
+    const engine = new FakeEngine();
+    const serial = new SerialSource({ ...ledgerOptions(fields), engine, maxRows: 6, score, evalTasks });
     later(() => serial.close());
     for (let k = 0; k < 3; k++) {
       const { packed, version } = weights(k);
@@ -329,8 +332,15 @@ describe("serial source", () => {
       expect(alone.filteredGroups).toBe(1);
       for (const c of alone.groups.flatMap((g) => g.completions)) expect(c.version.iteration).toBe(k);
     }
-    const tasks = [0, 1].map((i) => makeTask(`e${i}`, { kind: "eval", batch: 2, groupSize: 1, minIteration: 2 }));
-    expect((await serial.evaluate(tasks)).map((g) => g.taskId)).toEqual(["e0", "e1"]);
+    const progress: [number, number][] = [];
+    const request = { iteration: 2, mode: "sampled", n: 2, purpose: "eval" } as const;
+    const { tasks, groups } = await serial.evaluate(request, (done, total) => progress.push([done, total]));
+    expect(groups.map((g) => g.taskId)).toEqual(["e0", "e1"]);
+    expect(tasks.map((task) => task.taskId)).toEqual(["e0", "e1"]);
+    expect([progress[0], progress.at(-1)]).toEqual([
+      [0, 2],
+      [2, 2],
+    ]);
   });
 });
 

@@ -77,11 +77,11 @@ describe("training tasks", () => {
 describe("evaluation tasks", () => {
   it("are the first n held-out problems for exactly one policy, sampled or greedy", () => {
     const tasks = source({ temperature: 0.8 }, 5);
-    const sampled = tasks.evalTasks(30, 3, "sampled");
+    const sampled = tasks.evalTasks({ iteration: 30, n: 3, mode: "sampled", purpose: "eval" });
     expect(sampled.map((t) => t.problem.question)).toEqual(["validation 0", "validation 1", "validation 2"]);
     for (const t of sampled) expect(t).toMatchObject({ kind: "eval", batch: 30, minIteration: 30, groupSize: 1 });
     expect(sampled[0]!.sampling.temperature).toBe(0.8);
-    const greedy = tasks.evalTasks(30, 99, "greedy");
+    const greedy = tasks.evalTasks({ iteration: 30, n: 99, mode: "greedy", purpose: "eval" });
     expect(greedy).toHaveLength(5);
     expect(greedy[0]!.sampling.temperature).toBe(0);
     expect(new Set([...sampled, ...greedy].map((t) => t.taskId)).size).toBe(8);

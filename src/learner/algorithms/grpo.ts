@@ -1,0 +1,112 @@
+/**
+ * GRPO, one iteration: DeepSeekMath, arXiv:2402.03300, algorithm 1, lines 7 to 11.
+ *
+ *   rewards ─▶ group-relative advantages ─▶ for each pass, each part of the batch: loss ─▶ optimizer step
+ *
+ * Knows the order of things; formulas are in advantages.ts and losses.ts.
+ */
+import { stepsPerIteration } from "../../config/derived.js";
+import { logprobsOf, policyLogprobs } from "../policy/forward.js";
+import { mergeMetrics } from "../policy/loss.js";
+import type { PolicyOptimizer } from "../policy/step.js";
+import { groupAdvantages } from "./advantages.js";
+import { grpoLoss, lossMask, perToken, zeroAdvantageIsFree, type Denominators } from "./losses.js";
+import { meanOf, share, tokenMetrics, unbiasedStd } from "./metrics.js";
+import { cut, type AlgorithmResult, type RolloutBatch } from "./rollout-batch.js";
+import { learningRateAt } from "./schedule.js";
+
+/**
+ * Trains on one rollout batch.
+ * @param iteration training iterations completed before this one
+ */
+export async function trainGrpo(
+  policy: PolicyOptimizer,
+  batch: RolloutBatch,
+  iteration: number,
+): Promise<AlgorithmResult> {
+  const { training } = policy;
+  const { tf, run, model } = training;
+  const { sequences, completions, membersOf } = batch;
+  const groups = sequences.map((_, g) => g);
+
+  const rewards = membersOf.map((members) => members.map((c) => completions[c]!.reward));
+  const relative = groupAdvantages(rewards, run.scale_rewards);
+  const advantages = relative.advantages.flatMap((group) => [...group]);
+  const isNeeded = relative.advantages.map(
+    (group) => !zeroAdvantageIsFree(run) || group.some((advantage) => advantage !== 0),
+  );
+  const needed = groups.filter((g) => isNeeded[g]);
+
+  // A step may be skipped by a forward, never by a denominator: every completion counts.
+  const counted = completions.map(({ completion, truncated }) =>
+    run.mask_truncated_completions && truncated ? 0 : completion.ids.length,
+  );
+  const tokensOf = (members: readonly number[]): number => members.reduce((sum, c) => sum + counted[c]!, 0);
+  const generationTokens = tokensOf(membersOf.flat()) / run.steps_per_generation;
+
+  const steps = stepsPerIteration(run);
+  const isBehaviourOld = run.old_logprobs === "behaviour";
+  const behaviour = completions.map(({ completion }) => completion.behaviourLogprobs);
+  const old = isBehaviourOld
+    ? behaviour
+    : steps === 1
+      ? null // the forward of the only step is π_old
+      : await policyLogprobs(training, sequences, needed);
+  const reference = run.beta === 0 ? null : await logprobsOf(training, model.reference(), sequences, needed);
+
+  let metrics: Record<string, number> = {};
+  let loss = 0;
+  let gradNorm = 0;
+  let learningRate = 0;
+  let step = 0;
+  for (let pass = 0; pass < run.num_iterations; pass++) {
+    for (const part of cut(groups, run.steps_per_generation)) {
+      const members = part.flatMap((g) => membersOf[g]!);
+      const denominators: Denominators = { rows: members.length, tokens: tokensOf(members), generationTokens };
+      learningRate = learningRateAt(run, iteration, step++);
+      const inPart = part.filter((g) => isNeeded[g]);
+      const result = await policy.step(
+        sequences,
+        inPart,
+        learningRate,
+        ({ packed, completions: numbers, gather, ...of }) => {
+          const { rowOf, numRows } = packed;
+          const truncated = numbers.map((c) => completions[c]!.truncated);
+          return grpoLoss(
+            tf,
+            {
+              ...of.policy(),
+              rowOf,
+              numRows,
+              oldLogprobs: old === null ? null : gather(old),
+              behaviourLogprobs: isBehaviourOld ? null : gather(behaviour),
+              refLogprobs: reference === null ? null : gather(reference),
+              advantages: perToken(
+                numbers.map((c) => advantages[c]!),
+                rowOf,
+              ),
+              mask: lossMask(rowOf, truncated, run.mask_truncated_completions),
+            },
+            run,
+            denominators,
+          );
+        },
+      );
+      metrics = mergeMetrics(metrics, result.metrics);
+      loss += result.loss / steps;
+      gradNorm += result.gradNorm / steps;
+    }
+  }
+  return {
+    advantages: completions.map(({ completion }, c) => new Float32Array(completion.ids.length).fill(advantages[c]!)),
+    metrics: {
+      ...tokenMetrics(metrics),
+      loss,
+      grad_norm: gradNorm,
+      learning_rate: learningRate,
+      frac_reward_zero_std: share(relative.zeroStd),
+      frac_groups_forwarded: needed.length / groups.length,
+      reward_std: meanOf(rewards.map((group) => unbiasedStd(group.filter((reward) => reward !== null)))),
+    },
+  };
+}

@@ -1,0 +1,183 @@
+/**
+ * PPO, one iteration: Schulman et al., arXiv:1707.06347, algorithm 1, with token rewards and GAE.
+ *
+ *   rewards, values, KL ─▶ advantages and returns ─▶ for each epoch, each mini-batch:
+ *   policy loss + vf_coef · value loss ─▶ optimizer step
+ *
+ * Knows the order of things; formulas are in advantages.ts and losses.ts.
+ */
+import type { Scalar } from "@tensorflow/tfjs";
+import { stepsPerIteration } from "../../config/derived.js";
+import { mulberry32 } from "../../math/normal.js";
+import { evaluateAll, logprobsOf, type Evaluated, type Training } from "../policy/forward.js";
+import { mergeMetrics, type Loss } from "../policy/loss.js";
+import { concat, type LossInput, type PolicyOptimizer } from "../policy/step.js";
+import { explainedVariance, nextKlCoef, ppoAdvantages } from "./advantages.js";
+import { ppoPolicyLoss, valueLoss, type Denominators } from "./losses.js";
+import { tokenMetrics } from "./metrics.js";
+import { cut, type AlgorithmResult, type RolloutBatch } from "./rollout-batch.js";
+import { learningRateAt } from "./schedule.js";
+
+/** What the losses read, [T] for each completion. */
+interface Targets {
+  readonly advantages: readonly Float32Array[];
+  readonly returns: readonly Float32Array[];
+  readonly mask: readonly Float32Array[];
+  readonly oldValues: readonly Float32Array[];
+  readonly oldLogprobs: readonly Float32Array[];
+  /** Null where π_old is the actor. */
+  readonly behaviourLogprobs: readonly Float32Array[] | null;
+}
+
+/**
+ * Trains on one rollout batch.
+ * @param iteration training iterations completed before this one
+ * @param klCoef coefficient of the KL penalty in this iteration
+ * @returns also the coefficient of the next iteration
+ */
+export async function trainPpo(
+  policy: PolicyOptimizer,
+  batch: RolloutBatch,
+  iteration: number,
+  klCoef: number,
+): Promise<AlgorithmResult & { klCoef: number }> {
+  const { training } = policy;
+  const { run } = training;
+  const { sequences, completions, membersOf } = batch;
+  const before = await evaluateAll(training, sequences);
+  const { ppo, targets } = await advantagesOf(training, batch, before, klCoef);
+  const { mask, advantages } = targets;
+
+  let metrics: Record<string, number> = {};
+  let loss = 0;
+  let gradNorm = 0;
+  let learningRate = 0;
+  let step = 0;
+  const steps = stepsPerIteration(run);
+  const random = mulberry32(run.seed * 1_000_003 + iteration);
+  const groups = sequences.map((_, g) => g);
+  for (let epoch = 0; epoch < run.num_ppo_epochs; epoch++) {
+    for (const part of cut(shuffled(groups, random), run.num_mini_batches)) {
+      const members = part.flatMap((g) => membersOf[g]!);
+      const tokens = members.reduce((sum, c) => sum + sumOf(mask[c]!), 0);
+      const denominators = { rows: part.length * run.num_generations, tokens, generationTokens: tokens };
+      learningRate = learningRateAt(run, iteration, step++);
+      const result = await policy.step(sequences, part, learningRate, (input) =>
+        iteration < run.critic_warmup_steps
+          ? warmupLoss(training, input, targets, denominators)
+          : ppoLoss(training, input, targets, denominators),
+      );
+      metrics = mergeMetrics(metrics, result.metrics);
+      loss += result.loss / steps;
+      gradNorm += result.gradNorm / steps;
+    }
+  }
+  const control = { target: run.kl_target ?? 0, horizon: run.kl_horizon };
+  const nextCoef = run.kl_target === null ? klCoef : nextKlCoef(klCoef, ppo.meanKl, completions.length, control);
+  return {
+    klCoef: nextCoef,
+    advantages,
+    metrics: {
+      ...tokenMetrics(metrics),
+      loss,
+      grad_norm: gradNorm,
+      learning_rate: learningRate,
+      "value/loss": (metrics.value_loss_sum ?? 0) / steps,
+      "value/clip_ratio": (metrics.value_clip_sum ?? 0) / Math.max(1, metrics.tokens_sum ?? 0),
+      "value/explained_variance": explainedVariance(concat(before.values), ppo.returns, ppo.mask) ?? 0,
+      ...(run.kl_coef === 0 ? {} : { kl: ppo.meanKl, kl_coef: nextCoef }),
+      frac_groups_forwarded: 1,
+    },
+  };
+}
+
+/** Computes token rewards, advantages and returns from the batch and the policy before the update. */
+async function advantagesOf(
+  training: Training,
+  { sequences, completions }: RolloutBatch,
+  before: Evaluated,
+  klCoef: number,
+): Promise<{ ppo: ReturnType<typeof ppoAdvantages>; targets: Targets }> {
+  const { run, model } = training;
+  const reference = run.kl_coef === 0 ? null : await logprobsOf(training, model.reference(), sequences);
+  const lengths = completions.map(({ completion }) => completion.ids.length);
+  const ppo = ppoAdvantages(
+    {
+      rowOf: Int32Array.from(lengths.flatMap((length, c) => Array.from({ length }, () => c))),
+      logprobs: concat(before.logprobs),
+      refLogprobs: reference === null ? null : concat(reference),
+      values: concat(before.values),
+      scores: completions.map(({ reward }) => reward),
+      truncated: completions.map(({ truncated }) => truncated),
+      bootstrapValues: run.bootstrap_truncated ? before.lastValues : null,
+    },
+    { ...run, kl_coef: klCoef },
+  );
+  const split = (values: Float32Array): Float32Array[] => {
+    let at = 0;
+    return lengths.map((length) => values.subarray(at, (at += length)));
+  };
+  const isBehaviourOld = run.old_logprobs === "behaviour";
+  const behaviour = completions.map(({ completion }) => completion.behaviourLogprobs);
+  const targets: Targets = {
+    advantages: split(ppo.advantages),
+    returns: split(ppo.returns),
+    mask: split(ppo.mask),
+    oldValues: before.values,
+    oldLogprobs: isBehaviourOld ? behaviour : before.logprobs,
+    behaviourLogprobs: isBehaviourOld ? null : behaviour,
+  };
+  return { ppo, targets };
+}
+
+/** Policy loss plus vf_coef times value loss. */
+function ppoLoss(training: Training, input: LossInput, targets: Targets, denominators: Denominators): Loss {
+  const { tf, run } = training;
+  const { packed, gather } = input;
+  const ofPolicy = input.policy();
+  const value = weightedValueLoss(training, input, targets, denominators);
+  const policy = ppoPolicyLoss(
+    tf,
+    {
+      ...ofPolicy,
+      rowOf: packed.rowOf,
+      numRows: packed.numRows,
+      oldLogprobs: gather(targets.oldLogprobs),
+      behaviourLogprobs: targets.behaviourLogprobs === null ? null : gather(targets.behaviourLogprobs),
+      refLogprobs: null,
+      advantages: gather(targets.advantages),
+      mask: gather(targets.mask),
+    },
+    run,
+    denominators,
+  );
+  return { loss: tf.add(policy.loss, value.loss) as Scalar, metrics: { ...policy.metrics, ...value.metrics } };
+}
+
+/** The value loss alone, while the critic warms up and the policy waits. */
+function warmupLoss(training: Training, input: LossInput, targets: Targets, denominators: Denominators): Loss {
+  const { loss, metrics } = weightedValueLoss(training, input, targets, denominators);
+  return { loss, metrics: { ...metrics, tokens_sum: training.tf.scalar(sumOf(input.gather(targets.mask))) } };
+}
+
+function weightedValueLoss(
+  { tf, run }: Training,
+  { gather, values }: LossInput,
+  { oldValues, returns, mask }: Targets,
+  denominators: Denominators,
+): Loss {
+  const tokens = { values: values(), oldValues: gather(oldValues), returns: gather(returns), mask: gather(mask) };
+  const { loss, metrics } = valueLoss(tf, tokens, run, denominators);
+  return { loss: tf.mul(loss, run.vf_coef) as Scalar, metrics: { ...metrics, value_loss_sum: loss } };
+}
+
+const sumOf = (values: Float32Array): number => values.reduce((a, b) => a + b, 0);
+
+function shuffled(items: readonly number[], random: () => number): number[] {
+  const order = [...items];
+  for (let i = order.length - 1; i > 0; i--) {
+    const j = Math.floor(random() * (i + 1));
+    [order[i], order[j]] = [order[j]!, order[i]!];
+  }
+  return order;
+}

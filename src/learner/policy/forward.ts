@@ -1,0 +1,178 @@
+/**
+ * Passes of the policy without a gradient: log-probabilities and values of given completions.
+ * Completions are numbered group by group over all sequences, and results come in that order.
+ * Knows packing and weights; knows no rewards and no losses.
+ */
+import type { Tensor, Tensor1D } from "@tensorflow/tfjs";
+import type { RunConfig } from "../../config/schema.js";
+import type { TF } from "../backend/backend.js";
+import type { TrainableModel } from "./model.js";
+import { microbatches, type SequenceGroup } from "./packing.js";
+import {
+  completionLogprobs,
+  completionValues,
+  disposeBatch,
+  hiddenStates,
+  prepareMicrobatch,
+  type Microbatch,
+  type NamedWeights,
+} from "./policy.js";
+
+/** What every pass needs: the library, the run's settings and the weights. */
+export interface Training {
+  readonly tf: TF;
+  readonly run: RunConfig;
+  readonly model: TrainableModel;
+}
+
+/** Results of a pass by completion. */
+export interface Evaluated {
+  /** [T] nats, for each completion. */
+  readonly logprobs: Float32Array[];
+  /** [T] value before each token, for each completion. */
+  readonly values: Float32Array[];
+  /** [completions] value after the last token; zeros unless values are bootstrapped. */
+  readonly lastValues: Float32Array;
+}
+
+/**
+ * Packs the chosen groups into microbatches of at most `tokens_per_microbatch` tokens.
+ * The consumer disposes each microbatch.
+ * @returns each microbatch with the numbers of its completions
+ */
+export function* packedParts(
+  { tf, run, model }: Training,
+  sequences: readonly SequenceGroup[],
+  groups: readonly number[],
+  keepLast = false,
+): Generator<{ prepared: Microbatch; completions: number[] }> {
+  let next = 0;
+  const firstOf = sequences.map(({ completions }) => (next += completions.length) - completions.length);
+  const chosen = groups.map((g) => sequences[g]!);
+  for (const indices of microbatches(chosen, run.tokens_per_microbatch)) {
+    const members = indices.map((i) => chosen[i]!);
+    const completions = indices.flatMap((i) => chosen[i]!.completions.map((_, c) => firstOf[groups[i]!]! + c));
+    yield { prepared: prepareMicrobatch(tf, model.shape, members, keepLast), completions };
+  }
+}
+
+/**
+ * Computes the log-probabilities of the chosen groups' completions under some weights.
+ * @returns [T] nats for each completion; those of other groups are empty
+ */
+export async function logprobsOf(
+  training: Training,
+  weights: NamedWeights,
+  sequences: readonly SequenceGroup[],
+  groups: readonly number[] = sequences.map((_, g) => g),
+): Promise<Float32Array[]> {
+  const out = sequences.flatMap(({ completions }) => completions.map(() => new Float32Array(0)));
+  for (const { prepared, completions } of packedParts(training, sequences, groups)) {
+    const flat = await read(training, weights, prepared, (hidden) =>
+      logprobColumn(training, weights, hidden, prepared),
+    );
+    scatter(flat, completions, sequences, out);
+    disposeBatch(training.tf, prepared);
+  }
+  return out;
+}
+
+/** Computes log-probabilities under the policy as it is now. See `logprobsOf`. */
+export async function policyLogprobs(
+  training: Training,
+  sequences: readonly SequenceGroup[],
+  groups: readonly number[],
+): Promise<Float32Array[]> {
+  const { tf, model } = training;
+  const views = model.views();
+  const out = await logprobsOf(training, model.policy(views), sequences, groups);
+  tf.dispose([...views.values()]);
+  return out;
+}
+
+/** Computes log-probabilities under published weights, such as an earlier version's. */
+export async function publishedLogprobs(
+  training: Training,
+  published: Float32Array,
+  sequences: readonly SequenceGroup[],
+): Promise<Float32Array[]> {
+  const { tf, model } = training;
+  const flat = tf.tensor1d(published);
+  const views = model.viewsOfPublished(flat);
+  const out = await logprobsOf(training, model.policy(views), sequences);
+  tf.dispose([...views.values(), flat]);
+  return out;
+}
+
+/** Computes log-probabilities and values of all completions under the policy as it is now. */
+export async function evaluateAll(training: Training, sequences: readonly SequenceGroup[]): Promise<Evaluated> {
+  const { tf, run, model } = training;
+  const keepLast = run.bootstrap_truncated;
+  const all = sequences.flatMap(({ completions }) => completions);
+  const logprobs = all.map(() => new Float32Array(0));
+  const values = all.map(() => new Float32Array(0));
+  const lastValues = new Float32Array(all.length);
+  const views = model.views();
+  const [policy, trunk]: NamedWeights[] = [model.policy(views), model.value(views)];
+  const head: NamedWeights = { tensors: views, lora: null };
+  const groups = sequences.map((_, g) => g);
+  for (const { prepared, completions } of packedParts(training, sequences, groups, keepLast)) {
+    const logprobsFrom = (hidden: Tensor): Tensor1D => logprobColumn(training, policy!, hidden, prepared);
+    const valuesFrom = (hidden: Tensor): Tensor1D => {
+      const column = completionValues(tf, head, hidden, prepared.predictors);
+      if (prepared.lastRows === null) return column;
+      return tf.concat1d([column, completionValues(tf, head, hidden, prepared.lastRows)]);
+    };
+    const flat = await read(training, policy!, prepared, (hidden) =>
+      model.separateValue ? logprobsFrom(hidden) : tf.concat1d([logprobsFrom(hidden), valuesFrom(hidden)]),
+    );
+    const numTargets = prepared.packed.targets.length;
+    const valuePart = model.separateValue
+      ? await read(training, trunk!, prepared, valuesFrom)
+      : flat.subarray(numTargets);
+    scatter(flat, completions, sequences, logprobs);
+    scatter(valuePart, completions, sequences, values);
+    if (keepLast) completions.forEach((c, i) => (lastValues[c] = valuePart[numTargets + i]!));
+    disposeBatch(tf, prepared);
+  }
+  tf.dispose([...views.values()]);
+  return { logprobs, values, lastValues };
+}
+
+/** Splits [M, 2] into log-probabilities [M] and entropies [M]. */
+export function columns(tf: TF, both: Tensor): [logprobs: Tensor1D, entropies: Tensor1D] {
+  return tf.split(both, 2, 1).map((column) => tf.reshape(column, [-1])) as [Tensor1D, Tensor1D];
+}
+
+function logprobColumn(
+  { tf, run, model }: Training,
+  weights: NamedWeights,
+  hidden: Tensor,
+  prepared: Microbatch,
+): Tensor1D {
+  return columns(tf, completionLogprobs(tf, model.shape, weights, hidden, prepared, run.temperature))[0];
+}
+
+async function read(
+  { tf, model }: Training,
+  weights: NamedWeights,
+  prepared: Microbatch,
+  of: (hidden: Tensor) => Tensor1D,
+): Promise<Float32Array> {
+  const result = tf.tidy(() => of(hiddenStates(tf, model.shape, weights, prepared)));
+  const values = (await result.data()) as Float32Array;
+  result.dispose();
+  return values;
+}
+
+/** Cuts a microbatch's flat values into completions and puts each at its number. */
+function scatter(
+  flat: Float32Array,
+  numbers: readonly number[],
+  sequences: readonly SequenceGroup[],
+  into: Float32Array[],
+): void {
+  const lengths = sequences.flatMap(({ completions }) => completions.map(({ length }) => length));
+  let at = 0;
+  for (const c of numbers) into[c] = flat.slice(at, (at += lengths[c]!));
+}

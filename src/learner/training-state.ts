@@ -1,0 +1,115 @@
+/**
+ * What a run continues from: weights, optimizer and counters in a checkpoint, and the same in
+ * memory. Knows what the state means; run/checkpoint.ts knows the files.
+ */
+import { join, relative } from "node:path";
+import type { RunConfig } from "../config/schema.js";
+import type { Validation } from "../protocol/progress.js";
+import {
+  checkpointName,
+  listCheckpoints,
+  loadTrainingState,
+  pruneCheckpoints,
+  saveCheckpoint,
+  type TrainingState,
+} from "../run/checkpoint.js";
+import type { Updater } from "./algorithms/update.js";
+
+/** Counters of a run, as a checkpoint keeps them. */
+export interface Counters {
+  iteration: number;
+  /** Wall time of all sessions before this one. */
+  wallSeconds: number;
+  /** Wall time of training iterations, all sessions. */
+  trainSeconds: number;
+  /** Accuracy before training. */
+  before: Validation;
+}
+
+interface SavedValues extends Counters {
+  readonly optimizerSteps: number;
+  readonly klCoef: number;
+  readonly skippedUpdates: number;
+}
+
+/** The last checkpoint of a run, read back; null state when there is none or none is wanted. */
+export class Checkpoints {
+  readonly counters: Counters;
+  readonly #root: string;
+  readonly #runDir: string;
+  readonly #started = performance.now();
+  #state: TrainingState | null;
+  #lastSaved: number | undefined;
+
+  /**
+   * @param resume continue from the last checkpoint; from the start when there is none yet
+   * @throws UserError for a damaged checkpoint
+   */
+  constructor(runDir: string, resume: boolean) {
+    this.#runDir = runDir;
+    this.#root = join(runDir, "checkpoints");
+    this.#lastSaved = resume ? listCheckpoints(this.#root).at(-1) : undefined;
+    this.#state =
+      this.#lastSaved === undefined ? null : loadTrainingState(join(this.#root, checkpointName(this.#lastSaved)));
+    const { iteration = 0, wallSeconds = 0, trainSeconds = 0, before = {} } = this.#values ?? {};
+    this.counters = { iteration, wallSeconds, trainSeconds, before };
+  }
+
+  get #values(): SavedValues | null {
+    return this.#state === null ? null : (this.#state.values as unknown as SavedValues);
+  }
+
+  /** The trainable vector of the checkpoint; null for a run that starts anew. */
+  get weights(): Float32Array | null {
+    return this.#state?.vectors.weights ?? null;
+  }
+
+  /** Wall time of all sessions, in seconds. */
+  get wallSeconds(): number {
+    return this.counters.wallSeconds + (performance.now() - this.#started) / 1000;
+  }
+
+  /** The newest checkpoint's folder, relative to the run directory; null when there is none. */
+  get newest(): string | null {
+    return this.#lastSaved === undefined
+      ? null
+      : relative(this.#runDir, join(this.#root, checkpointName(this.#lastSaved)));
+  }
+
+  /** Gives optimizer and counters of the checkpoint to the updater, and forgets the vectors. */
+  restore(updater: Updater): void {
+    const values = this.#values;
+    if (values === null) return;
+    const { adam_m: m, adam_v: v } = this.#state!.vectors;
+    updater.policy.optimizer.restore({ step: values.optimizerSteps, m: m!, v: v! });
+    updater.policy.skippedUpdates = values.skippedUpdates;
+    updater.klCoef = values.klCoef;
+    this.#state = null;
+  }
+
+  /** True when the current iteration is on disk. */
+  get isSaved(): boolean {
+    return this.#lastSaved === this.counters.iteration;
+  }
+
+  /** Writes a checkpoint of the current iteration and deletes the oldest. */
+  async save(run: RunConfig, updater: Updater): Promise<void> {
+    const { model } = updater.policy.training;
+    const weights = (await model.flat.data()) as Float32Array;
+    const adam = await updater.policy.optimizer.state();
+    const values: SavedValues = {
+      ...this.counters,
+      wallSeconds: this.wallSeconds,
+      optimizerSteps: adam.step,
+      klCoef: updater.klCoef,
+      skippedUpdates: updater.policy.skippedUpdates,
+    };
+    const { iteration } = this.counters;
+    saveCheckpoint(this.#root, iteration, (folder) => model.save(folder, run.model.path, weights), {
+      vectors: { weights, adam_m: adam.m, adam_v: adam.v },
+      values: { ...values },
+    });
+    pruneCheckpoints(this.#root, run.save_total_limit);
+    this.#lastSaved = iteration;
+  }
+}

@@ -1,0 +1,43 @@
+/** Accuracy on the held-out problems during a run. Asks the rollout source; knows no tasks and no engine. */
+import type { RunConfig } from "../config/schema.js";
+import { wilsonInterval } from "../math/statistics.js";
+import type { Accuracy, ProgressEvent, Validation } from "../protocol/progress.js";
+import type { RolloutSource } from "./rollouts/rollout-source.js";
+import { unlessStopped } from "./stop.js";
+
+export interface ValidationOptions {
+  readonly source: RolloutSource;
+  readonly send: (event: ProgressEvent) => void;
+  readonly stop: AbortSignal;
+}
+
+/**
+ * Evaluates the current policy in each mode that the run asks for.
+ * @param when "before", "after", or the number of iterations completed
+ * @returns null when the run was asked to stop meanwhile
+ */
+export async function validate(
+  run: RunConfig,
+  iteration: number,
+  when: "before" | "after" | number,
+  { source, send, stop }: ValidationOptions,
+): Promise<Validation | null> {
+  const result: { sampled?: Accuracy; greedy?: Accuracy } = {};
+  for (const mode of ["sampled", "greedy"] as const) {
+    if (!run.eval[mode]) continue;
+    const onDone = (done: number, total: number): void =>
+      send({ type: "phase", name: `evaluating (${mode})`, done, total });
+    const request = { iteration, mode, n: run.eval.num_problems, purpose: "eval" } as const;
+    const answered = await unlessStopped(source.evaluate(request, onDone), stop);
+    if (answered === null) return null;
+    const { groups } = answered;
+    const correct = groups.filter((group) => group.completions[0]!.outcome === "correct").length;
+    result[mode] = {
+      accuracy: correct / groups.length,
+      ci95: wilsonInterval(correct, groups.length),
+      n: groups.length,
+    };
+    send({ type: "validation", when, mode, ...result[mode] });
+  }
+  return result;
+}
