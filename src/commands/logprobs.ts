@@ -104,8 +104,9 @@ export async function fromLearner(
 ): Promise<Float32Array[]> {
   const { config, baseFolder, lora } = model;
   const { startBackend } = await import("../learner/backend/backend.js");
-  const { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } =
+  const { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch } =
     await import("../learner/policy/policy.js");
+  const { splitFlat } = await import("../learner/policy/named-weights.js");
   const { tf } = await startBackend(options.backend, options.threads);
   const base = splitFlat(tf, tf.tensor1d(loadPacked(baseFolder, config)), weightLayout(config));
   const weights =

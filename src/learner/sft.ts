@@ -18,7 +18,8 @@ import {
 } from "../run/checkpoint.js";
 import { AdamW } from "./policy/optimizer.js";
 import { groupTokens, microbatches, type SequenceGroup } from "./policy/packing.js";
-import { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "./policy/policy.js";
+import { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch } from "./policy/policy.js";
+import { splitFlat } from "./policy/named-weights.js";
 import { addGradient } from "./policy/primitives.js";
 import { learningRateFactor } from "./algorithms/schedule.js";
 

@@ -13,8 +13,8 @@ import {
   hiddenStates,
   prepareMicrobatch,
   type Microbatch,
-  type NamedWeights,
 } from "../../src/learner/policy/policy.js";
+import { type NamedWeights } from "../../src/learner/policy/named-weights.js";
 import { loadAdapter, loraLayout, saveAdapterFolder } from "../../src/model/lora.js";
 import { readSafetensors, writeSafetensors } from "../../src/model/safetensors.js";
 import { golden, goldenAdapters, goldenBase, goldenConfig, goldenGroups } from "../support/lora-golden.js";

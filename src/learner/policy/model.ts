@@ -21,7 +21,7 @@ import { publishedLayout } from "../../model/published.js";
 import { loadPacked, modelTensors, readTensor, writeSafetensors } from "../../model/safetensors.js";
 import { hashLine, hashOfLines } from "../../model/weights.js";
 import type { TF } from "../backend/backend.js";
-import { splitFlat, type NamedWeights } from "./policy.js";
+import { splitFlat, type NamedWeights } from "./named-weights.js";
 
 /** Prefix of the separate value trunk's (or its adapters') names. */
 const VALUE_PREFIX = "value_model.";
