@@ -7,11 +7,12 @@ import { join } from "node:path";
 import { SingleBar } from "cli-progress";
 import { UserError } from "../errors.js";
 import { startBackend } from "../learner/backend/backend.js";
+import { baseFromFolder, baseFromPacked } from "../learner/policy/model.js";
 import type { SequenceGroup } from "../learner/policy/packing.js";
 import { initialWeights, trainSft, type SftProgress, type SftOptions as SftTraining } from "../learner/sft.js";
 import { readModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
-import { loadPacked } from "../model/safetensors.js";
+import { layoutSize, weightLayout } from "../model/layout.js";
 import { loadTokenizer } from "../model/tokenizer.js";
 import { loadDataset } from "../tasks/dataset.js";
 import { starterCorpus } from "../tasks/starter.js";
@@ -53,10 +54,12 @@ export async function runSft(given: SftOptions): Promise<void> {
       );
     return { promptIds, completions: [completion] };
   };
-  const packed = options.fromScratch ? initialWeights(config, options.seed) : loadPacked(options.model, config);
+  const base = options.fromScratch
+    ? baseFromPacked(initialWeights(config, options.seed))
+    : baseFromFolder(options.model, config);
   const backend = await startBackend(options.backend, 0);
   console.log(
-    `${packed.length.toLocaleString("en")} parameters, ${size.toLocaleString("en")} examples, ${backend.library}`,
+    `${layoutSize(weightLayout(config)).toLocaleString("en")} parameters, ${size.toLocaleString("en")} examples, ${backend.library}`,
   );
   const settings = {
     ...options,
@@ -66,11 +69,10 @@ export async function runSft(given: SftOptions): Promise<void> {
   await trainSft(
     backend.tf,
     config,
-    packed,
+    base,
     options.model,
     options.out,
-    size,
-    example,
+    { size, example },
     settings,
     options.resume,
     show.step,

@@ -1,27 +1,25 @@
 /**
  * Supervised warm-start: cross-entropy on answers, AdamW, cosine schedule, checkpoints, resume.
- * Uses the same policy, packing, optimizer and checkpoints as reinforcement learning.
+ * It takes the same steps on the same policy as reinforcement learning, with another loss.
  */
 import { join } from "node:path";
-import type { Tensor } from "@tensorflow/tfjs";
-import type { ModelConfig } from "../model/config.js";
-import { saveModelFolder } from "../model/folder.js";
-import { layoutSize, weightLayout } from "../model/layout.js";
+import type { Scalar } from "@tensorflow/tfjs";
+import { runConfigSchema, type RunConfig } from "../config/schema.js";
 import { mulberry32 } from "../math/normal.js";
-import type { TF } from "./backend/backend.js";
+import type { ModelConfig } from "../model/config.js";
+import { layoutSize, weightLayout } from "../model/layout.js";
 import {
-  listCheckpoints,
   checkpointName,
+  listCheckpoints,
   loadTrainingState,
   pruneCheckpoints,
   saveCheckpoint,
 } from "../run/checkpoint.js";
-import { AdamW } from "./policy/optimizer.js";
-import { groupTokens, microbatches, type SequenceGroup } from "./policy/packing.js";
-import { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch } from "./policy/policy.js";
-import { splitFlat } from "./policy/named-weights.js";
-import { addGradient } from "./policy/primitives.js";
-import { learningRateFactor } from "./algorithms/schedule.js";
+import { learningRateAt } from "./algorithms/schedule.js";
+import type { TF } from "./backend/backend.js";
+import { TrainableModel, type BaseWeights } from "./policy/model.js";
+import { groupTokens, type SequenceGroup } from "./policy/packing.js";
+import { PolicyOptimizer } from "./policy/step.js";
 
 export interface SftOptions {
   readonly maxSteps: number;
@@ -38,7 +36,7 @@ export interface SftOptions {
 
 export interface SftProgress {
   readonly step: number;
-  /** Mean negative log-likelihood of the answers' tokens, nats. */
+  /** Mean negative log-likelihood of the answers' tokens, in nats. */
   readonly loss: number;
   readonly gradNorm: number;
   readonly learningRate: number;
@@ -46,8 +44,8 @@ export interface SftProgress {
 }
 
 /**
- * Weights as Hugging Face initialises them: normal(0, 0.02) for matrices, 0 for biases, 1 for norms
- * (`PreTrainedModel._init_weights`, initializer_range 0.02).
+ * Draws weights as Hugging Face does: normal(0, 0.02) for matrices, 0 for biases, 1 for norms.
+ * Source: transformers, `PreTrainedModel._init_weights`, initializer_range 0.02.
  */
 export function initialWeights(config: ModelConfig, seed: number): Float32Array {
   const layout = weightLayout(config);
@@ -65,7 +63,7 @@ export function initialWeights(config: ModelConfig, seed: number): Float32Array 
   return packed;
 }
 
-/** Example indices of one step: each epoch is a shuffle of its own, a function of (seed, epoch). */
+/** Yields example indices; each epoch is a shuffle of its own, a function of (seed, epoch). */
 function* exampleOrder(numExamples: number, seed: number): Generator<number> {
   for (let epoch = 0; ; epoch++) {
     const order = Int32Array.from({ length: numExamples }, (_, i) => i);
@@ -78,77 +76,75 @@ function* exampleOrder(numExamples: number, seed: number): Generator<number> {
   }
 }
 
+/** What is trained on: worked answers, each a prompt with one completion. */
+export interface SftExamples {
+  readonly size: number;
+  readonly example: (i: number) => SequenceGroup;
+}
+
+/** The run configuration that says the same as these options. */
+function sftRun(sourceFolder: string, options: SftOptions): RunConfig {
+  return runConfigSchema.parse({
+    model: { path: sourceFolder },
+    seed: options.seed,
+    max_steps: options.maxSteps,
+    learning_rate: options.learningRate,
+    lr_scheduler_type: "cosine",
+    warmup_steps: options.warmupSteps,
+    adam_beta2: 0.98,
+    weight_decay: options.weightDecay,
+    max_grad_norm: options.maxGradNorm,
+    tokens_per_microbatch: options.tokensPerMicrobatch,
+  });
+}
+
 /**
- * Trains on `example(i)` and leaves the final model as an HF folder in `outDir` (checkpoints in
- * `outDir/checkpoints`).
- * @param packed initial weights, used when there is no checkpoint to resume from
+ * Trains and leaves the final model as an HF folder in `outDir`, with checkpoints in
+ * `outDir/checkpoints`.
+ * @param base initial weights
  * @param sourceFolder gives config.json and the tokenizer's files
  */
 export async function trainSft(
   tf: TF,
-  config: ModelConfig,
-  packed: Float32Array,
+  shape: ModelConfig,
+  base: BaseWeights,
   sourceFolder: string,
   outDir: string,
-  numExamples: number,
-  example: (i: number) => SequenceGroup,
+  { size, example }: SftExamples,
   options: SftOptions,
   resume: boolean,
   onStep: (progress: SftProgress) => void,
 ): Promise<void> {
-  const layout = weightLayout(config);
+  const run = sftRun(sourceFolder, options);
   const root = join(outDir, "checkpoints");
   const last = resume ? listCheckpoints(root).at(-1) : undefined;
   const state = last === undefined ? null : loadTrainingState(join(root, checkpointName(last)));
-  const flat = tf.tidy(() => tf.variable(tf.tensor1d(state?.vectors.weights ?? packed)));
-  const optimizer = new AdamW(tf, flat, layout, {
-    beta1: 0.9,
-    beta2: 0.98,
-    epsilon: 1e-8,
-    weightDecay: options.weightDecay,
-    maxGradNorm: options.maxGradNorm,
-  });
-  if (state !== null) optimizer.restore({ step: last!, m: state.vectors.adam_m!, v: state.vectors.adam_v! });
-  const order = exampleOrder(numExamples, options.seed);
+  const model = new TrainableModel(tf, shape, run, base, state?.vectors.weights ?? null);
+  const policy = new PolicyOptimizer({ tf, run, model });
+  if (state !== null) policy.optimizer.restore({ step: last!, m: state.vectors.adam_m!, v: state.vectors.adam_v! });
+  const order = exampleOrder(size, options.seed);
   for (let i = 0; i < (last ?? 0) * options.batchSize; i++) order.next();
 
+  const all = Array.from({ length: options.batchSize }, (_, i) => i);
   for (let step = (last ?? 0) + 1; step <= options.maxSteps; step++) {
-    const groups = Array.from({ length: options.batchSize }, () => example(order.next().value as number));
+    const groups = all.map(() => example(order.next().value as number));
     const targets = groups.reduce((sum, group) => sum + group.completions[0]!.length, 0);
-    let gradient: Tensor | null = null;
-    let loss = 0;
-    for (const indices of microbatches(groups, options.tokensPerMicrobatch)) {
-      const batch = prepareMicrobatch(
-        tf,
-        config,
-        indices.map((i) => groups[i]!),
-      );
-      const { value, grads } = tf.variableGrads(() => {
-        const weights = { tensors: splitFlat(tf, flat, layout), lora: null };
-        const both = completionLogprobs(tf, config, weights, hiddenStates(tf, config, weights, batch), batch, 1);
-        return tf.mul(tf.sum(tf.slice(both, [0, 0], [-1, 1])), -1 / targets).asScalar();
-      }, [flat]);
-      loss += (await value.data())[0]!;
-      gradient = addGradient(tf, gradient, Object.values(grads)[0]!);
-      value.dispose();
-      disposeBatch(tf, batch);
-    }
-    const learningRate =
-      options.learningRate * learningRateFactor("cosine", step - 1, options.warmupSteps, options.maxSteps);
-    const gradNorm = await optimizer.update(gradient!, learningRate);
-    gradient!.dispose();
+    const learningRate = learningRateAt(run, step - 1, 0);
+    const { loss, gradNorm } = await policy.step(groups, all, learningRate, (input) => ({
+      loss: tf.mul(tf.sum(input.policy().logprobs), -1 / targets) as Scalar,
+      metrics: {},
+    }));
     onStep({ step, loss, gradNorm, learningRate, tokens: groups.reduce((sum, group) => sum + groupTokens(group), 0) });
-    if (step % options.saveSteps === 0 || step === options.maxSteps) {
-      const weights = (await flat.data()) as Float32Array;
-      const adam = await optimizer.state();
-      saveCheckpoint(root, step, (folder) => saveModelFolder(folder, sourceFolder, config, weights), {
-        vectors: { weights, adam_m: adam.m, adam_v: adam.v },
-        values: { step, loss, options },
-      });
-      pruneCheckpoints(root, 2);
-    }
+    if (step % options.saveSteps !== 0 && step !== options.maxSteps) continue;
+    const weights = (await model.flat.data()) as Float32Array;
+    const adam = await policy.optimizer.state();
+    saveCheckpoint(root, step, (folder) => model.save(folder, sourceFolder, weights), {
+      vectors: { weights, adam_m: adam.m, adam_v: adam.v },
+      values: { step, loss, options },
+    });
+    pruneCheckpoints(root, 2);
   }
-  saveModelFolder(outDir, sourceFolder, config, (await flat.data()) as Float32Array);
-  optimizer.dispose();
-  flat.dispose();
+  model.save(outDir, sourceFolder, (await model.flat.data()) as Float32Array);
+  policy.optimizer.dispose();
+  model.dispose();
 }

@@ -4,7 +4,7 @@
  */
 import { runConfigSchema, type RunConfig } from "../../src/config/schema.js";
 import type { TF } from "../../src/learner/backend/backend.js";
-import { TrainableModel, type BaseWeights } from "../../src/learner/policy/model.js";
+import { TrainableModel, baseFromPacked } from "../../src/learner/policy/model.js";
 import type { TrainingBatch } from "../../src/learner/rollouts/rollout-source.js";
 import { Updater } from "../../src/learner/algorithms/update.js";
 import { parseModelConfig } from "../../src/model/config.js";
@@ -111,14 +111,6 @@ export function tinyBatch(options: BatchOptions = {}): TrainingBatch {
     answers.push({ taskId, actorId: "a", completions, timing: { queuedMs: 0, prefillMs: 0, decodeMs: 0 } });
   }
   return { batch: 0, tasks, groups: answers, filteredGroups: 0, actorIdleSeconds: 0, actorBusySeconds: 0 };
-}
-
-/** A checkpoint that is in memory already. @param packed in `weightLayout` order */
-export function baseFromPacked(packed: Float32Array): BaseWeights {
-  return {
-    tensor: (entry) => packed.slice(entry.offset, entry.offset + entry.size),
-    all: (into) => into.set(packed),
-  };
 }
 
 /**

@@ -47,6 +47,14 @@ export function baseFromFolder(folder: string, shape: ModelConfig): BaseWeights 
   };
 }
 
+/** A checkpoint that is in memory already. @param packed values in `weightLayout` order */
+export function baseFromPacked(packed: Float32Array): BaseWeights {
+  return {
+    tensor: ({ offset, size }) => packed.slice(offset, offset + size),
+    all: (into) => into.set(packed),
+  };
+}
+
 export class TrainableModel {
   readonly #tf: TF;
   readonly #run: RunConfig;
