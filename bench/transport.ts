@@ -88,7 +88,7 @@ export async function withLearner<T>(
     addresses,
     chunkBytes: CHUNK_BYTES,
     weightsFolder,
-    minCapacityRows: 1,
+    minCapacity: 1,
     ledger,
     log,
     onFatal: fail,

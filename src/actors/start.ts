@@ -59,7 +59,7 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
   const actor = new Actor({
     addresses,
     index,
-    capacityRows: maxRows,
+    capacity: maxRows,
     weightBytes: layoutSize(publishedLayout(model, lora)) * 4,
     engine,
     score: makeScorer(tokenizer, rewards),

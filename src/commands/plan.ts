@@ -21,10 +21,10 @@ export interface PlanOptions {
 export function runPlan(options: PlanOptions, overrides: readonly string[], flags: readonly string[]): void {
   const { config, notes } = loadConfig({ algo: options.algo, files: options.config ?? [], overrides, flags });
   for (const note of notes) process.stderr.write(`${note}\n`);
-  const { plan, ways, refused } = checkMemory(config, options.serial === true, options.gpuMemory);
+  const { plan, refused } = checkMemory(config, options.serial === true, options.gpuMemory);
   process.stdout.write(
     options.json === true
-      ? `${JSON.stringify({ ...plan, fits: refused === null, cures: ways.map(({ settings }) => settings) }, null, 2)}\n`
+      ? `${JSON.stringify({ ...plan, fits: refused === null }, null, 2)}\n`
       : `${describePlan(plan)}\n`,
   );
   if (refused !== null) throw new UserError(refused);

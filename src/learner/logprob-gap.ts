@@ -8,6 +8,8 @@ import { UserError } from "../errors.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import { publishedLogprobs, type Training } from "./policy/forward.js";
 
+/** Completions of the start-up self-test, which actors and learner compare before training. */
+export const SELFTEST_COMPLETIONS = 32;
 /** Larger published vectors are not kept for later comparison: they would cost memory and uploads. */
 export const MAX_REMEMBERED = 64 * 1024 * 1024;
 

@@ -20,7 +20,7 @@ import { currentCommit, keepLinesUpTo } from "../run/write.js";
 import { rolloutMetrics } from "./algorithms/metrics.js";
 import { Updater } from "./algorithms/update.js";
 import { startBackend, type BackendInfo } from "./backend/backend.js";
-import { GapMeter, checkGap } from "./logprob-gap.js";
+import { GapMeter, SELFTEST_COMPLETIONS, checkGap } from "./logprob-gap.js";
 import { TrainableModel, baseFromFolder } from "./policy/model.js";
 import type { RolloutSource, TrainingBatch } from "./rollouts/rollout-source.js";
 import { unlessStopped } from "./stop.js";
@@ -39,8 +39,6 @@ export interface LearnerOptions {
   readonly stop: AbortSignal;
 }
 
-/** Completions of the start-up self-test, which actors and learner compare before training. */
-export const SELFTEST_COMPLETIONS = 32;
 /** Completions per iteration on which actor and learner log-probabilities are compared. */
 const GAP_COMPLETIONS = 4;
 

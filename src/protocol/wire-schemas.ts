@@ -34,12 +34,12 @@ const hello = z.strictObject({
   pid: count,
   index: count,
   /** Credits: rows (completions) the actor takes at once. */
-  capacityRows: z.int().positive(),
+  capacity: z.int().positive(),
 });
 
 const actorHeartbeat = z.strictObject({
   type: z.literal("heartbeat"),
-  capacityRows: z.int().positive(),
+  capacity: z.int().positive(),
   /** Weights in use; null before the first load. */
   version: policyVersion.nullable(),
   /** Tasks in hand: waiting, being sampled, or not yet acknowledged. */

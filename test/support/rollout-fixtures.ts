@@ -164,7 +164,7 @@ export async function startDispatcher(
   const dispatcher = await Dispatcher.start({
     addresses,
     chunkBytes: 512,
-    minCapacityRows: 2,
+    minCapacity: 2,
     ledger,
     log,
     onFatal,
@@ -190,7 +190,7 @@ export function startActor(
   const actor = new Actor({
     addresses,
     index: 0,
-    capacityRows: 4,
+    capacity: 4,
     weightBytes: layoutSize(layout) * 4,
     engine: port2,
     score: async (task, generated, actorId) => scored(task.taskId, generated, actorId),

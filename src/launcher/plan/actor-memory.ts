@@ -17,16 +17,14 @@ import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
 import { publishedLayout } from "../../model/published.js";
+import { SELFTEST_COMPLETIONS } from "../../learner/logprob-gap.js";
+import { PREFILL_SCORES } from "../../engine/limits.js";
 import type { MemoryItem } from "./memory-plan.js";
 
-/** engine.ts, PREFILL_SCORES: most scores of one prefill run. */
-const PREFILL_SCORES = 2 ** 24;
 /** sampling.ts: logits over temperature, their exponentials, and one of the two before it. */
 const VOCABULARY_ARRAYS = 3;
 /** qwen2.ts, attention: scores, masked scores, probabilities. */
 const SCORE_ARRAYS = 3;
-/** loop.ts, SELFTEST_COMPLETIONS: each has a prompt of its own, as every validation problem has. */
-const SELFTEST_PROMPTS = 32;
 /**
  * Graph constants live as protobuf in JavaScript, as the runtime's copy of it, and as tensors of
  * the session.
@@ -43,7 +41,8 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
   const width = half ? 2 : 4;
   const rows = run.actors.max_rows;
   const validated = run.eval.sampled || run.eval.greedy ? run.eval.num_problems : 0;
-  const groups = Math.min(rows, Math.max(Math.floor(rows / run.num_generations), SELFTEST_PROMPTS, validated));
+  // Each completion of the self-test and of an evaluation has a prompt of its own.
+  const groups = Math.min(rows, Math.max(Math.floor(rows / run.num_generations), SELFTEST_COMPLETIONS, validated));
   const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length];
   const segment = Math.min(run.actors.segment_length, completion);
 

@@ -93,7 +93,7 @@ async function main(data: DispatcherData): Promise<void> {
     addresses,
     chunkBytes: run.transport.chunk_bytes,
     weightsFolder: shared?.folder ?? null,
-    minCapacityRows: run.num_generations,
+    minCapacity: run.num_generations,
     ledger,
     log,
     onFatal,

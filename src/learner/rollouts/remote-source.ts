@@ -33,22 +33,22 @@ interface Call {
 export class RemoteSource implements RolloutSource {
   /** Where actors connect. */
   readonly addresses: Addresses;
-  private readonly worker: Worker;
-  private readonly buffers: DispatcherData["buffers"];
-  private readonly calls = new Map<number, Call>();
-  private nextId = 0;
-  private nextBuffer: 0 | 1 = 0;
+  readonly #worker: Worker;
+  readonly #buffers: DispatcherData["buffers"];
+  readonly #calls = new Map<number, Call>();
+  #nextId = 0;
+  #nextBuffer: 0 | 1 = 0;
   #onEvaluated: (done: number, total: number) => void = () => {};
-  private broken: Error | null = null;
-  private closing = false;
+  #broken: Error | null = null;
+  #closing = false;
 
   private constructor(worker: Worker, buffers: DispatcherData["buffers"], addresses: Addresses) {
-    this.worker = worker;
-    this.buffers = buffers;
+    this.#worker = worker;
+    this.#buffers = buffers;
     this.addresses = addresses;
-    worker.on("message", (message: ThreadMessage) => this.handle(message));
-    worker.on("error", (error) => this.fail(error));
-    worker.on("exit", (code) => this.fail(new Error(`the dispatcher thread ended with code ${code}`)));
+    worker.on("message", (message: ThreadMessage) => this.#handle(message));
+    worker.on("error", (error) => this.#fail(error));
+    worker.on("exit", (code) => this.#fail(new Error(`the dispatcher thread ended with code ${code}`)));
   }
 
   /**
@@ -73,84 +73,81 @@ export class RemoteSource implements RolloutSource {
   }
 
   async publish(packed: Float32Array, iteration: number): Promise<PolicyVersion> {
-    const buffer = this.nextBuffer;
-    this.nextBuffer = buffer === 0 ? 1 : 0;
-    new Float32Array(this.buffers[buffer]).set(packed);
-    return this.call("publish", buffer, iteration);
+    const buffer = this.#nextBuffer;
+    this.#nextBuffer = buffer === 0 ? 1 : 0;
+    new Float32Array(this.#buffers[buffer]).set(packed);
+    return this.#call("publish", buffer, iteration);
   }
 
   batch(k: number): Promise<TrainingBatch> {
-    return this.call("batch", k);
+    return this.#call("batch", k);
   }
 
   evaluate(request: EvaluationRequest, onDone: (done: number, total: number) => void = () => {}): Promise<Evaluation> {
     this.#onEvaluated = onDone;
-    return this.call("evaluate", request);
+    return this.#call("evaluate", request);
   }
 
   recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void> {
-    return this.call("recordAdvantages", k, advantages);
+    return this.#call("recordAdvantages", k, advantages);
   }
 
   flush(): Promise<void> {
-    return this.call("flush");
+    return this.#call("flush");
   }
 
   stats(): Promise<Record<string, number>> {
-    return this.call("stats");
+    return this.#call("stats");
   }
 
   /** Tells the actors to stop, closes sockets and journal, ends the thread. */
   async close(): Promise<void> {
-    if (this.closing) return;
-    this.closing = true;
-    if (this.broken === null) await this.call("close");
-    await this.worker.terminate();
+    if (this.#closing) return;
+    this.#closing = true;
+    if (this.#broken === null) await this.#call("close");
+    await this.#worker.terminate();
   }
 
-  private call<M extends keyof DispatcherApi>(
-    method: M,
-    ...args: Parameters<DispatcherApi[M]>
-  ): ReturnType<DispatcherApi[M]> {
+  #call<M extends keyof DispatcherApi>(method: M, ...args: Parameters<DispatcherApi[M]>): ReturnType<DispatcherApi[M]> {
     const result = new Promise<unknown>((resolve, reject) => {
-      if (this.broken !== null) return reject(this.broken);
-      const id = this.nextId++;
-      this.calls.set(id, { resolve, reject });
+      if (this.#broken !== null) return reject(this.#broken);
+      const id = this.#nextId++;
+      this.#calls.set(id, { resolve, reject });
       const message: ApiCall = { id, method, args };
-      this.worker.postMessage(message);
+      this.#worker.postMessage(message);
     });
     return result as ReturnType<DispatcherApi[M]>;
   }
 
-  private handle(message: ThreadMessage): void {
+  #handle(message: ThreadMessage): void {
     switch (message.type) {
       case "result":
-        this.take(message.id)?.resolve(message.value);
+        this.#take(message.id)?.resolve(message.value);
         break;
       case "failed":
-        this.take(message.id)?.reject(fromThreadError(message.error));
+        this.#take(message.id)?.reject(fromThreadError(message.error));
         break;
       case "evaluated":
         this.#onEvaluated(message.done, message.total);
         break;
       case "fatal":
-        this.fail(fromThreadError(message.error));
+        this.#fail(fromThreadError(message.error));
         break;
       case "listening":
     }
   }
 
-  private take(id: number): Call | undefined {
-    const call = this.calls.get(id);
-    this.calls.delete(id);
+  #take(id: number): Call | undefined {
+    const call = this.#calls.get(id);
+    this.#calls.delete(id);
     return call;
   }
 
   /** Nothing works any more: whoever waits, or calls later, is told the first reason. */
-  private fail(error: Error): void {
-    this.broken ??= error;
-    for (const call of this.calls.values()) call.reject(this.broken);
-    this.calls.clear();
+  #fail(error: Error): void {
+    this.#broken ??= error;
+    for (const call of this.#calls.values()) call.reject(this.#broken);
+    this.#calls.clear();
   }
 }
 

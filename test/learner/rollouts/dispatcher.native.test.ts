@@ -45,8 +45,8 @@ function connectPeer(addresses: Addresses, id: string) {
     tasks,
     messages,
     send,
-    hello: (capacityRows: number) => send({ type: "hello", pid: 1, index: 0, capacityRows }),
-    heartbeat: (fields: object) => send({ ...heartbeat, capacityRows: 4, ...fields }),
+    hello: (capacity: number) => send({ type: "hello", pid: 1, index: 0, capacity }),
+    heartbeat: (fields: object) => send({ ...heartbeat, capacity: 4, ...fields }),
     answer: (group: TrajectoryGroup) => {
       const { header, tensors } = groupToWire(group);
       return send(header, tensors);
@@ -139,7 +139,7 @@ describe("leases", () => {
     dispatcher.publish(weights(0).packed, weights(0).version);
     const hung = new FakeEngine();
     hung.speed = 0;
-    const leaving = startActor(addresses, hung, { capacityRows: 8 });
+    const leaving = startActor(addresses, hung, { capacity: 8 });
     await until(() => dispatcher.stats()["tasks_leased"] === 4);
     await leaving.actor.close("restarting");
     startActor(addresses);
@@ -187,7 +187,7 @@ describe("leases", () => {
 
   it("an actor without room for one group is refused with the reason", async () => {
     const { addresses } = await startDispatcher();
-    const { actor } = startActor(addresses, new FakeEngine(), { capacityRows: 1 });
+    const { actor } = startActor(addresses, new FakeEngine(), { capacity: 1 });
     await expect(actor.done).rejects.toThrow(/group of 2 rows, found actors.max_rows 1/);
   });
 });
@@ -274,7 +274,7 @@ describe("answers", () => {
   it("a peer of another protocol version is refused for good, by name", async () => {
     const { addresses, dispatcher } = await startDispatcher();
     const peer = connectPeer(addresses, "old");
-    await peer.send({ protocol: 0, type: "hello", pid: 1, index: 0, capacityRows: 8 });
+    await peer.send({ protocol: 0, type: "hello", pid: 1, index: 0, capacity: 8 });
     await until(() => peer.messages.length === 1);
     expect(peer.messages[0]).toMatchObject({ type: "refused", fatal: true });
     expect(peer.messages[0]!.reason).toContain("expected protocol version 2, found 0");

@@ -198,7 +198,7 @@ describe("an actor's weights", () => {
     // FakeEngine.load throws when a request is in flight.
     const slow = new FakeEngine();
     slow.speed = 1;
-    const { actor } = startActor(addresses, slow, { capacityRows: 100 });
+    const { actor } = startActor(addresses, slow, { capacity: 100 });
     dispatcher.publish(weights(0).packed, weights(0).version);
     await dispatcher.batch(0);
     dispatcher.publish(weights(1).packed, weights(1).version);
