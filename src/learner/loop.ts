@@ -2,7 +2,8 @@
  * The learner, whole: model and backend, rollouts in, updates, weights out, evaluation,
  * checkpoints, metrics.
  *
- *   publish(0) ─▶ evaluate ─▶ [ batch(k) ─▶ update ─▶ publish(k + 1) ─▶ metrics, evaluation, checkpoint ] ─▶ evaluate
+ *   publish(0) ─▶ evaluate ─▶ [ batch(k) ─▶ update ─▶ publish(k + 1) ─▶ metrics, evaluation,
+ *   checkpoint ] ─▶ evaluate
  *
  * While the update of batch k runs, actors sample batch k + 1 (bounded by max_staleness).
  * Knows the order of things; knows no formulas and no sockets.
@@ -143,7 +144,7 @@ class TrainingLoop {
     send({ type: "done", summary });
   }
 
-  /** Trains on one batch. @returns false when the run was asked to stop before the batch was there */
+  /** Trains on one batch. @returns false when the run was asked to stop before it was there */
   async #iterate(): Promise<boolean> {
     const { counters } = this.#checkpoints;
     const begin = performance.now();

@@ -1,4 +1,4 @@
-/** Accuracy on the held-out problems during a run. Asks the rollout source; knows no tasks and no engine. */
+/** Accuracy on the held-out problems during a run. Knows no tasks and no engine. */
 import type { RunConfig } from "../config/schema.js";
 import { wilsonInterval } from "../math/statistics.js";
 import type { Accuracy, ProgressEvent, Validation } from "../protocol/progress.js";

@@ -1,10 +1,9 @@
 /**
- * What a rollout actor will hold, by item, from shapes alone. Each formula names the code that
- * allocates.
+ * What a rollout actor will hold, by item, from shapes alone.
+ * Each formula names the code that allocates.
  *
- * Legend: R rows in flight, G groups (prompts) in flight, which are most in self-test and
- * validation, P prompt length, T completion length, S steps of a segment, H hidden, q and kv widths
- * of queries and keys, I intermediate, V vocabulary, L layers.
+ * Legend: H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
+ * Prompts in flight are most in the self-test and in evaluations.
  */
 import {
   adapterInputs,
@@ -31,13 +30,13 @@ const SCORE_ARRAYS = 3;
  */
 const CONSTANT_COPIES = 3;
 
-/** Every item of one actor, on `where` its tensors live; what JavaScript holds is in RAM. */
+/** Lists every item of one actor whose tensors live on `where`; JavaScript's are in RAM. */
 export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {
   const { hiddenSize: H, intermediateSize: I, vocabSize: V, numLayers: L } = model;
   const q = model.numHeads * model.headDim;
   const kv = model.numKvHeads * model.headDim;
   const half = run.actors.dtype === "float16";
-  /** Of linear layers, keys and values. */
+  // bytes of an element of linear layers, keys and values
   const width = half ? 2 : 4;
   const rows = run.actors.max_rows;
   const validated = run.eval.sampled || run.eval.greedy ? run.eval.num_problems : 0;

@@ -22,17 +22,17 @@ export interface MemoryCheck {
  * @throws UserError for a model folder whose config.json cannot be used
  */
 export function checkMemory(config: RunConfig, serial: boolean, gpuMemory?: number): MemoryCheck {
-  const machine = machineOf(config, serial, gpuMemory);
+  const limits = limitsOf(config, serial, gpuMemory);
   const model = readModelConfig(config.model.path);
-  const plan = planMemory(config, model, machine, serial);
+  const plan = planMemory(config, model, limits, serial);
   return { plan, refused: fits(plan) ? null : refusal(plan) };
 }
 
 /**
- * The machine a plan is checked against: this one, with the GPU the configuration asks for added
- * where there is none, so that a run can be planned where it will not run.
+ * Describes the machine that a plan is checked against. Where the configuration asks for a GPU and
+ * there is none, one is added: a run can be planned where it will not run.
  */
-function machineOf(config: RunConfig, serial: boolean, gpuMemory?: number): MemoryLimits {
+function limitsOf(config: RunConfig, serial: boolean, gpuMemory?: number): MemoryLimits {
   const found = visibleGpus(process.env, smiList());
   const wanted = gpuMemory !== undefined || config.actors.device === "cuda" || config.learner.device === "cuda";
   const gpus = found.length === 0 && wanted ? ["0"] : found;

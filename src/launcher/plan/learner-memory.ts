@@ -1,8 +1,8 @@
 /**
  * What a learner will hold, by item, from shapes alone. Each formula names the code that allocates.
  *
- * Legend: P trainable parameters, N tokens of a microbatch, M completion tokens of it, g groups in
- * it, H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
+ * Legend: P trainable parameters. A microbatch has N tokens, M completion tokens and g groups.
+ * H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
  * Everything is float32.
  */
 import { needsReference } from "../../config/derived.js";
@@ -16,10 +16,7 @@ import { layoutSize, weightLayout } from "../../model/layout.js";
 import { publishedLayout } from "../../model/published.js";
 import type { MemoryItem } from "./memory-plan.js";
 
-/**
- * token-logprobs.ts: arrays of a chunk's size that exist at once, in the gradient of a
- * frozen head or of any other.
- */
+/** Arrays of a chunk's size that exist at once in the gradient, see token-logprobs.ts. */
 const LOGITS_COPIES = { frozenHead: 2, other: 3 };
 /**
  * TensorFlow's BFC allocator (GPU; oneDNN's on the CPU) never gives a region back and cuts best
@@ -29,8 +26,8 @@ const LOGITS_COPIES = { frozenHead: 2, other: 3 };
 const BFC_FRAGMENTS = 0.2;
 
 /**
- * Tokens of the largest microbatch of an iteration: packing.ts, `microbatches` over groups of the
- * longest prompts and completions.
+ * Counts the tokens of an iteration's largest microbatch: `microbatches` of packing.ts over groups
+ * of the longest prompts and completions.
  */
 export function microbatchShape(run: RunConfig): { groups: number; tokens: number; targets: number; several: boolean } {
   const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length];
@@ -42,7 +39,7 @@ export function microbatchShape(run: RunConfig): { groups: number; tokens: numbe
   return { groups, tokens: groups * groupTokens, targets: groups * rows * completion, several: groups < perStep };
 }
 
-/** Every item of the learner, on `where` its tensors live; what JavaScript holds is in RAM. */
+/** Lists every item of the learner whose tensors live on `where`; JavaScript's are in RAM. */
 export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {
   const { hiddenSize: H, intermediateSize: I, vocabSize: V, numLayers: L } = model;
   const q = model.numHeads * model.headDim;

@@ -35,7 +35,7 @@ const line = (name: string, bytes: number, note: string): string =>
 /** Items that a refusal lists. */
 const LARGEST = 5;
 
-/** Says why a run is not started: what is exceeded, and the largest items with the keys that change them. */
+/** Says why a run is not started: the memory that is exceeded and its largest items. */
 export function refusal({ rooms, processes }: MemoryPlan): string {
   const over = rooms.filter(({ bytes, limit }) => limit !== null && bytes > limit);
   return [

@@ -1,6 +1,7 @@
 /**
- * The only door to TensorFlow.js: chooses a backend (TensorFlow ─▶ wasm ─▶ cpu), proves that it computes, and hands out the
- * one `tf` everything in the learner uses. Knows nothing of models.
+ * The only place that loads TensorFlow.js. It chooses a backend (TensorFlow, else wasm, else cpu),
+ * proves that it computes, and returns the one `tf` that the whole learner uses.
+ * Knows nothing of models.
  */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -140,7 +140,7 @@ class Rectangles {
     ];
   }
 
-  /** Gradients of the completions' rectangles, and what they add to the prompts' keys and values. */
+  /** Gradients of the completions' rectangles, and their part of the prompts' keys and values. */
   #completionsBackward(
     dRows: Tensor,
     kP: Tensor,
@@ -184,7 +184,7 @@ class Rectangles {
     return this.#tf.reshape(this.#tf.gather(all, index), [-1, width]);
   }
 
-  /** softmax(scores + bias). Scores are the largest arrays here: each goes when the next is made. */
+  /** softmax(scores + bias). Scores are the largest arrays here: each goes when the next is there. */
   #probabilities(scores: () => Tensor, bias: Tensor): Tensor {
     const tf = this.#tf;
     const raw = tf.tidy(scores);

@@ -80,8 +80,8 @@ interface Extents {
 
 /**
  * Packs groups of completions into one list of tokens.
- * The last token of a completion predicts nothing and is left out of the input, unless `keepLast`:
- * the value after a truncated completion needs it.
+ * The last token of a completion predicts nothing and is left out of the input.
+ * @param keepLast keep it: the value after a truncated completion needs it
  */
 export function packGroups(
   groups: readonly SequenceGroup[],

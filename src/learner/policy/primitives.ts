@@ -1,9 +1,7 @@
 /**
- * The few operations where the learner spends its time, with hand-written gradients
- * (`tf.customGrad`): RMSNorm, rotary embedding, attention over packed groups, SwiGLU, token
- * log-probabilities. Each is tested against its plain twin (test/support/primitives-plain.ts),
- * value and gradients, on TensorFlow and wasm.
- *
+ * Operations with hand-written gradients (`tf.customGrad`): sums, products, RMSNorm, rotary
+ * embedding, SwiGLU. Values and gradients of each are tested against a plain twin
+ * (test/support/primitives-plain.ts), on TensorFlow and wasm.
  * Knows shapes and formulas; knows no weight names and no losses.
  */
 import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
@@ -12,12 +10,10 @@ import type { TF } from "../backend/backend.js";
 type Save = (tensors: Tensor[]) => void;
 
 /**
- * tfjs passes the saver after the inputs; its own type cannot say so. It tidies the forward
- * function but not the gradient's, whose temporaries would live until the whole backward pass is
- * over: hence the tidy here. It would also keep what was saved and the incoming gradient until
- * then, though a value's gradient is complete when its operation's turn comes and nothing looks at
- * it again; they go as soon as they are used. So `gradFunc` must not hand on either of them as they
- * are (`tf.clone` shares the data).
+ * `tf.customGrad` without its appetite for memory.
+ * tfjs would keep `saved`, `dy` and the gradient's temporaries until the whole backward pass ends.
+ * Here temporaries are tidied, and `saved` and `dy` are disposed as soon as `gradFunc` returns. So
+ * `gradFunc` must not return either of them itself: return `tf.clone(..)`, which shares the data.
  */
 export function customGrad(
   tf: TF,
@@ -39,7 +35,7 @@ export function customGrad(
   return op(...inputs);
 }
 
-/** The gradient so far plus one more part of it; both are disposed where a new tensor is made. */
+/** Adds one more part to a gradient; both are disposed where a new tensor is made. */
 export function addGradient(tf: TF, soFar: Tensor | null, part: Tensor): Tensor {
   if (soFar === null) return part;
   const sum: Tensor = tf.add(soFar, part);
@@ -48,9 +44,8 @@ export function addGradient(tf: TF, soFar: Tensor | null, part: Tensor): Tensor 
 }
 
 /**
- * a + b, of equal shapes, or with b [out] added to every row of a [N, out]. tf.add keeps both
- * inputs for its gradient, which needs neither: with adapters that would be most of a block's
- * memory.
+ * a + b, of equal shapes, or with b [out] added to every row of a [N, out].
+ * tf.add would keep both inputs for a gradient that needs neither: most of a block's memory.
  */
 export function plus(tf: TF, a: Tensor, b: Tensor): Tensor2D {
   const isBias = b.rank < a.rank;

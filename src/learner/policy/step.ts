@@ -135,7 +135,7 @@ export class PolicyOptimizer {
     return { loss, metrics, gradient: Object.values(grads)[0]! };
   }
 
-  /** Adds dropout on the adapters' inputs: in the gradient's forward only, anew in every microbatch. */
+  /** Adds dropout on the adapters' inputs, in the gradient's forward only. */
   #withDropout(weights: NamedWeights, microbatch: number): NamedWeights {
     const { seed, lora } = this.training.run;
     if (weights.lora === null || lora.lora_dropout === 0) return weights;

@@ -7,9 +7,9 @@ import type { TF } from "../backend/backend.js";
 import { addGradient, customGrad } from "./primitives.js";
 
 /**
- * Logits of one chunk in `tokenLogprobs`, in elements (64 MiB as float32). Two arrays of the size
- * exist at once, three in the gradient of a trained head or of entropies. More where the head is
- * trained: each chunk then has a gradient as large as the head, to be added to the others'.
+ * Elements of one chunk of logits. Two arrays of this size exist at once, three in the gradient of
+ * a trained head or of entropies. Chunks are larger where the head is trained: each has a gradient
+ * as large as the head, to be added to the others'.
  */
 export const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
 
@@ -42,10 +42,7 @@ export function tokenLogprobs(
   const chunk = Math.max(1, Math.min(M, Math.floor(maxLogits / V)));
   const starts = Array.from({ length: Math.ceil(M / chunk) }, (_, i) => i * chunk);
 
-  /**
-   * Of one chunk: logits less their largest [rows, V], the exponentials of these and their sums
-   * [rows, 1]. Two arrays of the chunk's size exist at once.
-   */
+  /** z [rows, V] logits less their largest, exp(z), and the sums of exp(z) [rows, 1]. */
   const distribution = (h: Tensor, head: Tensor): { z: Tensor; exp: Tensor; sum: Tensor } => {
     const logits = tf.matMul(tf.mul(h, 1 / temperature) as Tensor2D, head as Tensor2D, false, true);
     const z: Tensor = tf.sub(logits, tf.max(logits, 1, true));
@@ -54,10 +51,7 @@ export function tokenLogprobs(
     return { z, exp, sum: tf.sum(exp, 1, true) };
   };
   const idsOf = (start: number): Int32Array => targets.subarray(start, Math.min(start + chunk, M));
-  /**
-   * d (Σ log-probabilities · dy) / dh of one chunk: dy/T · (head[target] − p · head); no third
-   * array of its size.
-   */
+  /** dy/T · (head[target] − p · head) of one chunk, without a third array of its size. */
   const frozenGradient = (h: Tensor, head: Tensor, dLogprob: Tensor, start: number): Tensor => {
     const { z, exp, sum } = distribution(h, head);
     z.dispose();

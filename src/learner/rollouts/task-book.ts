@@ -7,10 +7,10 @@
  *    └─────release─────┘
  *
  * Pacing (bounded staleness): training batch k is opened when the policy's iteration reaches k −
- * maxStaleness, and not before; so nothing older than maxStaleness iterations can be trained on,
- * and nothing has to be thrown away for it. Dynamic sampling: a group whose rewards are all equal
- * carries no group-relative signal, and is replaced by a fresh task in the same place of the same
- * batch (DAPO, arXiv:2503.14476, section 3.2).
+ * maxStaleness, and not before. So nothing older can be trained on, and nothing is thrown away.
+ *
+ * Dynamic sampling: a group whose rewards are all equal carries no group-relative signal. A fresh
+ * task replaces it in the same place of the same batch (DAPO, arXiv:2503.14476, section 3.2).
  */
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 
