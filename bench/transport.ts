@@ -83,7 +83,8 @@ export async function withLearner<T>(
   let fail: (error: unknown) => void = () => {};
   const failed = new Promise<never>((_, reject) => (fail = reject));
   const log = () => {};
-  const ledger = new Ledger({ ...book(maxBatches), firstIteration: 0, runDir: folder, log, onFatal: fail });
+  const rules = { vocabSize: 512, rewardNames: ["correctness"] };
+  const ledger = new Ledger({ ...book(maxBatches), rules, firstIteration: 0, runDir: folder, log, onFatal: fail });
   const dispatcher = await Dispatcher.start({
     addresses,
     chunkBytes: CHUNK_BYTES,

@@ -148,7 +148,7 @@ class TrainingLoop {
   async #iterate(): Promise<boolean> {
     const { counters } = this.#checkpoints;
     const begin = performance.now();
-    const batch = await unlessStopped(this.#source.batch(counters.iteration), this.#options.stop);
+    const batch = await unlessStopped(() => this.#source.batch(counters.iteration), this.#options.stop);
     if (batch === null) return false;
     const waited = (performance.now() - begin) / 1000;
     checkRewardErrors(batch, this.#run);
@@ -196,7 +196,7 @@ class TrainingLoop {
   async #selfTest(): Promise<void> {
     const { iteration } = this.#checkpoints.counters;
     const request = { iteration, mode: "sampled", n: SELFTEST_COMPLETIONS, purpose: "selftest" } as const;
-    const answers = await unlessStopped(this.#source.evaluate(request), this.#options.stop);
+    const answers = await unlessStopped(() => this.#source.evaluate(request), this.#options.stop);
     if (answers !== null) checkGap(await this.#gap.measure(answers.tasks, answers.groups), this.#run.selftest);
   }
 

@@ -28,7 +28,7 @@ export async function validate(
     const onDone = (done: number, total: number): void =>
       send({ type: "phase", name: `evaluating (${mode})`, done, total });
     const request = { iteration, mode, n: run.eval.num_problems, purpose: "eval" } as const;
-    const answered = await unlessStopped(source.evaluate(request, onDone), stop);
+    const answered = await unlessStopped(() => source.evaluate(request, onDone), stop);
     if (answered === null) return null;
     const { groups } = answered;
     const correct = groups.filter((group) => group.completions[0]!.outcome === "correct").length;

@@ -11,6 +11,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
+import { Dealer } from "zeromq";
 import type { OrtEngine as Engine } from "../../src/engine/engine.js";
 import { type RunConfig, runConfigSchema } from "../../src/config/schema.js";
 import { batchFile, readBatchFile } from "../../src/run/journal.js";
@@ -23,6 +24,8 @@ import { hashPacked } from "../../src/model/weights.js";
 import { loadTokenizer } from "../../src/model/tokenizer.js";
 import { loadRewards } from "../../src/tasks/rewards.js";
 import { makeScorer } from "../../src/tasks/scorer.js";
+import { decode, encode } from "../../src/protocol/codec.js";
+import { fromLearner } from "../../src/protocol/wire-schemas.js";
 
 const root = resolve(import.meta.dirname, "../..");
 const built = existsSync(join(root, "dist/learner/rollouts/dispatcher-thread.js"));
@@ -223,6 +226,29 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
     expect((await source.stats())["actors_live"]).toBe(1);
     await source.close();
     expect(await exits[3]).toMatchObject({ code: 0 });
+  });
+
+  it("a failure of the dispatcher thread keeps its reason, and closing after it ends nobody", async () => {
+    const run = makeRun();
+    const source = await startSource(run);
+    await source.publish(randomWeights(1), 0);
+    const batch = source.batch(0);
+    const stray = new Dealer({ routingId: "stray", linger: 0 });
+    cleanups.push(() => stray.close());
+    stray.connect(source.addresses.work);
+    await stray.send(encode({ type: "hello", pid: 1, index: 0, capacity: 64 }));
+    let task: string | null = null;
+    for await (const frames of stray) {
+      const { header } = decode(fromLearner, frames);
+      if (header.type !== "task" || (task !== null && header.taskId !== task)) continue;
+      task ??= header.taskId;
+      // the task comes back after each refusal, and the last refusal ends the run
+      await stray.send(encode({ type: "group", taskId: task, actorId: "stray", completions: "none" }));
+      if ((await Promise.race([batch.catch((error: Error) => error), pause(200)])) instanceof Error) break;
+    }
+    await expect(batch).rejects.toThrow(/was answered 5 times and refused each time/);
+    await source.close();
+    expect(existsSync(source.addresses.work.replace("ipc://", ""))).toBe(false);
   });
 
   it("a used port, and a setting an actor cannot work with, give one message", async () => {

@@ -200,7 +200,7 @@ describe("trajectories command", () => {
       rewards: { correctness: 1 },
       advantages: [...advantages[1]!],
       version: { iteration: 3, sha256: weights(3).version.sha256 },
-      finish_reason: "length",
+      finish_reason: "stop",
       outcome: "wrong",
     });
     expect(lines[2]).toMatchObject({ task_id: "b", advantages: null });

@@ -52,9 +52,10 @@ export function makeTask(taskId: string, fields: Partial<Task> = {}): Task {
 /** Tokens are a function of the task's seed alone, as the real engine's are. */
 function generate(request: GenerateRequest, version: PolicyVersion): GeneratedGroup {
   const completions = Array.from({ length: request.groupSize }, (_, c) => {
-    const ids = Int32Array.from({ length: 1 + ((Number(request.seed % 97n) + c) % 3) }, (_, t) => 1 + t + c);
-    const logprobs = Float32Array.from(ids, (id) => -id / 8);
-    return { ids, logprobs, finishReason: "length" as const, version };
+    const length = 1 + ((Number(request.seed % 97n) + c) % 3);
+    const ids = Int32Array.from({ length }, (_, t) => (t === length - 1 ? 0 : 1 + t + c));
+    const logprobs = Float32Array.from(ids, (id) => -(id + 1) / 8);
+    return { ids, logprobs, finishReason: "stop" as const, version };
   });
   return { requestId: request.requestId, completions, timing: { queuedMs: 0, prefillMs: 1, decodeMs: 2 } };
 }
@@ -143,6 +144,7 @@ export function ledgerOptions(fields: Partial<LedgerOptions> = {}): LedgerOption
     rewardsEqual: (group) => group.completions.every((c) => c.rewards["correctness"] === 1),
     leaseMs: 60_000,
     firstIteration: 0,
+    rules: { vocabSize: 100, rewardNames: ["correctness"] },
     runDir: fields.runDir ?? temporaryDirectory(),
     log: () => {},
     onFatal: (error) => {

@@ -89,7 +89,7 @@ async function main(data: DispatcherData): Promise<void> {
     shared?.cleanup();
   };
   process.on("exit", cleanup);
-  const dispatcher = await Dispatcher.start({
+  const starting = Dispatcher.start({
     addresses,
     chunkBytes: run.transport.chunk_bytes,
     weightsFolder: shared?.folder ?? null,
@@ -97,6 +97,11 @@ async function main(data: DispatcherData): Promise<void> {
     ledger,
     log,
     onFatal,
+  });
+  // a port in use leaves nothing behind
+  const dispatcher = await starting.catch((error: unknown) => {
+    cleanup();
+    throw error;
   });
 
   const api: DispatcherApi = {
@@ -118,9 +123,12 @@ async function main(data: DispatcherData): Promise<void> {
     flush: () => ledger.flush(),
     stats: async () => dispatcher.stats(),
     async close() {
-      await dispatcher.close("the run is over");
-      await ledger.close();
-      cleanup();
+      try {
+        await dispatcher.close("the run is over");
+        await ledger.close();
+      } finally {
+        cleanup();
+      }
     },
   };
   parentPort!.on("message", ({ id, method, args }: ApiCall) => {

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import type { PolicyVersion } from "../../model/weights.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import { Journal, recoverJournal } from "../../run/journal.js";
+import { groupFault, type GroupRules } from "./group-rules.js";
 import type { FinishedBatch, TaskBookOptions } from "./task-book.js";
 import { TaskBook } from "./task-book.js";
 
@@ -17,6 +18,7 @@ export type Log = (level: "info" | "warn" | "error", message: string, fields?: R
 export interface LedgerOptions extends TaskBookOptions {
   /** Completed training iterations at the start: 0, or the checkpoint's when resuming. */
   readonly firstIteration: number;
+  readonly rules: GroupRules;
   readonly runDir: string;
   readonly log: Log;
   /**
@@ -151,17 +153,9 @@ export class Ledger {
   }
 
   #faultOf(task: Task, group: TrajectoryGroup): { counter: string; reason: string } | null {
-    if (group.completions.length !== task.groupSize)
-      return {
-        counter: "groups_refused_malformed",
-        reason: `expected ${task.groupSize} completions, found ${group.completions.length}`,
-      };
-    for (const { ids, version } of group.completions) {
-      if (ids.length > task.sampling.maxNewTokens)
-        return {
-          counter: "groups_refused_malformed",
-          reason: `expected at most ${task.sampling.maxNewTokens} tokens, found ${ids.length}`,
-        };
+    const fault = groupFault(task, group, this.#options.rules);
+    if (fault !== null) return { counter: "groups_refused_malformed", reason: fault };
+    for (const { version } of group.completions) {
       const { iteration, sha256 } = version;
       const known = this.#known.get(iteration);
       if (known !== sha256)

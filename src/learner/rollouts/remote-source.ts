@@ -4,6 +4,7 @@
  * the thread.
  */
 import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import type { RunConfig } from "../../config/schema.js";
 import { UserError } from "../../errors.js";
@@ -25,6 +26,9 @@ export interface RemoteSourceOptions {
   readonly baseSha256: string | null;
 }
 
+/** A thread that does not close its sockets in this time is ended all the same. */
+const CLOSE_MS = 5_000;
+
 interface Call {
   readonly resolve: (value: unknown) => void;
   readonly reject: (error: Error) => void;
@@ -41,6 +45,8 @@ export class RemoteSource implements RolloutSource {
   #onEvaluated: (done: number, total: number) => void = () => {};
   #broken: Error | null = null;
   #closing = false;
+  #hasExited = false;
+  readonly #exit: Promise<unknown>;
 
   private constructor(worker: Worker, buffers: DispatcherData["buffers"], addresses: Addresses) {
     this.#worker = worker;
@@ -48,7 +54,11 @@ export class RemoteSource implements RolloutSource {
     this.addresses = addresses;
     worker.on("message", (message: ThreadMessage) => this.#handle(message));
     worker.on("error", (error) => this.#fail(error));
-    worker.on("exit", (code) => this.#fail(new Error(`the dispatcher thread ended with code ${code}`)));
+    this.#exit = once(worker, "exit");
+    worker.on("exit", (code) => {
+      this.#hasExited = true;
+      this.#fail(new Error(`the dispatcher thread ended with code ${code}`));
+    });
   }
 
   /**
@@ -100,17 +110,29 @@ export class RemoteSource implements RolloutSource {
     return this.#call("stats");
   }
 
-  /** Tells the actors to stop, closes sockets and journal, ends the thread. */
+  /**
+   * Tells the actors to stop, closes sockets and journal, ends the thread.
+   * A thread that has reported a failure still closes its own sockets: to end it while one receives
+   * would abort the process, and with it the message that says why.
+   */
   async close(): Promise<void> {
     if (this.#closing) return;
     this.#closing = true;
-    if (this.#broken === null) await this.#call("close");
+    if (!this.#hasExited) {
+      const closed = this.#post("close");
+      closed.catch(() => {});
+      await Promise.race([closed, this.#exit, sleep(CLOSE_MS, undefined, { ref: false })]);
+    }
     await this.#worker.terminate();
   }
 
   #call<M extends keyof DispatcherApi>(method: M, ...args: Parameters<DispatcherApi[M]>): ReturnType<DispatcherApi[M]> {
+    if (this.#broken !== null) return Promise.reject(this.#broken) as ReturnType<DispatcherApi[M]>;
+    return this.#post(method, ...args);
+  }
+
+  #post<M extends keyof DispatcherApi>(method: M, ...args: Parameters<DispatcherApi[M]>): ReturnType<DispatcherApi[M]> {
     const result = new Promise<unknown>((resolve, reject) => {
-      if (this.#broken !== null) return reject(this.#broken);
       const id = this.#nextId++;
       this.#calls.set(id, { resolve, reject });
       const message: ApiCall = { id, method, args };

@@ -9,7 +9,7 @@
 import { basename, extname } from "node:path";
 import type { RunConfig } from "../../config/schema.js";
 import { UserError } from "../../errors.js";
-import { readModelConfig } from "../../model/config.js";
+import { readModelConfig, type ModelConfig } from "../../model/config.js";
 import type { ChatMessage, Tokenizer } from "../../model/tokenizer.js";
 import { loadTokenizer } from "../../model/tokenizer.js";
 import type { Sampling, Task } from "../../protocol/messages.js";
@@ -18,6 +18,7 @@ import type { Dataset, Problem } from "../../tasks/dataset.js";
 import { PromptOrder, loadDataset } from "../../tasks/dataset.js";
 import { hash32 } from "../../math/random.js";
 import { totalReward } from "../../tasks/rewards.js";
+import type { GroupRules } from "./group-rules.js";
 import type { EvaluationRequest } from "./rollout-source.js";
 import type { TaskBookOptions } from "./task-book.js";
 
@@ -36,14 +37,21 @@ export class TaskSource {
   /** Longest prompt + completion of the model, in tokens. */
   readonly #maxPositions: number;
   readonly groupsPerBatch: number;
+  readonly rules: GroupRules;
 
-  constructor(run: RunConfig, tokenizer: Tokenizer, problems: ProblemSets, maxPositions: number) {
+  constructor(
+    run: RunConfig,
+    tokenizer: Tokenizer,
+    problems: ProblemSets,
+    { maxPositions, vocabSize }: Pick<ModelConfig, "maxPositions" | "vocabSize">,
+  ) {
     this.#run = run;
     this.#tokenizer = tokenizer;
     this.#problems = problems;
     this.#order = new PromptOrder(problems.train.size, run.seed);
     this.#reserve = new PromptOrder(problems.train.size, hash32(run.seed, 1));
     this.#maxPositions = maxPositions;
+    this.rules = { vocabSize, rewardNames: rewardWeights(run).map(({ name }) => name) };
     this.groupsPerBatch = run.generation_batch_size / run.num_generations;
   }
 
@@ -56,7 +64,7 @@ export class TaskSource {
     const tokenizer = loadTokenizer(run.model.path, model);
     const train = loadDataset(run.data.train, "train");
     const validation = loadDataset(run.data.validation, "validation");
-    const source = new TaskSource(run, tokenizer, { train, validation }, model.maxPositions);
+    const source = new TaskSource(run, tokenizer, { train, validation }, model);
     for (const [spec, dataset] of [
       [run.data.train, train],
       [run.data.validation, validation],
@@ -146,8 +154,9 @@ export class TaskSource {
 }
 
 /** The part of the task book's options that a configuration decides. */
-export function bookOptions(run: RunConfig, source: TaskSource): TaskBookOptions {
+export function bookOptions(run: RunConfig, source: TaskSource): TaskBookOptions & { rules: GroupRules } {
   return {
+    rules: source.rules,
     taskAt: (batch, slot, replacement) => source.taskAt(batch, slot, replacement),
     groupsPerBatch: source.groupsPerBatch,
     maxBatches: run.max_steps,
