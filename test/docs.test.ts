@@ -53,7 +53,7 @@ test("package.json exports what src/ has, and ships what it reads", () => {
     bin: Record<string, string>;
     files: string[];
   };
-  const built = [...Object.values(exports).flatMap((to) => (typeof to === "string" ? [] : Object.values(to)))];
+  const built = Object.values(exports).flatMap((to) => (typeof to === "string" ? [] : Object.values(to)));
   for (const path of [...built, ...Object.values(bin)])
     expect(existsSync(join(root, path.replace(/^(\.\/)?dist\//, "src/").replace(/(\.d)?\.(ts|js)$/, ".ts")))).toBe(
       true,
