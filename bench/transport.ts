@@ -18,7 +18,7 @@ const GROUP_SIZE = 8;
 const TOKENS = 128;
 const GROUPS_PER_BATCH = 64;
 const BATCHES_PER_REPEAT = 10;
-/** Of the weights, on their way to an actor. */
+/** Size of a chunk of weights on its way to an actor. */
 export const CHUNK_BYTES = 1 << 20;
 
 export async function benchTransport({ quick, progress }: BenchContext): Promise<BenchResult> {

@@ -22,7 +22,7 @@ const rooms = [...common, "machine", "terminal", "run", "engine", "tasks", "gene
 const sides = ["actors", "learner"];
 const programs = ["launcher", "doctor", "serving", "eval", "study"];
 
-/** Rooms of src/ and the rooms each may import. Arrows point down: a room stands below its importers. */
+/** Rooms of src/ and the rooms each may import: a room stands below its importers. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "launch.ts": [...rooms, ...sides, ...programs, "cli"],
   "cli.ts": [...rooms, ...sides, ...programs, "cli"],
@@ -53,7 +53,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "errors.ts": [],
 };
 
-/** Packages and files that only these rooms may import: the rest stays free of sockets and runtimes. */
+/** Packages and files that only some rooms may import: the rest has no sockets and no runtimes. */
 const ONLY_IN: readonly (readonly [what: RegExp, rooms: readonly string[]])[] = [
   [/^(zeromq|protocol\/sockets\.ts)$/, ["protocol", "learner", "actors"]],
   [/^@tensorflow\//, ["learner"]],

@@ -146,7 +146,10 @@ describe("the directives", () => {
 });
 
 describe("submission", () => {
-  /** submit.sh in a copy of the folder, since it makes logs/ beside it, with an account in site.env. */
+  /**
+   * Runs submit.sh in a copy of the folder, since it makes logs/ beside it, with an account in
+   * site.env.
+   */
   function submit(vars: NodeJS.ProcessEnv = {}, args: string[] = [], account = "from-site-env") {
     const copy = join(folder, "project");
     cpSync(join(project, "slurm"), join(copy, "slurm"), { recursive: true });

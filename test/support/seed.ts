@@ -1,4 +1,4 @@
-/** Set-up of a whole test run: chooses and prints the seed of all property tests; FC_SEED repeats one. */
+/** Chooses and prints the seed of all property tests of a test run; FC_SEED repeats one. */
 import { randomInt } from "node:crypto";
 
 /** Vitest calls this once a project; the first call chooses for all. */

@@ -68,7 +68,7 @@ function reach(arrows: ReadonlyMap<string, ReadonlySet<string>>, start: string):
   return seen;
 }
 
-/** Imports that the table does not allow, as "from -> to". Files of one room may import each other. */
+/** Imports that the table does not allow, as "from -> to". A room may import itself. */
 export function forbidden(imports: readonly Import[], allowed: Readonly<Record<string, readonly string[]>>): string[] {
   return imports
     .filter(({ from, to }) => roomOf(from) !== roomOf(to) && !allowed[roomOf(from)]?.includes(roomOf(to)))

@@ -29,9 +29,9 @@ import { loraLayout } from "../../src/model/lora.js";
 import { cutBatch, cutRun, gapsOfStep, listGap, logprobsOfBatch, modes, readCutGolden } from "../support/cut-golden.js";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
-/** Of the largest value of what is compared. */
+/** Largest gap allowed, as a share of the largest value compared. */
 const NUMBERS = 1e-3;
-/** Nats. */
+/** Largest gap of log-probabilities allowed, in nats. */
 const FLOAT16 = 2e-2;
 
 let missed = 0;
