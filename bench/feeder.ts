@@ -1,7 +1,7 @@
 /**
- * An actor that computes nothing: answers every task at once with random tokens, so that what is
- * measured is the learner's door. Started by transport.ts as `node feeder.js <work address> <tokens
- * per completion> <rows>`.
+ * An actor that computes nothing: it answers every task at once with random tokens, so that the
+ * learner's side alone is measured. transport.ts starts it as `node feeder.js <work address>
+ * <tokens per completion> <rows>`.
  */
 import { decode, encode, groupToWire, taskFromWire } from "../src/protocol/codec.js";
 import type { TrajectoryGroup } from "../src/protocol/messages.js";

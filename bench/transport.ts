@@ -1,4 +1,4 @@
-/** (d) The learner's door: completions/s through it, journal included. No peer has one. */
+/** (d) Completions/s into the learner, its journal included. No peer has one. */
 import { fork } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -18,7 +18,7 @@ const GROUP_SIZE = 8;
 const TOKENS = 128;
 const GROUPS_PER_BATCH = 64;
 const BATCHES_PER_REPEAT = 10;
-/** Of the weights, on their way to an actor. */
+/** Size of a chunk of weights on its way to an actor. */
 export const CHUNK_BYTES = 1 << 20;
 
 export async function benchTransport({ quick, progress }: BenchContext): Promise<BenchResult> {
@@ -55,7 +55,7 @@ export async function benchTransport({ quick, progress }: BenchContext): Promise
   const name = `groups of ${GROUP_SIZE} × ${TOKENS} tokens`;
   progress(name);
   return {
-    title: "Trajectories through the learner's door",
+    title: "Trajectories into the learner's journal",
     unit: "completions/s",
     better: "higher",
     peerNames: [],

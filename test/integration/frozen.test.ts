@@ -1,7 +1,6 @@
 /**
- * Runs that may not move: with learning rate 0 the weights stay what they are, and what is sampled
- * and earned depends neither on the number of actors nor on whether there are any (design:
- * "reproducible").
+ * Runs with learning rate 0: the weights stay what they are. What is sampled and earned depends
+ * neither on the number of actors nor on whether there are any.
  */
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";

@@ -82,25 +82,25 @@ export class FakeEngine implements Engine {
   version: PolicyVersion = { iteration: -1, sha256: "" };
   readonly loads: PolicyVersion[] = [];
   speed = Infinity;
-  private queue: GenerateRequest[] = [];
+  #queue: GenerateRequest[] = [];
 
   get pending(): number {
-    return this.queue.length;
+    return this.#queue.length;
   }
 
   load(packed: Float32Array, iteration: number): PolicyVersion {
-    if (this.queue.length > 0) throw new Error("weights changed under rows in flight");
+    if (this.#queue.length > 0) throw new Error("weights changed under rows in flight");
     this.version = { iteration, sha256: hashPacked(packed, layout) };
     this.loads.push(this.version);
     return this.version;
   }
 
   submit(request: GenerateRequest): void {
-    this.queue.push(request);
+    this.#queue.push(request);
   }
 
   cancel(requestId: string): void {
-    this.queue = this.queue.filter((request) => request.requestId !== requestId);
+    this.#queue = this.#queue.filter((request) => request.requestId !== requestId);
   }
 
   streamed(): [] {
@@ -109,7 +109,7 @@ export class FakeEngine implements Engine {
 
   async step(): Promise<GeneratedGroup[]> {
     await new Promise((resolve) => setTimeout(resolve, 1));
-    return this.queue.splice(0, this.speed).map((request) => generate(request, this.version));
+    return this.#queue.splice(0, this.speed).map((request) => generate(request, this.version));
   }
 
   async dispose(): Promise<void> {}

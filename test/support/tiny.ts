@@ -134,7 +134,8 @@ export function tinyLearner(tf: TF, run: RunConfig, startAt?: (layout: readonly 
 }
 
 /**
- * max |actual − reference| / max |reference|, the latter no less than `floor`. Infinity when an entry is not a number.
+ * max |actual − reference| / max |reference|, the latter no less than `floor`. Infinity when an
+ * entry is not a number.
  */
 export function relativeGap(actual: ArrayLike<number>, reference: ArrayLike<number>, floor = 0): number {
   if (actual.length !== reference.length) return Infinity;
