@@ -8,7 +8,7 @@ import type { TrajectoryGroup } from "../src/protocol/messages.js";
 import { HEARTBEAT_MS, Writer, connectDealer } from "../src/protocol/sockets.js";
 import { fromLearner } from "../src/protocol/wire-schemas.js";
 
-const [work, tokens, rows] = process.argv.slice(2);
+const [work, token, tokens, rows] = process.argv.slice(2);
 const capacity = Number(rows);
 const socket = connectDealer(work!, "feeder");
 const writer = new Writer(socket);
@@ -19,7 +19,7 @@ const ids = Int32Array.from({ length: Number(tokens) }, (_, t) => (t * 7_919) % 
 const logprobs = Float32Array.from(ids, (id) => -id / 1_000);
 
 process.on("disconnect", () => process.exit(0));
-await writer.send(encode({ type: "hello", pid: process.pid, index: 0, capacity }));
+await writer.send(encode({ type: "hello", token, pid: process.pid, index: 0, capacity }));
 setInterval(() => {
   const idle = { held: [], busyMs: 0, idleMs: 0, counters: {}, version: null };
   void writer.send(encode({ type: "heartbeat", capacity, steps: ++steps, ...idle }));

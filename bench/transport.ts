@@ -14,6 +14,7 @@ import { resolveAddresses, type Addresses } from "../src/protocol/sockets.js";
 import type { BenchContext, BenchResult } from "./bench.js";
 import { interleave } from "./measure.js";
 
+export const TOKEN = "bench";
 const GROUP_SIZE = 8;
 const TOKENS = 128;
 const GROUPS_PER_BATCH = 64;
@@ -29,7 +30,7 @@ export async function benchTransport({ quick, progress }: BenchContext): Promise
     async (dispatcher, { work }, folder, ledger) => {
       const script = fileURLToPath(new URL("./feeder.js", import.meta.url));
       const rows = GROUPS_PER_BATCH * GROUP_SIZE;
-      const feeder = fork(script, [work, String(TOKENS), String(rows)], { cwd: folder });
+      const feeder = fork(script, [work, TOKEN, String(TOKENS), String(rows)], { cwd: folder });
       try {
         return await interleave(
           async (repeat) => {
@@ -87,6 +88,7 @@ export async function withLearner<T>(
   const ledger = new Ledger({ ...book(maxBatches), rules, firstIteration: 0, runDir: folder, log, onFatal: fail });
   const dispatcher = await Dispatcher.start({
     addresses,
+    token: TOKEN,
     chunkBytes: CHUNK_BYTES,
     weightsFolder,
     minCapacity: 1,

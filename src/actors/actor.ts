@@ -25,6 +25,7 @@ import { WeightFetcher } from "./weight-fetcher.js";
 
 export interface ActorOptions {
   readonly addresses: Addresses;
+  readonly token: string;
   readonly index: number;
   /** Completions taken at once: the engine's maxRows. */
   readonly capacity: number;
@@ -92,7 +93,7 @@ export class Actor {
     });
     this.#socket = connectDealer(options.addresses.work, this.id);
     this.#writer = new Writer(this.#socket);
-    this.#fetcher = new WeightFetcher(options.addresses.weights, this.id, (name) => this.#count(name));
+    this.#fetcher = new WeightFetcher(options.addresses.weights, this.id, options.token, (name) => this.#count(name));
     options.engine.on("message", (message) => this.#fromEngine(message));
     this.#timer = setInterval(() => this.#tick(), options.heartbeatMs ?? HEARTBEAT_MS);
     this.#sendHello();
@@ -316,8 +317,8 @@ export class Actor {
   }
 
   #sendHello(): void {
-    const { index, capacity } = this.#options;
-    this.#send(encode({ type: "hello", pid: process.pid, index, capacity }));
+    const { token, index, capacity } = this.#options;
+    this.#send(encode({ type: "hello", token, pid: process.pid, index, capacity }));
   }
 
   #sendHeartbeat(): void {

@@ -11,7 +11,7 @@ import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { runConfigSchema } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
-import type { LauncherMessage, ProgressEvent } from "../protocol/progress.js";
+import { TOKEN_VARIABLE, type LauncherMessage, type ProgressEvent } from "../protocol/progress.js";
 
 const CLOSE_TIMEOUT_MS = 20_000;
 
@@ -38,6 +38,7 @@ async function main(): Promise<string> {
     index: Number(values.index),
     threads: Number(values.threads),
     addresses: { work, weights },
+    token: process.env[TOKEN_VARIABLE] ?? "",
   });
   const asked = new Promise<string>((resolve) => {
     process.once("SIGTERM", () => resolve("SIGTERM"));

@@ -20,13 +20,15 @@ export class WeightFetcher {
   readonly #socket: Dealer;
   readonly #writer: Writer;
   readonly #count: (name: string) => void;
+  readonly #token: string;
   /**
    * One for all fetches: a new one each time would wait for the collector of two threads, beside
    * the next.
    */
   #buffer = new SharedArrayBuffer(0);
 
-  constructor(address: string, identity: string, count: (name: string) => void) {
+  constructor(address: string, identity: string, token: string, count: (name: string) => void) {
+    this.#token = token;
     this.#socket = connectDealer(address, identity);
     this.#socket.receiveTimeout = REPLY_TIMEOUT_MS;
     this.#writer = new Writer(this.#socket);
@@ -47,7 +49,7 @@ export class WeightFetcher {
     }
     const chunks = Math.ceil(totalBytes / chunkBytes);
     const missing = new Set(Array.from({ length: chunks }, (_, i) => i));
-    const request = (chunk: number) => this.#writer.send(encode({ type: "fetch", sha256, chunk }));
+    const request = (chunk: number) => this.#writer.send(encode({ type: "fetch", token: this.#token, sha256, chunk }));
     let next = 0;
     while (next < Math.min(WINDOW, chunks)) await request(next++);
     while (missing.size > 0) {

@@ -92,7 +92,7 @@ async function openSource(
   const layout = model.publishedLayout;
   const baseSha256 = run.lora.enabled ? model.frozenSha256 : null;
   const remote = await RemoteSource.start({ run, runDir, firstIteration, layout, baseSha256 });
-  send({ type: "listening", ...remote.addresses });
+  send({ type: "listening", ...remote.addresses, token: remote.token });
   return remote;
 }
 

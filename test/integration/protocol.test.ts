@@ -22,6 +22,7 @@ import { readModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout } from "../../src/model/layout.js";
 import { hashPacked } from "../../src/model/weights.js";
 import { loadTokenizer } from "../../src/model/tokenizer.js";
+import { TOKEN_VARIABLE } from "../../src/protocol/progress.js";
 import { loadRewards } from "../../src/tasks/rewards.js";
 import { makeScorer } from "../../src/tasks/scorer.js";
 import { decode, encode } from "../../src/protocol/codec.js";
@@ -80,10 +81,11 @@ async function startSource(run: ReturnType<typeof makeRun>, firstIteration = 0):
   return source;
 }
 
-function startActor(run: ReturnType<typeof makeRun>, { addresses }: Remote, index = 0): ChildProcess {
+function startActor(run: ReturnType<typeof makeRun>, { addresses, token }: Remote, index = 0): ChildProcess {
   const { work, weights } = addresses;
+  const env = { ...process.env, [TOKEN_VARIABLE]: token };
   const args = ["--config", run.file, "--index", String(index), "--work", work, "--weights", weights, "--threads", "1"];
-  return track(fork(join(root, "dist/actors/main.js"), args, { stdio: ["ignore", "inherit", "pipe", "ipc"] }));
+  return track(fork(join(root, "dist/actors/main.js"), args, { env, stdio: ["ignore", "inherit", "pipe", "ipc"] }));
 }
 
 function track(child: ChildProcess): ChildProcess {
@@ -154,7 +156,7 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
       const source = await startSource(run);
       const { work, weights } = source.addresses;
       const actor = track(
-        fork(join(root, "test/fixtures/impatient-actor.mjs"), [run.file, work, weights], {
+        fork(join(root, "test/fixtures/impatient-actor.mjs"), [run.file, work, weights, source.token], {
           stdio: ["ignore", "inherit", "pipe", "ipc"],
         }),
       );
@@ -236,7 +238,7 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
     const stray = new Dealer({ routingId: "stray", linger: 0 });
     cleanups.push(() => stray.close());
     stray.connect(source.addresses.work);
-    await stray.send(encode({ type: "hello", pid: 1, index: 0, capacity: 64 }));
+    await stray.send(encode({ type: "hello", token: source.token, pid: 1, index: 0, capacity: 64 }));
     let task: string | null = null;
     for await (const frames of stray) {
       const { header } = decode(fromLearner, frames);

@@ -154,7 +154,7 @@ describe("codec", () => {
   });
 
   it("refuses another protocol version by name, and unknown fields", () => {
-    const hello = { type: "hello", pid: 1, index: 0, capacity: 8 };
+    const hello = { type: "hello", token: "t", pid: 1, index: 0, capacity: 8 };
     expect(decode(fromActor, encode(hello)).header).toEqual(hello);
     expect(() => decode(fromActor, encode({ ...hello, protocol: 99 }))).toThrow(
       "expected protocol version 2, found 99",

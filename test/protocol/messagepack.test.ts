@@ -25,7 +25,11 @@ describe("messagePackFault", () => {
         fc.dictionary(fc.string({ maxLength: 40 }), tie("value"), { maxKeys: 20 }),
       ),
     }));
-    fc.assert(fc.property(data.value, (value) => expect(messagePackFault(packr.pack(value))).toBeNull()));
+    fc.assert(
+      fc.property(data.value, (value) => {
+        expect(messagePackFault(packr.pack(value))).toBeNull();
+      }),
+    );
     const long = { text: "x".repeat(70_000), list: Array.from({ length: 70_000 }, (_, i) => i) };
     expect(messagePackFault(packr.pack(long))).toBeNull();
   });

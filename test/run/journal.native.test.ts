@@ -155,7 +155,8 @@ describe("resume", () => {
     before.receive(answer(task, version, "a", true));
     const substitute = before.book.find("b0-0-r1");
     expect(substitute).toMatchObject({ taskId: "b0-0-r1", batch: 0 });
-    before.receive(answer(makeTask("b0-0-r1"), version));
+    while (before.book.lease("a", 100, 0, false) !== null);
+    before.receive(answer(makeTask("b0-0-r1"), version, "a"));
     await before.close();
     const after = ledger(runDir, 0, fields);
     after.publish(version);

@@ -23,6 +23,9 @@ import { taskSeed } from "../../src/protocol/seeds.js";
 import type { Addresses } from "../../src/protocol/sockets.js";
 import { resolveAddresses } from "../../src/protocol/sockets.js";
 
+/** Token of every run in tests. */
+export const TOKEN = "token of the run";
+
 /** 1000 float32 weights: 4000 bytes, so several chunks of 512. */
 export const layout = packShapes([
   ["a", [30, 30]],
@@ -165,6 +168,7 @@ export async function startDispatcher(
   const { log, onFatal } = ledgerOptions({ runDir: "unused", ...ledgerFields });
   const dispatcher = await Dispatcher.start({
     addresses,
+    token: TOKEN,
     chunkBytes: 512,
     minCapacity: 2,
     ledger,
@@ -191,6 +195,7 @@ export function startActor(
   serveEngine(port1, engine);
   const actor = new Actor({
     addresses,
+    token: TOKEN,
     index: 0,
     capacity: 4,
     weightBytes: layoutSize(layout) * 4,

@@ -19,14 +19,17 @@ import { ProtocolError, decode, encode, groupFromWire, taskToWire } from "../../
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import type { Addresses } from "../../protocol/sockets.js";
 import { HEARTBEAT_MS, SILENCE_MS, Writer, bindRouter } from "../../protocol/sockets.js";
-import type { ActorHeartbeat } from "../../protocol/wire-schemas.js";
+import type { ActorHeartbeat, Hello } from "../../protocol/wire-schemas.js";
 import { fromActor } from "../../protocol/wire-schemas.js";
 import type { Ledger, Log } from "./ledger.js";
 import type { TrainingBatch } from "./rollout-source.js";
+import { sameToken } from "./run-token.js";
 import { WeightServer } from "./weight-server.js";
 
 export interface DispatcherOptions {
   readonly addresses: Addresses;
+  /** What an actor has to know; see run-token.ts. */
+  readonly token: string;
   readonly chunkBytes: number;
   /** In shared memory, for the weights' file; null or absent = chunks alone. */
   readonly weightsFolder?: string | null;
@@ -38,6 +41,9 @@ export interface DispatcherOptions {
   readonly heartbeatMs?: number;
   readonly silenceMs?: number;
 }
+
+/** Frames of the largest message: header, ids, log-probabilities. */
+const MAX_PARTS = 3;
 
 interface ActorState {
   readonly id: string;
@@ -53,6 +59,8 @@ export class Dispatcher {
   readonly #writer: Writer;
   readonly #weights: WeightServer;
   readonly #actors = new Map<string, ActorState>();
+  /** Peers that gave the token once: their answers count even after they were given up for dead. */
+  readonly #admitted = new Set<string>();
   readonly #heartbeatMs: number;
   readonly #silenceMs: number;
   readonly #timer: NodeJS.Timeout;
@@ -81,7 +89,12 @@ export class Dispatcher {
       return new Dispatcher(
         options,
         router,
-        await WeightServer.bind(options.addresses.weights, options.chunkBytes, options.weightsFolder ?? null, count),
+        await WeightServer.bind(options.addresses.weights, {
+          token: options.token,
+          chunkBytes: options.chunkBytes,
+          folder: options.weightsFolder ?? null,
+          count,
+        }),
       );
     } catch (error) {
       router.close();
@@ -149,13 +162,18 @@ export class Dispatcher {
   }
 
   #handle(id: string, frames: Buffer[]): void {
+    if (frames.length > MAX_PARTS)
+      throw new ProtocolError(`expected at most ${MAX_PARTS} frames, found ${frames.length}`);
     const { header, tensors } = decode(fromActor, frames);
     if (header.type === "hello") return this.#welcome(id, header);
+    if (!this.#admitted.has(id)) {
+      this.#ledger.count("messages_unknown_sender");
+      return this.#send(id, { type: "unknown" });
+    }
     if (header.type === "bye") return this.#drop(id, `said bye: ${header.reason}`);
     const actor = this.#actors.get(id);
     if (actor !== undefined) actor.lastSeenMs = Date.now();
-    // An actor given up for dead may come back: it has to introduce itself, but its answer is as
-    // good as any.
+    // An actor given up for dead has to introduce itself again; its answers count all the same.
     else this.#send(id, { type: "unknown" });
     if (header.type === "group") {
       if (header.actorId !== id)
@@ -165,12 +183,17 @@ export class Dispatcher {
     this.#assign();
   }
 
-  #welcome(id: string, { pid, index, capacity }: { pid: number; index: number; capacity: number }): void {
+  #welcome(id: string, { token, pid, index, capacity }: Hello): void {
+    if (!sameToken(token, this.#options.token)) {
+      this.#ledger.count("actors_refused_token");
+      return this.#send(id, { type: "refused", taskId: null, reason: "expected the token of this run", fatal: true });
+    }
     const needed = this.#options.minCapacity;
     if (capacity < needed) {
       const reason = `expected room for a group of ${needed} rows, found actors.max_rows ${capacity}`;
       return this.#send(id, { type: "refused", taskId: null, reason, fatal: true });
     }
+    this.#admitted.add(id);
     const report = this.#actors.get(id)?.report ?? { steps: 0, busyMs: 0, idleMs: 0, counters: {}, version: null };
     this.#actors.set(id, { id, capacity, lastSeenMs: Date.now(), report });
     this.#ledger.count("actors_joined");
@@ -207,7 +230,8 @@ export class Dispatcher {
     const { taskId } = error;
     if (taskId !== null) this.#ledger.refuse({ taskId, actorId: id }, "groups_refused_malformed", error.message);
     // A peer that never managed a hello (another release, perhaps) cannot be of use.
-    this.#send(id, { type: "refused", taskId, reason: error.message, fatal: !this.#actors.has(id) });
+    const reason = error.message.slice(0, 1_000);
+    this.#send(id, { type: "refused", taskId, reason, fatal: !this.#admitted.has(id) });
     this.#assign();
   }
 

@@ -90,7 +90,10 @@ export class Ledger {
       this.count("groups_duplicate");
       return { kind: "duplicate" };
     }
-    if (task === null) return this.refuse(group, "groups_refused_unknown_task", "no such task was asked");
+    if (task === null || !this.book.wasAskedOf(group.taskId, group.actorId)) {
+      this.count("groups_refused_unknown_task");
+      return { kind: "refused", reason: "no such task was asked of this actor" };
+    }
     const fault = this.#faultOf(task, group);
     if (fault !== null) return this.refuse(group, fault.counter, fault.reason);
     if (task.kind === "train") this.#journal.append(task.batch, { type: "trajectory", task, group });
@@ -99,16 +102,16 @@ export class Ledger {
     return { kind: "accepted" };
   }
 
-  /** Counts a refused answer and opens its task again. */
+  /** Counts a refused answer; its task opens again if it was asked of this actor. */
   refuse(group: { taskId: string; actorId: string }, counter: string, reason: string): Verdict {
     const { taskId, actorId } = group;
     this.count(counter);
+    if (!this.book.wasAskedOf(taskId, actorId)) return { kind: "refused", reason };
     this.book.release(taskId, actorId);
     this.#options.log("warn", "trajectory group refused", { taskId, actorId, reason });
     const times = (this.#refusals.get(taskId) ?? 0) + 1;
     this.#refusals.set(taskId, times);
-    const task = this.book.find(taskId);
-    if (times >= MAX_REFUSALS && task !== null && task !== "finished")
+    if (times >= MAX_REFUSALS)
       this.#options.onFatal(new Error(`task ${taskId} was answered ${times} times and refused each time: ${reason}`));
     return { kind: "refused", reason };
   }

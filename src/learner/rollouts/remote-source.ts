@@ -37,6 +37,8 @@ interface Call {
 export class RemoteSource implements RolloutSource {
   /** Where actors connect. */
   readonly addresses: Addresses;
+  /** What they have to know. */
+  readonly token: string;
   readonly #worker: Worker;
   readonly #buffers: DispatcherData["buffers"];
   readonly #calls = new Map<number, Call>();
@@ -48,10 +50,11 @@ export class RemoteSource implements RolloutSource {
   #hasExited = false;
   readonly #exit: Promise<unknown>;
 
-  private constructor(worker: Worker, buffers: DispatcherData["buffers"], addresses: Addresses) {
+  private constructor(worker: Worker, buffers: DispatcherData["buffers"], addresses: Addresses, token: string) {
     this.#worker = worker;
     this.#buffers = buffers;
     this.addresses = addresses;
+    this.token = token;
     worker.on("message", (message: ThreadMessage) => this.#handle(message));
     worker.on("error", (error) => this.#fail(error));
     this.#exit = once(worker, "exit");
@@ -75,7 +78,7 @@ export class RemoteSource implements RolloutSource {
       if (first.type === "fatal") throw fromThreadError(first.error);
       if (first.type !== "listening")
         throw new Error(`expected the dispatcher thread's addresses, found ${first.type}`);
-      return new RemoteSource(worker, buffers, first.addresses);
+      return new RemoteSource(worker, buffers, first.addresses, first.token);
     } catch (error) {
       await worker.terminate();
       throw error;

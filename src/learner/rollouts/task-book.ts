@@ -36,6 +36,8 @@ interface Entry {
   readonly order: number;
   /** Actor that holds the lease; null = open. */
   holder: string | null;
+  /** Everybody who holds or has held the lease: their answers count. */
+  readonly askedOf: Set<string>;
   expiresMs: number;
   /** Last actor that failed to answer: others are tried first. */
   failedOn: string | null;
@@ -151,6 +153,7 @@ export class TaskBook {
     if (task.kind === "train" && this.#current < task.batch - this.#options.maxStaleness)
       throw new Error(`pacing is broken: ${task.taskId} at iteration ${this.#current}`);
     best.holder = actorId;
+    best.askedOf.add(actorId);
     best.expiresMs = nowMs + this.#options.leaseMs;
     return task;
   }
@@ -183,6 +186,11 @@ export class TaskBook {
   /** Gives back one lease, if this actor holds it (its answer was refused). */
   release(taskId: string, actorId: string): void {
     this.#releaseWhere((entry) => entry.task.taskId === taskId && entry.holder === actorId);
+  }
+
+  /** True when this actor holds or has held the lease of an unanswered task. */
+  wasAskedOf(taskId: string, actorId: string): boolean {
+    return this.#live.get(taskId)?.askedOf.has(actorId) ?? false;
   }
 
   /**
@@ -230,7 +238,7 @@ export class TaskBook {
 
   #addEntry(task: Task, slot: number, replacement: number): void {
     if (this.find(task.taskId) !== null) throw new Error(`task id ${task.taskId} is used twice`);
-    const lease = { holder: null, expiresMs: 0, failedOn: null, returned: false };
+    const lease = { holder: null, askedOf: new Set<string>(), expiresMs: 0, failedOn: null, returned: false };
     this.#live.set(task.taskId, { task, slot, replacement, order: this.#orders++, ...lease });
   }
 

@@ -14,8 +14,22 @@ import type { Router } from "zeromq";
 import type { PolicyVersion } from "../../model/weights.js";
 import { ProtocolError, decode, encode } from "../../protocol/codec.js";
 import { Writer, bindRouter } from "../../protocol/sockets.js";
+import { sameToken } from "./run-token.js";
 import type { Announcement } from "../../protocol/wire-schemas.js";
 import { weightsRequest } from "../../protocol/wire-schemas.js";
+
+export interface WeightServerOptions {
+  /** What an actor has to know. */
+  readonly token: string;
+  readonly chunkBytes: number;
+  /** In shared memory, for the file; null = chunks alone. */
+  readonly folder: string | null;
+  /** Adds to a running total. */
+  readonly count: (name: string) => void;
+}
+
+/** Replies that wait for one actor; it has at most four requests under way. */
+const UNREAD_CHUNKS = 8;
 
 export class WeightServer {
   /** What is on offer; null before the first policy. */
@@ -26,27 +40,20 @@ export class WeightServer {
   readonly #chunkBytes: number;
   readonly #folder: string | null;
   readonly #count: (name: string) => void;
+  readonly #token: string;
 
-  private constructor(router: Router, chunkBytes: number, folder: string | null, count: (name: string) => void) {
+  private constructor(router: Router, { token, chunkBytes, folder, count }: WeightServerOptions) {
     this.#router = router;
     this.#folder = folder;
     this.#writer = new Writer(router);
     this.#chunkBytes = chunkBytes;
     this.#count = count;
+    this.#token = token;
   }
 
-  /**
-   * @param folder in shared memory, for the file; null = chunks alone
-   * @param count adds to a running total
-   * @throws UserError when the address cannot be bound
-   */
-  static async bind(
-    address: string,
-    chunkBytes: number,
-    folder: string | null,
-    count: (name: string) => void,
-  ): Promise<WeightServer> {
-    return new WeightServer(await bindRouter(address), chunkBytes, folder, count);
+  /** @throws UserError when the address cannot be bound */
+  static async bind(address: string, options: WeightServerOptions): Promise<WeightServer> {
+    return new WeightServer(await bindRouter(address, UNREAD_CHUNKS), options);
   }
 
   /** Puts weights on offer. `packed` must stay as it is until the next offer. */
@@ -80,6 +87,10 @@ export class WeightServer {
     for await (const [identity, ...frames] of this.#router) {
       try {
         const { header } = decode(weightsRequest, frames);
+        if (!sameToken(header.token, this.#token)) {
+          this.#count("weights_requests_refused_token");
+          continue;
+        }
         // An actor that vanished meanwhile needs no chunk; its next life asks again.
         this.#writer.send([identity!, ...this.#reply(header)]).catch(() => this.#count("weights_chunks_undeliverable"));
       } catch (error) {
