@@ -13,18 +13,16 @@ import type { ChatMessage, Tokenizer } from "../model/tokenizer.js";
 import { loadDataset } from "../tasks/dataset.js";
 import { gsm8kFiles } from "../tasks/gsm8k.js";
 import { FEWSHOT_EXAMPLES, fewshotIndices } from "./fewshot.js";
-import { promptNames } from "./prompt-names.js";
-import { sha256OfList } from "./folder/result-file.js";
-
-export type PromptName = (typeof promptNames)[number];
+import type { PromptName } from "./folder/names.js";
+import { sha256OfList } from "./folder/read-results.js";
 
 export interface PromptChoice {
   readonly name: PromptName;
-  /** Of `default` only: null = the chat template's own system message. */
+  /** The system message of `default`; null = the chat template's own. */
   readonly system: string | null;
-  /** Of `default` only. */
+  /** Appended to each question by `default`. */
   readonly suffix: string;
-  /** Of `lm-eval-5shot` only: the training problems. */
+  /** File of training problems, from which `lm-eval-5shot` takes its examples. */
   readonly fewshot?: string;
 }
 
@@ -121,10 +119,4 @@ function fewshot({ name, fewshot: file }: PromptChoice, questions: readonly stri
  */
 export function promptIdsOf(tokenizer: Tokenizer, text: Prompts["texts"][number]): Int32Array {
   return typeof text === "string" ? tokenizer.encode(text) : tokenizer.chatPrompt(text);
-}
-
-/** Where the first stop string begins; undefined when there is none. */
-export function findStop(text: string, stopStrings: readonly string[]): number | undefined {
-  const found = stopStrings.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
-  return found.length === 0 ? undefined : Math.min(...found);
 }

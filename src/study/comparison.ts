@@ -16,8 +16,9 @@ import {
   compareCheckpoints,
   compareSeeds,
   verdict,
-} from "../eval/compare.js";
-import { type EvalResult, type Mode, accuracyOf, readEvalResult, refuseDifferent } from "../eval/folder/result-file.js";
+} from "../eval/verdict.js";
+import type { Mode } from "../eval/folder/names.js";
+import { type EvalResult, accuracyOf, readEvalResult, refuseDifferent } from "../eval/folder/read-results.js";
 import { wilsonInterval } from "../math/statistics.js";
 import { type Budget, type CurvePoint, budgets, matchedAt, readCurve } from "./curve.js";
 import { type StudyRecord, evalFile, readStudyRecord, runDirOf } from "./directory.js";

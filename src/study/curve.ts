@@ -5,7 +5,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError, messageOf } from "../errors.js";
-import type { Mode } from "../eval/folder/result-file.js";
+import type { Mode } from "../eval/folder/names.js";
 import type { RunSummary, Validation } from "../protocol/progress.js";
 
 /** What algorithms are given equally much of, beside rollouts. */

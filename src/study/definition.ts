@@ -12,7 +12,7 @@ import { loadConfig } from "../config/load.js";
 import type { RunConfig } from "../config/schema.js";
 import { readsKey } from "../config/validate.js";
 import { UserError, messageOf } from "../errors.js";
-import { modes } from "../eval/folder/result-file.js";
+import { modes } from "../eval/folder/names.js";
 
 const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, "letters, digits, _ . and - (it names a directory)");
 const overrides = z.record(z.string(), z.unknown());

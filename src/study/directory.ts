@@ -19,7 +19,7 @@ import { z } from "zod";
 import { packageRoot, readRunConfig } from "../config/load.js";
 import { type RunConfig, runConfigSchema } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
-import { readEvalResult } from "../eval/folder/result-file.js";
+import { readEvalResult } from "../eval/folder/read-results.js";
 import { configFile } from "../run/run-dir.js";
 import { currentCommit, writeWhole } from "../run/write.js";
 import { readSummary } from "./curve.js";

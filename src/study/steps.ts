@@ -6,7 +6,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RunConfig } from "../config/schema.js";
-import { readEvalResult } from "../eval/folder/result-file.js";
+import { readEvalResult } from "../eval/folder/read-results.js";
 import { checkpointName } from "../run/checkpoint.js";
 import { readSummary } from "./curve.js";
 import { type Study, trainingWords } from "./definition.js";

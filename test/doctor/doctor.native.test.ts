@@ -2,7 +2,7 @@ import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test, vi } from "vitest";
-import { doctor } from "../../src/commands/doctor.js";
+import { doctor } from "../../src/cli/doctor.js";
 import { describeMachine } from "../../src/doctor/describe.js";
 import { cpuWorks, cudaGaps } from "../../src/doctor/gaps.js";
 import { inspectMachine, type Machine } from "../../src/doctor/inspect.js";

@@ -3,12 +3,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
 import { cli } from "../../src/cli.js";
-import { type EvalSettings, openEvalFolder } from "../../src/eval/folder/eval-folder.js";
+import { type EvalSettings, openEvalFolder } from "../../src/eval/folder/write-results.js";
 import { fewshotIndices } from "../../src/eval/fewshot.js";
 import { type Prediction, judge } from "../../src/eval/folder/predictions.js";
-import { promptNames } from "../../src/eval/prompt-names.js";
-import { type PromptChoice, findStop, makePrompts } from "../../src/eval/prompts.js";
-import { readEvalResult, sha256OfList } from "../../src/eval/folder/result-file.js";
+import { promptNames } from "../../src/eval/folder/names.js";
+import { type PromptChoice, makePrompts } from "../../src/eval/prompts.js";
+import { findStop } from "../../src/generate/text-stream.js";
+import { readEvalResult, sha256OfList } from "../../src/eval/folder/read-results.js";
 import { summarize } from "../../src/eval/summary.js";
 import { findTarget } from "../../src/eval/target.js";
 

@@ -7,8 +7,8 @@ import { z } from "zod";
 import { UserError } from "../../errors.js";
 import { jsonOf } from "../../json.js";
 import { outcomeOf } from "../../tasks/extract.js";
-import { extractors } from "../extractors.js";
-import { modes } from "./result-file.js";
+import { extractors } from "../extractors/extractors.js";
+import { modes } from "./names.js";
 
 const readingSchema = z.object({
   /** Absent when the extractor sees no answer. */

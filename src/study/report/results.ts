@@ -2,9 +2,9 @@
  * What evaluations say: means over seeds with intervals, and what became of each question between
  * before and after. Knows evaluation folders; knows no layout.
  */
-import { type AnswerClass, type Changes, analyze, changes } from "../../eval/analyze.js";
-import type { EvalDir, ModeFigures } from "../../eval/folder/eval-dir.js";
-import { type Mode, modes } from "../../eval/folder/result-file.js";
+import { type AnswerClass, type Changes, analyze, changes } from "../../eval/error-classes.js";
+import type { EvalDir, ModeFigures } from "../../eval/folder/read-folder.js";
+import { type Mode, modes } from "../../eval/folder/names.js";
 import { type Interval, tTest, wilsonInterval } from "../../math/statistics.js";
 import type { Gathered } from "./gather.js";
 import { mean, sum } from "../../math/means.js";
