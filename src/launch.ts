@@ -16,7 +16,8 @@ import { loadConfig, resumeConfig, shortPath, type LoadedConfig } from "./config
 import type { RunConfig } from "./config/schema.js";
 import { guarded, isEntry } from "./entry.js";
 import { UserError } from "./errors.js";
-import { assignDevices, visibleGpus } from "./launcher/devices.js";
+import { visibleGpus } from "./machine/devices.js";
+import { assignDevices } from "./launcher/assign-devices.js";
 import { checkMemory } from "./launcher/plan/check-memory.js";
 import { report } from "./launcher/render.js";
 import {

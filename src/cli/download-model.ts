@@ -9,7 +9,7 @@ export function addDownloadModel(program: Command): void {
     .option("--revision <name>", "branch, tag or commit", "main")
     .action(async (repo: string, { revision }: { revision: string }) => {
       const { downloadModel } = await import("../model/download.js");
-      const { byteProgress } = await import("../terminal/progress.js");
+      const { byteProgress } = await import("../terminal/progress-bar.js");
       const progress = byteProgress();
       const folder = await downloadModel(repo, { revision, progress }).finally(progress.stop);
       process.stderr.write(`${repo} is complete; its folder, for --model.path=… and --model:\n`);

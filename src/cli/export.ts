@@ -26,7 +26,7 @@ export function addExport(program: Command): void {
     .addOption(threadsOption())
     .action(async (model: string, options: ExportOptions) => {
       const { exportModel } = await import("../engine/export-model.js");
-      const { byteProgress } = await import("../terminal/progress.js");
+      const { byteProgress } = await import("../terminal/progress-bar.js");
       const progress = byteProgress();
       const files = await exportModel(model, options, progress).finally(progress.stop);
       // what `sha256sum --check` reads

@@ -37,7 +37,7 @@ export function addInfer(program: Command): void {
     if (named === undefined) throw new UserError("infer: expected a model. Name its folder or hub id: infer MODEL …");
     await withEngines({ ...flags, model: named }, async (options) => {
       const { runInfer } = await import("../generate/run-infer.js");
-      const { showProgress } = await import("../terminal/progress.js");
+      const { showProgress } = await import("../terminal/progress-bar.js");
       await runInfer(options, (total, present) => showProgress({ name: "infer", total, present }));
     });
   });

@@ -8,7 +8,7 @@ import { constants } from "node:os";
 import { UserError } from "../errors.js";
 import { smiList } from "../machine/gpus.js";
 import { actorLibraryPath } from "../machine/onnx-provider.js";
-import { deviceEnv, visibleGpus } from "../launcher/devices.js";
+import { deviceEnv, visibleGpus } from "../machine/devices.js";
 
 export const deviceChoices = ["auto", "cpu", "cuda"] as const;
 export type DeviceChoice = (typeof deviceChoices)[number];

@@ -11,7 +11,7 @@ export function addPrepareData(program: Command): void {
     .option("--out <dir>", "folder to write", "data/gsm8k")
     .action(async (_name: string, options: PrepareGsm8kOptions) => {
       const { prepareGsm8k } = await import("../tasks/prepare-gsm8k.js");
-      const { byteProgress } = await import("../terminal/progress.js");
+      const { byteProgress } = await import("../terminal/progress-bar.js");
       const progress = byteProgress();
       const counts = await prepareGsm8k(options, progress).finally(progress.stop);
       const summary = Object.entries(counts).map(([name, count]) => `${name} ${count}`);

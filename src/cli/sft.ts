@@ -24,7 +24,7 @@ export function addSft(program: Command): void {
     .addOption(backendOption())
     .action(async (options: SftFlags) => {
       const { runSft } = await import("../learner/run-sft.js");
-      const { showProgress } = await import("../terminal/progress.js");
+      const { showProgress } = await import("../terminal/progress-bar.js");
       let smoothed: number | undefined;
       let text = "…";
       const progress = showProgress({

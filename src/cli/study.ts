@@ -11,6 +11,7 @@ export function addStudy(program: Command): void {
     .option("--dry-run", "print the steps and their commands, and run nothing")
     .action(async (file: string, options: StudyOptions) => {
       const { runStudy } = await import("../study/run-study.js");
-      process.exitCode = await runStudy(file, options);
+      const { writeReport } = await import("../study/report/write-report.js");
+      process.exitCode = await runStudy(file, options, writeReport);
     });
 }

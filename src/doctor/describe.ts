@@ -2,13 +2,13 @@
  * What inspect.ts found and gaps.ts misses, in lines for people: doctor's report, also where CUDA
  * was asked for in vain.
  */
-import { type Gap, cpuWorks } from "./gaps.js";
-import type { Machine } from "./inspect.js";
+import { type CudaGap, cpuWorks } from "./gaps.js";
+import type { MachineFacts } from "./inspect.js";
 
 const BUILD = { cpu: ", CPU build", cuda: ", CUDA build", own: ", own build" };
 
 /** The report, in lines. */
-export function describeMachine(machine: Machine, gaps: readonly Gap[]): string {
+export function describeMachine(machine: MachineFacts, gaps: readonly CudaGap[]): string {
   const { learner, actors } = machine;
   const lines: [string, string][] = [
     [
@@ -55,5 +55,5 @@ export function describeMachine(machine: Machine, gaps: readonly Gap[]): string 
   ].join("\n");
 }
 
-const libraryLines = (libraries: Machine["learner"]["libraries"]): [string, string][] =>
+const libraryLines = (libraries: MachineFacts["learner"]["libraries"]): [string, string][] =>
   libraries.map(({ name, path }) => [`  ${name}`, path ?? "not found"]);

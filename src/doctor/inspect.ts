@@ -7,14 +7,14 @@ import { execFile } from "node:child_process";
 import { existsSync, lstatSync, readFileSync, readdirSync, realpathSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { fileURLToPath } from "node:url";
-import { deviceEnv, visibleGpus } from "../launcher/devices.js";
+import { deviceEnv, visibleGpus } from "../machine/devices.js";
 import { nativeBindingPath, tensorFlowFolder } from "../machine/native-binding.js";
 import { cudaLibraryPath, type CudaMajor } from "../machine/cuda-libraries.js";
 import { smi, smiList } from "../machine/gpus.js";
 import { actorLibraryPath, onnxVersion, providerInPlace } from "../machine/onnx-provider.js";
 import type { LibraryFact, Probe, ProbeRequest } from "./probe.js";
 
-export interface Machine {
+export interface MachineFacts {
   readonly node: string;
   readonly platform: string;
   readonly cores: number;
@@ -84,7 +84,7 @@ const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
 /** Loading half a gigabyte of libraries from a network disk takes its time. */
 const PROBE_TIMEOUT_MS = 120_000;
 
-export async function inspectMachine(): Promise<Machine> {
+export async function inspectMachine(): Promise<MachineFacts> {
   const provider = providerInPlace() ?? null;
   const visible = visibleGpus(process.env, smiList());
   const learnerPath = cudaLibraryPath("12");
@@ -117,7 +117,7 @@ export async function inspectMachine(): Promise<Machine> {
   };
 }
 
-function driverFacts(): Pick<Machine, "driver" | "gpus"> {
+function driverFacts(): Pick<MachineFacts, "driver" | "gpus"> {
   const rows = smi(["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]);
   if (rows !== null) {
     const gpus = rows
@@ -140,7 +140,7 @@ function driverFacts(): Pick<Machine, "driver" | "gpus"> {
   return { driver: version, gpus: models.map((name) => ({ name: name ?? "?", memoryMiB: null })) };
 }
 
-function tensorFlowBuild(): Machine["learner"]["build"] {
+function tensorFlowBuild(): MachineFacts["learner"]["build"] {
   const path = nativeBindingPath();
   if (!existsSync(path)) return null;
   if (!lstatSync(path).isSymbolicLink()) return "own";

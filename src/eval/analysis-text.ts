@@ -13,7 +13,8 @@ import {
   answerClasses,
   changes,
 } from "./error-classes.js";
-import { predictionsAt } from "./folder/read-folder.js";
+import { percent } from "../terminal/format.js";
+import { predictionsAt } from "./folder/read-results.js";
 
 export interface AnalyzeOptions {
   /** JSON file for the figures. */
@@ -83,7 +84,7 @@ function changeLines({ mode, n, classes, ...flow }: Changes, files: readonly str
   ];
 }
 
-const share = (count: number, n: number): string => `${count} (${((100 * count) / n).toFixed(1)} %)`;
+const share = (count: number, n: number): string => `${count} (${percent(count / n)})`;
 
 /** Columns of equal width, the first to the left; a row of one cell is a heading. */
 function aligned(rows: readonly (readonly string[])[]): string[] {

@@ -6,13 +6,13 @@
  */
 import { removeAnnotations } from "../tasks/gsm8k.js";
 
-export type Operation = "+" | "−" | "×" | "÷";
+export type Operator = "+" | "−" | "×" | "÷";
 
 export interface Equation {
   /** As written, white space tidied. */
   readonly text: string;
   /** Operations of both sides, in order. */
-  readonly operations: readonly Operation[];
+  readonly operations: readonly Operator[];
   readonly left: number;
   readonly right: number;
   readonly holds: boolean;
@@ -79,7 +79,7 @@ interface Side {
   readonly first: Value;
   /** `100%` stands in it: `1 / 4 * 100% = 25` is meant in percent. */
   readonly hundred: boolean;
-  readonly operations: Operation[];
+  readonly operations: Operator[];
   readonly next: number;
 }
 
@@ -89,7 +89,7 @@ interface Side {
  */
 class Parser {
   readonly list: readonly Token[];
-  operations: Operation[] = [];
+  operations: Operator[] = [];
   first: Value | undefined;
 
   constructor(list: readonly Token[]) {

@@ -3,7 +3,7 @@
  * predictions (the lines of predictions.jsonl); reads no files and prints nothing.
  */
 import { UserError } from "../errors.js";
-import { type Operation, equationsOf } from "./arithmetic.js";
+import { type Operator, equationsOf } from "./arithmetic.js";
 import type { Prediction } from "./folder/predictions.js";
 import { type Mode, modes } from "./folder/names.js";
 
@@ -82,7 +82,7 @@ function analyzeMode(mode: Mode, predictions: readonly Prediction[]): Analysis {
   };
   const bounds = quarters(predictions.map(({ tokens }) => tokens));
   const quarterOf = (tokens: number): number => bounds.findIndex(([, last]) => tokens <= last);
-  const operations: readonly Operation[] = ["+", "−", "×", "÷"];
+  const operations: readonly Operator[] = ["+", "−", "×", "÷"];
   return {
     mode,
     all: counts("all", judged),

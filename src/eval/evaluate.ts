@@ -5,19 +5,21 @@
 import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError } from "../errors.js";
 import { type Generation, generate } from "../generate/generation.js";
-import { type EvalFolder, type EvalSettings, openEvalFolder } from "./folder/write-results.js";
+import type { EvalSettings } from "./folder/settings.js";
+import { type EvalFolder, openEvalFolder } from "./folder/write-results.js";
 import { type Prediction, judge } from "./folder/predictions.js";
 import { type Prompts, makePrompts, promptIdsOf } from "./prompts.js";
 import { type Mode, type PromptName, modes } from "./folder/names.js";
-import { EVAL_VERSION, sha256OfList } from "./folder/read-results.js";
-import { type ModeMetrics, summarize } from "./summary.js";
+import { EVAL_VERSION, sha256OfList } from "./folder/settings.js";
+import type { ModeMetrics } from "./folder/read-results.js";
+import { summarize } from "./summary.js";
 import { type Target, findTarget } from "./target.js";
 import type { Tokenizer } from "../model/tokenizer.js";
 import { readModel } from "../model/read-model.js";
 import { taskSeed } from "../protocol/seeds.js";
 import { type Problem, loadDataset } from "../tasks/dataset.js";
 import { percent, points } from "../terminal/format.js";
-import { showProgress } from "../terminal/progress.js";
+import { showProgress } from "../terminal/progress-bar.js";
 
 export interface EvalOptions {
   /** Model, checkpoint or adapter folder, run directory, or hub id. */

@@ -14,7 +14,7 @@ import { loadDataset } from "../tasks/dataset.js";
 import { gsm8kFiles } from "../tasks/gsm8k.js";
 import { FEWSHOT_EXAMPLES, fewshotIndices } from "./fewshot.js";
 import type { PromptName } from "./folder/names.js";
-import { sha256OfList } from "./folder/read-results.js";
+import { sha256OfList } from "./folder/settings.js";
 
 export interface PromptChoice {
   readonly name: PromptName;

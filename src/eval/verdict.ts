@@ -7,6 +7,7 @@
  * seeds answer: runs of one recipe differ by more than their questions tell.
  */
 import type { Mode } from "./folder/names.js";
+import { points } from "../terminal/format.js";
 import type { EvalResult } from "./folder/read-results.js";
 import { modesOf } from "./folder/read-results.js";
 import {
@@ -176,11 +177,6 @@ export function verdict(comparison: CheckpointComparison | SeedComparison, nameA
   const [better, worse] = difference > 0 ? [nameB, nameA] : [nameA, nameB];
   const [low, high] = difference > 0 ? difference_ci95 : ([-difference_ci95[1], -difference_ci95[0]] as const);
   return `${better} is better than ${worse} by ${by} (95 % interval ${points(low)} to ${points(high)}).`;
-}
-
-/** Percentage points. */
-function points(share: number): string {
-  return (100 * share).toFixed(1).replace("-", "−");
 }
 
 function withHolm<T extends { readonly p: number }>(comparisons: readonly T[]): (T & { p_holm: number })[] {

@@ -10,7 +10,8 @@ import { fork, type ChildProcess } from "node:child_process";
 import { closeSync, openSync, readFileSync, statSync } from "node:fs";
 import type { RunConfig } from "../config/schema.js";
 import type { LauncherMessage, ProgressEvent, RunSummary } from "../protocol/progress.js";
-import { deviceEnv, type DevicePlan } from "./devices.js";
+import { deviceEnv } from "../machine/devices.js";
+import type { DevicePlan } from "./assign-devices.js";
 import { configFile, logFile } from "../run/run-dir.js";
 import { threadEnv, type ThreadPlan } from "./threads.js";
 
@@ -40,7 +41,7 @@ export interface SuperviseOptions {
   readonly onActors: (running: number, restarts: number) => void;
 }
 
-export interface Outcome {
+export interface RunEnd {
   /** Present when the learner ended well. */
   readonly summary?: RunSummary;
   /** Present when the run failed: why, ready to be shown. */
@@ -49,7 +50,7 @@ export interface Outcome {
 
 export interface SupervisedRun {
   /** Resolves when no child is left. Never rejects. */
-  readonly ended: Promise<Outcome>;
+  readonly ended: Promise<RunEnd>;
   /** Asks the learner to write a checkpoint and go; the actors follow. */
   readonly stop: () => void;
   /** Kills every child at once. */
@@ -64,8 +65,8 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
   let restarts = 0;
   let summary: RunSummary | undefined;
   let failure: string | undefined;
-  let resolveEnded: (outcome: Outcome) => void;
-  const ended = new Promise<Outcome>((resolve) => (resolveEnded = resolve));
+  let resolveEnded: (outcome: RunEnd) => void;
+  const ended = new Promise<RunEnd>((resolve) => (resolveEnded = resolve));
 
   const learnerEnv = childEnv(threads.learner, devices.learner, libraryPath.learner);
   const learner = start("learner", scripts.learner, threads.learner, learnerEnv, [

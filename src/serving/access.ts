@@ -40,7 +40,7 @@ export function keyRequired(apiKey: string): MiddlewareHandler {
 const sha256 = (text: string): Buffer => createHash("sha256").update(text).digest();
 
 /** @throws RequestError unless the body is JSON and says so */
-export async function readJson(c: Context): Promise<unknown> {
+export async function readBody(c: Context): Promise<unknown> {
   // A page in a browser may not send this type to another origin without asking first, which is not
   // answered.
   if (!/^application\/json\b/i.test(c.req.header("Content-Type") ?? ""))

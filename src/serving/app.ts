@@ -11,7 +11,7 @@ import { streamSSE } from "hono/streaming";
 import type { EngineOptions } from "../engine/engine-types.js";
 import { Cancelled, type EnginePool } from "../engine/pool.js";
 import { messageOf } from "../errors.js";
-import { errorBody, keyRequired, loopbackOnly, readJson } from "./access.js";
+import { errorBody, keyRequired, loopbackOnly, readBody } from "./access.js";
 import { generate, type Choice, type ChoiceDelta, type TokenInfo } from "../generate/generation.js";
 import { RequestError, chatRequest, completionRequest, parseBody } from "./requests.js";
 import { chatChoice, chatDelta, completionChoice, usage } from "./responses.js";
@@ -72,7 +72,7 @@ export function createApp({ pool, limits, model, maxQueue, apiKey, log }: AppOpt
   });
 
   app.post("/v1/completions", async (c) => {
-    const body = parseBody(completionRequest, await readJson(c));
+    const body = parseBody(completionRequest, await readBody(c));
     const work = admit(completionWork(model, limits, body));
     const head = { id: `cmpl-${randomUUID()}`, object: "text_completion", created: seconds(), model: model.name };
     const n = body.n ?? 1;
@@ -99,7 +99,7 @@ export function createApp({ pool, limits, model, maxQueue, apiKey, log }: AppOpt
   });
 
   app.post("/v1/chat/completions", async (c) => {
-    const body = parseBody(chatRequest, await readJson(c));
+    const body = parseBody(chatRequest, await readBody(c));
     const work = admit(chatWork(model, limits, body));
     const head = { id: `chatcmpl-${randomUUID()}`, created: seconds(), model: model.name };
     if (!work.stream)

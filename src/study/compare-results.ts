@@ -7,9 +7,10 @@ import { basename, dirname } from "node:path";
 import { UserError } from "../errors.js";
 import type { CheckpointComparison, SeedComparison } from "../eval/verdict.js";
 import { compareCheckpoints, compareSeeds, verdict } from "../eval/verdict.js";
-import { percent, range, signed } from "../terminal/format.js";
+import { percent, points, range, signed } from "../terminal/format.js";
 import type { Mode } from "../eval/folder/names.js";
-import { type EvalResult, accuracyOf, modesOf, readEvalResult, refuseDifferent, refuseUnpaired } from "../eval/folder/read-results.js";
+import { refuseDifferent, refuseUnpaired } from "../eval/comparable.js";
+import { type EvalResult, accuracyOf, modesOf, readEvalResult } from "../eval/folder/read-results.js";
 import { compareStudy } from "./comparison.js";
 import { readStudyRecord, studyFile } from "./directory.js";
 import { studyText } from "./text.js";
@@ -65,10 +66,10 @@ function checkpointReport(files: readonly string[]): Report {
     const [nameA, nameB] = [names[c.a]!, names[c.b]!];
     lines.push(
       `${c.mode}, ${nameA} and ${nameB}`,
-      `  accuracy             ${nameA} ${percent(c.accuracy[0])} % ${range(c.ci95[0])}   ${nameB} ${percent(c.accuracy[1])} % ${range(c.ci95[1])}`,
+      `  accuracy             ${nameA} ${percent(c.accuracy[0])} ${range(c.ci95[0])}   ${nameB} ${percent(c.accuracy[1])} ${range(c.ci95[1])}`,
       `  difference           ${signed(c.difference)} points ${range(c.difference_ci95)} (bootstrap over questions)`,
       `  only one is right    ${nameA} ${c.only_a}, ${nameB} ${c.only_b}   mid-p McNemar p = ${c.p.toPrecision(3)}${holm(c, comparisons.length)}`,
-      `  detectable           ${c.detectable === null ? "nothing: too few questions differ" : `${percent(c.detectable)} points (power 80 % after the correction)`}`,
+      `  detectable           ${c.detectable === null ? "nothing: too few questions differ" : `${points(c.detectable)} points (power 80 % after the correction)`}`,
     );
   }
   const sentences = comparisons.map((c) => `${c.mode}: ${verdict(c, names[c.a]!, names[c.b]!)}`);
@@ -96,10 +97,10 @@ function seedReport(a: readonly string[], b: readonly string[]): Report {
   for (const c of comparisons)
     lines.push(
       `${c.mode}, ${c.seeds} seeds`,
-      `  mean accuracy        A ${percent(c.accuracy[0])} %   B ${percent(c.accuracy[1])} %`,
+      `  mean accuracy        A ${percent(c.accuracy[0])}   B ${percent(c.accuracy[1])}`,
       `  B − A by seed        ${c.differences.map(signed).join("  ")} points`,
       `  difference           ${signed(c.difference)} points ${range(c.difference_ci95)} (t, ${c.seeds - 1} degrees of freedom)   p = ${c.p.toPrecision(3)}${holm(c, comparisons.length)}`,
-      `  detectable           ${percent(c.detectable)} points (power 80 % after the correction, if seeds scatter as these did)`,
+      `  detectable           ${points(c.detectable)} points (power 80 % after the correction, if seeds scatter as these did)`,
     );
   const sentences = comparisons.map((c) => `${c.mode}: ${verdict(c, "A", "B")}`);
   return {

@@ -18,8 +18,10 @@ import {
   verdict,
 } from "../eval/verdict.js";
 import type { Mode } from "../eval/folder/names.js";
-import { type EvalResult, accuracyOf, readEvalResult, refuseDifferent } from "../eval/folder/read-results.js";
+import { refuseDifferent } from "../eval/comparable.js";
+import { type EvalResult, accuracyOf, readEvalResult } from "../eval/folder/read-results.js";
 import { wilsonInterval } from "../math/statistics.js";
+import { whole } from "../terminal/format.js";
 import { type Budget, type CurvePoint, budgets, matchedAt, readCurve } from "./curve.js";
 import { type StudyRecord, evalFile, readStudyRecord, runDirOf } from "./directory.js";
 
@@ -149,8 +151,6 @@ export function sentence(comparison: AlgorithmComparison): string {
   const where = interpolated ? `${whole(n)} validation questions, interpolated` : `${whole(n)} questions${times}`;
   return `${mode[0]!.toUpperCase()}${mode.slice(1)} accuracy after ${budget} (${where}${prompted}, ${seeds} seeds): ${verdict(comparison, ...algorithms)}`;
 }
-
-const whole = (n: number): string => Math.round(n).toLocaleString("en-US");
 
 function byRollouts(
   algorithms: Endpoint["algorithms"],

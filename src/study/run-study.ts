@@ -9,15 +9,14 @@ import { join, resolve } from "node:path";
 import { SingleBar } from "cli-progress";
 import { packageRoot, shortPath } from "../config/load.js";
 import { UserError } from "../errors.js";
-import { clock } from "../launcher/render.js";
+import { clock } from "../terminal/format.js";
 import { claimOwnership } from "../run/owner.js";
 import { writeWhole } from "../run/write.js";
-import { writeReport } from "./report/write-report.js";
 import { startChild } from "./step-process.js";
 import { compareStudy } from "./comparison.js";
 import { type Study, readStudy } from "./definition.js";
 import { comparisonFile, recordStudy } from "./directory.js";
-import { type Step, planSteps } from "./steps.js";
+import { type StudyStep, planSteps } from "./steps.js";
 import { differencesText, studyText } from "./text.js";
 
 export interface StudyOptions {
@@ -32,10 +31,15 @@ const POLL_MS = 1000;
 const LINE_MS = 30_000;
 
 /**
+ * @param writeReport reports on the finished study and returns the path of the page
  * @returns exit code: 0, or 128 + signal number when a signal ended it
  * @throws UserError for a study that cannot be run, and when a step fails
  */
-export async function runStudy(file: string, { out, dryRun }: StudyOptions): Promise<number> {
+export async function runStudy(
+  file: string,
+  { out, dryRun }: StudyOptions,
+  writeReport: (dir: string) => string,
+): Promise<number> {
   const study = readStudy(file);
   const dir = resolve(out ?? join("studies", study.definition.name));
   const steps = planSteps(dir, file, study);
@@ -61,7 +65,7 @@ export async function runStudy(file: string, { out, dryRun }: StudyOptions): Pro
   }
 }
 
-function headText(dir: string, { definition, differences }: Study, steps: readonly Step[]): string {
+function headText(dir: string, { definition, differences }: Study, steps: readonly StudyStep[]): string {
   const finished = steps.filter((step) => step.isFinished()).length;
   return [
     `Study ${definition.name} in ${shortPath(dir)}: ${Object.keys(definition.algorithms).join(", ")}; seeds ${definition.seeds.join(", ")}; ${steps.length} steps, ${finished} finished`,
@@ -69,7 +73,7 @@ function headText(dir: string, { definition, differences }: Study, steps: readon
   ].join("\n");
 }
 
-function planText(dir: string, study: Study, steps: readonly Step[]): string {
+function planText(dir: string, study: Study, steps: readonly StudyStep[]): string {
   const left = secondsLeft(steps);
   return [
     headText(dir, study, steps),
@@ -80,7 +84,7 @@ function planText(dir: string, study: Study, steps: readonly Step[]): string {
     }),
     left === null
       ? "Time: unknown until a step of each sort is finished."
-      : `Time left: about ${clock(left * 1000)}, by the finished steps.`,
+      : `Time left: about ${clock(left)}, by the finished steps.`,
   ].join("\n");
 }
 
@@ -88,7 +92,7 @@ function quoted(word: string): string {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-async function runSteps(dir: string, steps: readonly Step[]): Promise<number> {
+async function runSteps(dir: string, steps: readonly StudyStep[]): Promise<number> {
   let signalled: NodeJS.Signals | undefined;
   let forward: (signal: NodeJS.Signals) => void = () => {};
   const onSignal = (signal: NodeJS.Signals): void => {
@@ -128,8 +132,8 @@ async function runSteps(dir: string, steps: readonly Step[]): Promise<number> {
 /** Shows a step and the time left: a bar on a terminal, a line now and then elsewhere. */
 function showProgress(
   label: string,
-  step: Step,
-  steps: readonly Step[],
+  step: StudyStep,
+  steps: readonly StudyStep[],
 ): { stop: () => void; elapsedMs: () => number } {
   const started = performance.now();
   const before = step.done();
@@ -142,7 +146,7 @@ function showProgress(
       step,
       pace === undefined ? undefined : pace * Math.max(0, (step.size ?? done) - done),
     );
-    return seconds === null ? "unknown" : clock(seconds * 1000);
+    return seconds === null ? "unknown" : clock(seconds);
   };
   if (!process.stderr.isTTY) {
     const timer = setInterval(
@@ -174,7 +178,7 @@ function showProgress(
  * sort has none.
  * @param current the step at hand and what is known of its own rest
  */
-function secondsLeft(steps: readonly Step[], current?: Step, currentSeconds?: number): number | null {
+function secondsLeft(steps: readonly StudyStep[], current?: StudyStep, currentSeconds?: number): number | null {
   const known = new Map<string, number[]>();
   const open = steps.filter((step) => {
     if (step === current || !step.isFinished()) return true;

@@ -1,13 +1,13 @@
-/** `status`: where a run or a study is and whether it is well, as lines or as JSON. */
+/** Where a run or a study is and whether it is well, as lines or as JSON. */
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import logUpdate from "log-update";
 import { UserError } from "../errors.js";
-import { isEvalDir } from "../eval/folder/read-folder.js";
+import { clock, percent, whole } from "../terminal/format.js";
+import { isEvalDir } from "../eval/folder/read-results.js";
 import { isRunDir } from "../run/read.js";
 import { type Owner, readOwner } from "../run/owner.js";
-import { clock } from "../launcher/render.js";
 import { type Status, runStatus } from "../run/health.js";
 import { type StudyRecord, comparisonFile, readStudyRecord, runDirOf, studyFile } from "./directory.js";
 
@@ -123,15 +123,13 @@ function runLines(status: Status): string[] {
   const by = state === "running" ? ` (${holder(owner!)})` : "";
   const timing = [
     ...(pace === null ? [] : [`${pace.toPrecision(3)} s an iteration`]),
-    ...(eta === null ? [] : [`left ${clock(1000 * eta)}`]),
-    ...(state === "finished" ? [] : [`last change ${clock(1000 * status.silent_seconds)} ago`]),
+    ...(eta === null ? [] : [`left ${clock(eta)}`]),
+    ...(state === "finished" ? [] : [`last change ${clock(status.silent_seconds)} ago`]),
   ];
   const numbers = [
     ...(status.reward === null ? [] : [`reward ${status.reward.toFixed(3)}`]),
-    ...(status.accuracy === null ? [] : [`accuracy ${(100 * status.accuracy).toFixed(1)} %`]),
-    ...(status.tokens_per_second === null
-      ? []
-      : [`tokens/s ${Math.round(status.tokens_per_second).toLocaleString("en-US")}`]),
+    ...(status.accuracy === null ? [] : [`accuracy ${percent(status.accuracy)}`]),
+    ...(status.tokens_per_second === null ? [] : [`tokens/s ${whole(status.tokens_per_second)}`]),
   ];
   return [
     `${name}: ${state}${by}, ${algo.toUpperCase()}, seed ${seed}, step ${iteration}/${max_steps}`,

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { sha256OfList } from "../../src/eval/folder/read-results.js";
+import { sha256OfList } from "../../src/eval/folder/settings.js";
 import { TaskSource } from "../../src/learner/rollouts/task-source.js";
 import { compareStudy } from "../../src/study/comparison.js";
 import { type CurvePoint, accuracyAt, matchedAt, readCurve } from "../../src/study/curve.js";

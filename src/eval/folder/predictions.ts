@@ -5,7 +5,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../../errors.js";
-import { jsonOf } from "../../json.js";
+import { jsonOf } from "../../files.js";
 import { outcomeOf } from "../../tasks/extract.js";
 import { extractors } from "../extractors/extractors.js";
 import { modes } from "./names.js";
@@ -20,10 +20,10 @@ export const extractorNames = Object.keys(extractors) as (keyof typeof extractor
 
 const predictionSchema = z.object({
   mode: z.enum(modes),
-  /** Of the question, from 0. */
+  /** The question's place, from 0. */
   index: z.int().min(0),
   id: z.string(),
-  /** Of the question's samples, from 0. */
+  /** Place among the question's samples, from 0. */
   sample: z.int().min(0),
   question: z.string(),
   /** The data set's worked answer. */

@@ -2,7 +2,8 @@
 import { answerClasses } from "../../eval/error-classes.js";
 import { type Mode, modes } from "../../eval/folder/names.js";
 import { stackedChart } from "./charts/rows.js";
-import { type Block, type Section, label, percent, whole } from "./document.js";
+import { percent, scientific, whole } from "../../terminal/format.js";
+import { type Block, type Section, label } from "./document.js";
 import type { Gathered } from "./gather.js";
 import type { Flow, Result } from "./results.js";
 import { type Account, algorithmsOf } from "./accounts.js";
@@ -103,7 +104,7 @@ export function auditSection(accounts: readonly Account[], results: readonly Res
           one.skipped_updates,
           one.max_staleness,
         ].map(whole),
-        one.max_logprob_gap === null ? "not measured" : one.max_logprob_gap.toExponential(1).replace("-", "−"),
+        one.max_logprob_gap === null ? "not measured" : scientific(one.max_logprob_gap),
       ]),
     },
   ];

@@ -8,9 +8,9 @@ import { type Gathered, gather } from "./gather.js";
 import { flows, results } from "./results.js";
 import { auditSection, flowSection, samplesSection } from "./answers.js";
 import { accuracySection, comparisonSection } from "./models.js";
-import { configurationSection, differencesSection, environmentSection, shortPath } from "./conditions.js";
+import { configurationSection, differencesSection, environmentSection, shortName } from "./conditions.js";
 import { beforeAfter, behaviourSection, costSection, learningSection } from "./training.js";
-import { type Style, baselineStyle, styleOf } from "./charts/common.js";
+import { type SeriesStyle, baselineStyle, styleOf } from "./charts/common.js";
 import { account, algorithmsOf, metricCurves, validationCurves } from "./accounts.js";
 
 export interface Report {
@@ -82,13 +82,13 @@ function subtitleOf({ study, runs, baseline }: Gathered): string {
       : [
           Object.keys(study.definition.algorithms).map(label).join(" and "),
           `seeds ${study.definition.seeds.join(", ")}`,
-          ...baseline.slice(0, 1).map(({ metrics }) => `${metrics.n} questions of ${shortPath(metrics.data)}`),
+          ...baseline.slice(0, 1).map(({ metrics }) => `${metrics.n} questions of ${shortName(metrics.data)}`),
         ];
   const model = runs[0]?.config.model.path;
   const steps = runs.map(({ config }) => config.max_steps);
   return [
     ...parts,
-    ...(model === undefined ? [] : [shortPath(model)]),
+    ...(model === undefined ? [] : [shortName(model)]),
     ...(steps.length === 0
       ? []
       : [`${Math.max(...steps)} iterations of ${runs[0]!.config.generation_batch_size} completions`]),
@@ -100,7 +100,7 @@ function subtitleOf({ study, runs, baseline }: Gathered): string {
  * Names shown, with the style each keeps in all charts; a study's, whether their runs are there or
  * not.
  */
-function stylesOf({ study, runs }: Gathered): Map<string, Style> {
+function stylesOf({ study, runs }: Gathered): Map<string, SeriesStyle> {
   const names = study === null ? algorithmsOf(runs) : Object.keys(study.definition.algorithms);
   return new Map([["baseline", baselineStyle], ...names.map((name, i) => [name, styleOf(i)] as const)]);
 }

@@ -59,13 +59,13 @@ export function configurationSection({ study, runs }: Gathered): Section {
 }
 
 const shown = (value: unknown): string =>
-  value === undefined ? "—" : typeof value === "string" ? shortPath(value) : JSON.stringify(value);
+  value === undefined ? "—" : typeof value === "string" ? shortName(value) : JSON.stringify(value);
 
 /**
  * What a path names, without where that lies on one machine: `…/assets/starter`,
  * `Qwen/Qwen2.5-3B-Instruct@aa8e725`.
  */
-export function shortPath(text: string): string {
+export function shortName(text: string): string {
   const hub = originOf(text);
   if (hub !== undefined) return `${hub.repo}@${hub.commit.slice(0, 7)}`;
   return isAbsolute(text) ? `…/${text.split("/").filter(Boolean).slice(-2).join("/")}` : text;
@@ -89,11 +89,11 @@ export function environmentSection({ study, runs, baseline }: Gathered): Section
       : []),
     ...(first == null ? [] : [["learner backend", first.backend] as [string, string]]),
     ...flat(study?.machine ?? {}).map(([key, value]): [string, string] => [key.replaceAll("_", " "), String(value)]),
-    ["model before training", shortPath(runs[0]?.config.model.path ?? "unknown")],
+    ["model before training", shortName(runs[0]?.config.model.path ?? "unknown")],
     ...baseline.slice(0, 1).map(({ metrics }): [string, string] => ["its weights (sha256)", metrics.weights_sha256]),
     ...baseline.slice(0, 1).map(({ metrics }): [string, string] => ["questions (sha256)", metrics.questions_sha256]),
-    ["training data", shortPath(runs[0]?.config.data.train ?? "unknown")],
-    ["held-out data", shortPath(runs[0]?.config.data.validation ?? "unknown")],
+    ["training data", shortName(runs[0]?.config.data.train ?? "unknown")],
+    ["held-out data", shortName(runs[0]?.config.data.validation ?? "unknown")],
   ];
   return {
     id: "environment",

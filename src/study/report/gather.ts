@@ -7,7 +7,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../errors.js";
-import { type EvalDir, isEvalDir, readEvalDir } from "../../eval/folder/read-folder.js";
+import { type EvalDir, isEvalDir, readEvalDir } from "../../eval/folder/read-results.js";
 import { type StudyRecord, comparisonFile, readStudyRecord, runDirOf, studyFile } from "../directory.js";
 import { type RunFiles, isRunDir, readJson, readRunFiles } from "../../run/read.js";
 

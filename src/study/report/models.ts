@@ -1,12 +1,13 @@
 /** Sections on the models: their accuracies, and the differences between them. */
 import { modes } from "../../eval/folder/names.js";
-import { type Style, baselineStyle } from "./charts/common.js";
+import { type SeriesStyle, baselineStyle } from "./charts/common.js";
 import { intervalChart } from "./charts/rows.js";
-import { type Block, type Section, duration, label, percent, points, range, whole } from "./document.js";
+import { duration, percent, points, range, signed, whole } from "../../terminal/format.js";
+import { type Block, type Section, label } from "./document.js";
 import type { Result } from "./results.js";
 import type { Difference, Gathered } from "./gather.js";
 
-export function accuracySection(results: readonly Result[], styles: ReadonlyMap<string, Style>): Section {
+export function accuracySection(results: readonly Result[], styles: ReadonlyMap<string, SeriesStyle>): Section {
   const blocks: Block[] = [];
   const several = new Set(results.map(({ prompt }) => prompt)).size > 1;
   blocks.push({
@@ -31,7 +32,7 @@ export function accuracySection(results: readonly Result[], styles: ReadonlyMap<
       one.mode,
       percent(one.accuracy),
       range(one.ci95),
-      one.seeds.length > 1 ? one.accuracies.map((accuracy) => (100 * accuracy).toFixed(1)).join(", ") : "",
+      one.seeds.length > 1 ? one.accuracies.map(points).join(", ") : "",
       percent(one.format_rate),
       percent(one.truncation_rate),
       one.mean_length.toFixed(1),
@@ -86,7 +87,7 @@ const matchedBy = { rollouts: "equal completions", tokens: "equal tokens", wall_
  * The comparison of a study: algorithms at equal budgets, then each checkpoint against the
  * baseline.
  */
-export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<string, Style>): Section {
+export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<string, SeriesStyle>): Section {
   const blocks: Block[] = [];
   if (comparison !== null) {
     const { primary, secondary, evaluations, notes } = comparison;
@@ -115,10 +116,10 @@ export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<
       rows: all.map((one, i) => [
         names[i]!,
         String(one.seeds),
-        points(one.difference),
+        signed(one.difference),
         range(one.difference_ci95),
         one.p_holm.toPrecision(2),
-        one.detectable > 1 ? "none" : (100 * one.detectable).toFixed(1),
+        one.detectable > 1 ? "none" : points(one.detectable),
         budgetText(one),
       ]),
     });
@@ -156,7 +157,7 @@ function forest(
   rows: readonly string[],
   differences: readonly { readonly difference: number; readonly difference_ci95: readonly [number, number] }[],
   caption: string,
-  styles: readonly Style[] = rows.map(() => baselineStyle),
+  styles: readonly SeriesStyle[] = rows.map(() => baselineStyle),
 ): Block[] {
   if (rows.length === 0) return [];
   // a series per style, so that each row keeps its algorithm's marker
@@ -167,7 +168,7 @@ function forest(
       styles[i] === style ? { value, low, high } : null,
     ),
   }));
-  const alt = `${caption} ${rows.map((row, i) => `${row}: ${points(differences[i]!.difference)} points ${range(differences[i]!.difference_ci95)}`).join("; ")}.`;
+  const alt = `${caption} ${rows.map((row, i) => `${row}: ${signed(differences[i]!.difference)} points ${range(differences[i]!.difference_ci95)}`).join("; ")}.`;
   return [
     {
       kind: "chart",

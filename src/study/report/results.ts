@@ -3,7 +3,7 @@
  * before and after. Knows evaluation folders; knows no layout.
  */
 import { type AnswerClass, type Changes, analyze, changes } from "../../eval/error-classes.js";
-import type { EvalDir, ModeFigures } from "../../eval/folder/read-folder.js";
+import type { EvalDir, ModeFigures } from "../../eval/folder/read-results.js";
 import { type Mode, modes } from "../../eval/folder/names.js";
 import { type Interval, tTest, wilsonInterval } from "../../math/statistics.js";
 import type { Gathered } from "./gather.js";

@@ -1,8 +1,9 @@
 /** Sections on training: learning curves, behaviour of the policy, cost. */
 import { type Mode, modes } from "../../eval/folder/names.js";
-import type { Axis, Style } from "./charts/common.js";
+import type { Axis, SeriesStyle } from "./charts/common.js";
 import { type Curve, curveChart } from "./charts/curves.js";
-import { type Block, type Section, duration, figure, label, percent, points, range, whole } from "./document.js";
+import { duration, figure, percent, range, signed, whole } from "../../terminal/format.js";
+import { type Block, type Section, label } from "./document.js";
 import type { Gathered, Run } from "./gather.js";
 import {
   type Account,
@@ -23,7 +24,7 @@ const seedsNote = (runs: readonly Run[]): string => {
 };
 
 /** @param primary the mode shown first and against all budgets */
-export function learningSection({ runs }: Gathered, styles: ReadonlyMap<string, Style>, primary: Mode): Section {
+export function learningSection({ runs }: Gathered, styles: ReadonlyMap<string, SeriesStyle>, primary: Mode): Section {
   const chart = chartOf(styles);
   const accuracy = (mode: Mode, against: "iteration" | "tokens" | "seconds"): Block[] =>
     chart(
@@ -59,7 +60,7 @@ const versus = {
   seconds: "against time spent in training iterations",
 } as const;
 
-export function behaviourSection({ runs }: Gathered, styles: ReadonlyMap<string, Style>): Section {
+export function behaviourSection({ runs }: Gathered, styles: ReadonlyMap<string, SeriesStyle>): Section {
   const chart = chartOf(styles);
   const of = (metric: string, name: string, axis: Axis, caption: string, some = runs): Block[] =>
     chart(name, metricCurves(some, metric), "iteration", axis, caption);
@@ -109,7 +110,7 @@ export function behaviourSection({ runs }: Gathered, styles: ReadonlyMap<string,
 }
 
 /** A chart of an algorithm's curves, or nothing where no run has the metric. */
-function chartOf(styles: ReadonlyMap<string, Style>) {
+function chartOf(styles: ReadonlyMap<string, SeriesStyle>) {
   return (
     name: string,
     curves: Curves,
@@ -203,7 +204,7 @@ export function beforeAfter(run: Run): string[] {
     const [a, b] = [first[mode], last[mode]];
     if (a === undefined || b === undefined) return [];
     return [
-      `${mode}: ${percent(a.accuracy)} ${range(a.ci95)} → ${percent(b.accuracy)} ${range(b.ci95)} after ${last.iteration} iterations, ${points(b.accuracy - a.accuracy)} points on ${whole(a.n)} held-out questions.`,
+      `${mode}: ${percent(a.accuracy)} ${range(a.ci95)} → ${percent(b.accuracy)} ${range(b.ci95)} after ${last.iteration} iterations, ${signed(b.accuracy - a.accuracy)} points on ${whole(a.n)} held-out questions.`,
     ];
   });
 }
