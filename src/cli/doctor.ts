@@ -19,7 +19,8 @@ export async function doctor({ cuda, json }: { readonly cuda: boolean; readonly 
   const machine = await inspectMachine();
   const gaps = cudaGaps(machine);
   const ok = { cpu: cpuWorks(machine), cuda: gaps.length === 0 };
-  console.log(json ? JSON.stringify({ ...machine, gaps, ok }, null, 2) : describeMachine(machine, gaps));
+  const report = json ? JSON.stringify({ ...machine, gaps, ok }, null, 2) : describeMachine(machine, gaps);
+  process.stdout.write(`${report}\n`);
   if (cuda ? !ok.cuda : !ok.cpu)
     throw new UserError(`${cuda ? "CUDA" : "The CPU path"} cannot be used; the report says what is missing.`);
 }

@@ -2,8 +2,9 @@
  * `analyze`: error classes of one evaluation, or of two and what changed between them, as tables
  * and as JSON.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
+import { writeJson } from "../files.js";
 import {
   type Analysis,
   type AnswerClass,
@@ -42,7 +43,7 @@ export function runAnalyze(before: string, after: string | undefined, { json }: 
     files: files.map((file, i) => ({ file, analyses: analyses[i] })),
     changes: changed,
   };
-  writeFileSync(json, `${JSON.stringify(result, null, 2)}\n`);
+  writeJson(json, result);
 }
 
 function analysisLines(file: string, { mode, all, by_length, by_steps, by_operation, slips }: Analysis): string[] {

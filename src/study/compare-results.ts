@@ -2,9 +2,10 @@
  * `compare`: evaluations against each other, or the runs of a study; prints a table and a verdict,
  * which may be that nothing was shown.
  */
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { UserError } from "../errors.js";
+import { writeJson } from "../files.js";
 import type { CheckpointComparison, SeedComparison } from "../eval/verdict.js";
 import { compareCheckpoints, compareSeeds, verdict } from "../eval/verdict.js";
 import { percent, points, range, signed } from "../terminal/format.js";
@@ -44,7 +45,7 @@ export function runCompare(files: readonly string[], { a, b, json }: CompareOpti
   console.log(report.text);
   if (json === undefined) return;
   mkdirSync(dirname(json), { recursive: true });
-  writeFileSync(json, `${JSON.stringify(report.json, null, 2)}\n`);
+  writeJson(json, report.json);
 }
 
 interface Report {

@@ -190,6 +190,8 @@ function byBudget(
   if (algorithms.some((name) => configs[name]!.eval_steps === 0))
     return `${what} is not compared: without eval_steps there is no learning curve.`;
   const curves = [a, b].map((runs) => runs.map(({ curve }) => curve)) as [CurvePoint[][], CurvePoint[][]];
+  if (curves.flat().some((curve) => curve.at(-1)![budget] === null))
+    return `${what} is not compared: metrics.jsonl of a run does not count tokens.`;
   const matched = matchedAt(...curves, budget, mode);
   if (matched === null) return `${what} is not compared: eval.${mode} is false in training.`;
   const n = curves[0][0]!.at(-1)!.validation[mode]!.n;

@@ -1,17 +1,17 @@
 /**
- * `study`: the whole experiment of a study file: baseline, then for each seed and algorithm
- * training and evaluation, then comparison and report. What is finished is skipped, so that it goes
- * on wherever it was stopped.
+ * Runs the whole experiment of a study file: baseline, then for each seed and algorithm training
+ * and evaluation, then comparison and report. What is finished is skipped, so a study that was
+ * stopped goes on from there.
  */
 import { mkdirSync } from "node:fs";
-import { constants } from "node:os";
 import { join, resolve } from "node:path";
-import { SingleBar } from "cli-progress";
 import { packageRoot, shortPath } from "../config/load.js";
 import { UserError } from "../errors.js";
+import { writeJson } from "../files.js";
 import { clock } from "../terminal/format.js";
+import { showProgress } from "../terminal/progress-bar.js";
+import { heedSignals } from "../run/children.js";
 import { claimOwnership } from "../run/owner.js";
-import { writeWhole } from "../run/write.js";
 import { startChild } from "./step-process.js";
 import { compareStudy } from "./comparison.js";
 import { type Study, readStudy } from "./definition.js";
@@ -56,7 +56,7 @@ export async function runStudy(
     const code = await runSteps(dir, steps);
     if (code !== 0) return code;
     const comparison = compareStudy(dir);
-    writeWhole(comparisonFile(dir), `${JSON.stringify(comparison, null, 2)}\n`);
+    writeJson(comparisonFile(dir), comparison);
     console.log(`\n${studyText(comparison, study.differences)}\n`);
     console.log(`Report: ${shortPath(writeReport(dir))}`);
     return 0;
@@ -93,16 +93,14 @@ function quoted(word: string): string {
 }
 
 async function runSteps(dir: string, steps: readonly StudyStep[]): Promise<number> {
-  let signalled: NodeJS.Signals | undefined;
-  let forward: (signal: NodeJS.Signals) => void = () => {};
-  const onSignal = (signal: NodeJS.Signals): void => {
-    if (signalled === undefined)
+  let pass: (signal: NodeJS.Signals) => void = () => {};
+  const signals = heedSignals(
+    (signal) => {
       console.log(`${signal}: stopping the step at hand (training writes a checkpoint). Once more kills it at once.`);
-    signalled ??= signal;
-    forward(signal);
-  };
-  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-  for (const signal of signals) process.on(signal, onSignal);
+      pass(signal);
+    },
+    (signal) => pass(signal),
+  );
   try {
     for (const [i, step] of steps.entries()) {
       if (step.isFinished()) continue;
@@ -110,67 +108,50 @@ async function runSteps(dir: string, steps: readonly StudyStep[]): Promise<numbe
       const { script, args } = step.command();
       const log = join(dir, "logs", `${step.name}.log`);
       const child = startChild(join(packageRoot, `dist/${script}.js`), args, log);
-      forward = child.signal;
-      const progress = showProgress(label, step, steps);
+      pass = child.signal;
+      const started = performance.now();
+      const stopShowing = showStep(label, step, steps);
       const failure = await child.ended;
-      progress.stop();
-      if (signalled !== undefined) {
+      stopShowing();
+      const stopped = signals.exitCode();
+      if (stopped !== undefined) {
         console.log(`Stopped at ${label}. The same command goes on from there.`);
-        return 128 + constants.signals[signalled];
+        return stopped;
       }
       if (failure !== null)
         throw new UserError(`${label} ${failure}\nMend the cause, then give the same command: it goes on from there.`);
       if (!step.isFinished()) throw new UserError(`${label} ended without its results. Its log: ${log}`);
-      console.log(`${label}: ${clock(progress.elapsedMs())}`);
+      console.log(`${label}: ${clock((performance.now() - started) / 1000)}`);
     }
     return 0;
   } finally {
-    for (const signal of signals) process.off(signal, onSignal);
+    signals.release();
   }
 }
 
-/** Shows a step and the time left: a bar on a terminal, a line now and then elsewhere. */
-function showProgress(
-  label: string,
-  step: StudyStep,
-  steps: readonly StudyStep[],
-): { stop: () => void; elapsedMs: () => number } {
+/** Shows a step and the time left of the study. @returns what ends it */
+function showStep(label: string, step: StudyStep, steps: readonly StudyStep[]): () => void {
   const started = performance.now();
   const before = step.done();
-  const elapsedMs = (): number => performance.now() - started;
-  const left = (): string => {
-    const done = step.done();
-    const pace = done > before ? elapsedMs() / 1000 / (done - before) : undefined;
-    const seconds = secondsLeft(
-      steps,
-      step,
-      pace === undefined ? undefined : pace * Math.max(0, (step.size ?? done) - done),
-    );
+  const left = (done: number): string => {
+    const pace = done > before ? (performance.now() - started) / 1000 / (done - before) : undefined;
+    const rest = pace === undefined ? undefined : pace * Math.max(0, (step.size ?? done) - done);
+    const seconds = secondsLeft(steps, step, rest);
     return seconds === null ? "unknown" : clock(seconds);
   };
-  if (!process.stderr.isTTY) {
-    const timer = setInterval(
-      () =>
-        console.log(
-          `${label}: ${step.done()}${step.size === null ? "" : ` of ${step.size}`}, time left of the study ${left()}`,
-        ),
-      LINE_MS,
-    );
-    return { stop: () => clearInterval(timer), elapsedMs };
-  }
-  const bar = new SingleBar({
-    format: `${label} {bar} {value}/{total}  time left of the study {left}`,
-    hideCursor: true,
-    stream: process.stderr,
-    clearOnComplete: true,
+  const of = step.size === null ? "" : `/${step.size}`;
+  const progress = showProgress({
+    name: label,
+    total: step.size ?? 0,
+    present: before,
+    text: (done) => `${done}${of}  time left of the study ${left(done)}`,
+    everyMs: LINE_MS,
   });
-  bar.start(step.size ?? 0, before, { left: left() });
-  const timer = setInterval(() => bar.update(step.done(), { left: left() }), POLL_MS);
-  const stop = (): void => {
+  const timer = setInterval(() => progress.update(step.done()), POLL_MS);
+  return () => {
     clearInterval(timer);
-    bar.stop();
+    progress.stop();
   };
-  return { stop, elapsedMs };
 }
 
 /**

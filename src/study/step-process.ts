@@ -1,13 +1,12 @@
 /**
  * Runs one step of a study as a child process whose output goes to a log. The child leads a process
- * group of its own, so that Ctrl-C reaches this process alone, which passes it on once; and it
- * notices when this process is gone.
+ * group of its own, so Ctrl-C reaches this process alone, which passes it on. It notices when this
+ * process is gone.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, mkdirSync, openSync, readFileSync, statSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-
-const LOG_TAIL_LINES = 15;
+import { howItEnded, logTail } from "../run/children.js";
 
 export interface StepProcess {
   /** Resolves with null when it ended well, else with the reason and the end of its log. */
@@ -29,11 +28,7 @@ export function startChild(script: string, args: readonly string[], log: string)
     child.once("error", (error) => resolve(error.message));
     child.once("close", (code, signal) => {
       if (code === 0) return resolve(null);
-      const how = signal === null ? `exited with code ${code}` : `was killed by ${signal}`;
-      const lines = readFileSync(log).subarray(logStart).toString("utf8").trimEnd().split("\n");
-      resolve(
-        [`${how}. Its log, ${log}, ends:`, ...lines.slice(-LOG_TAIL_LINES).map((line) => `  | ${line}`)].join("\n"),
-      );
+      resolve(`${howItEnded(code, signal)}. Its log, ${log}, ends:\n${logTail(log, logStart)}`);
     });
   });
   return { ended, signal: (signal) => child.kill(signal) };

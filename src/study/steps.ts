@@ -8,7 +8,7 @@ import { join } from "node:path";
 import type { RunConfig } from "../config/schema.js";
 import { readEvalResult } from "../eval/folder/read-results.js";
 import { checkpointName } from "../run/checkpoint.js";
-import { readSummary } from "./curve.js";
+import { readRunFiles } from "../run/read.js";
 import { type Study, trainingWords } from "./definition.js";
 import { evalDirOf, evalFile, evaluationState, runDirOf, trainingState } from "./directory.js";
 
@@ -70,7 +70,7 @@ function trainingStep(
     size: config.max_steps,
     isFinished: () => trainingState(runDir, config) === "finished",
     done: () => linesOf(join(runDir, "metrics.jsonl")),
-    seconds: () => readSummary(runDir).wall_seconds,
+    seconds: () => readRunFiles(runDir).summary!.wall_seconds,
     command: () => ({
       script: "launch",
       args: trainingState(runDir, config) === "new" ? fresh : ["--resume", runDir],

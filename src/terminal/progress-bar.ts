@@ -34,14 +34,15 @@ export function showProgress(options: ProgressOptions): Progress {
   bar?.start(total, present, { text: text(present) });
   const tenth = (): number => (total === 0 ? 0 : Math.floor((10 * done) / total));
   let done = present;
-  let shown = { tenth: tenth(), ms: started };
+  let shown = { tenth: tenth(), ms: started, done };
   const update = (now: number): void => {
     done = now;
     if (bar !== undefined) return bar.update(done, { text: text(done) });
     const ms = performance.now();
-    const due = everyMs === undefined ? tenth() > shown.tenth : ms - shown.ms >= everyMs || done === total;
+    const ended = done === total && done > shown.done;
+    const due = everyMs === undefined ? tenth() > shown.tenth : ms - shown.ms >= everyMs || ended;
     if (!due) return;
-    shown = { tenth: tenth(), ms };
+    shown = { tenth: tenth(), ms, done };
     stream.write(`${head}${text(done)}\n`);
   };
   return { update, add: (count) => update(done + count), stop: () => bar?.stop() };

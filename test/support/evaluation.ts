@@ -193,6 +193,7 @@ export function writeRun(
     "idle/actor": 0.5,
     iteration_seconds: seconds,
     tokens_per_second: 6_000,
+    tokens: 6_000 * seconds,
     completions_per_second: 512 / seconds,
     wall_seconds: seconds * (i + 1) + 10,
     groups_received: 64 * (i + 1),

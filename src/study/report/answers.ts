@@ -6,7 +6,8 @@ import { percent, scientific, whole } from "../../terminal/format.js";
 import { type Block, type Section, label } from "./document.js";
 import type { Gathered } from "./gather.js";
 import type { Flow, Result } from "./results.js";
-import { type Account, algorithmsOf } from "./accounts.js";
+import type { Account } from "./accounts.js";
+import { algorithmsOf } from "./bands.js";
 
 export function flowSection(flows: readonly Flow[], results: readonly Result[]): Section {
   const blocks: Block[] = [];

@@ -11,7 +11,8 @@ import { accuracySection, comparisonSection } from "./models.js";
 import { configurationSection, differencesSection, environmentSection, shortName } from "./conditions.js";
 import { beforeAfter, behaviourSection, costSection, learningSection } from "./training.js";
 import { type SeriesStyle, baselineStyle, styleOf } from "./charts/common.js";
-import { account, algorithmsOf, metricCurves, validationCurves } from "./accounts.js";
+import { account } from "./accounts.js";
+import { algorithmsOf, metricCurves, validationCurves } from "./bands.js";
 
 export interface Report {
   readonly document: Document;

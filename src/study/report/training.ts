@@ -5,14 +5,8 @@ import { type Curve, curveChart } from "./charts/curves.js";
 import { duration, figure, percent, range, signed, whole } from "../../terminal/format.js";
 import { type Block, type Section, label } from "./document.js";
 import type { Gathered, Run } from "./gather.js";
-import {
-  type Account,
-  type CurvePoint,
-  type Curves,
-  algorithmsOf,
-  metricCurves,
-  validationCurves,
-} from "./accounts.js";
+import type { Account } from "./accounts.js";
+import { type BandPoint, type Curves, algorithmsOf, metricCurves, validationCurves } from "./bands.js";
 
 const seedsNote = (runs: readonly Run[]): string => {
   const seeds = Math.max(
@@ -120,10 +114,12 @@ function chartOf(styles: ReadonlyMap<string, SeriesStyle>) {
   ): Block[] => {
     const drawn = Object.entries(curves);
     if (drawn.length === 0) return [];
+    const uncounted = drawn.some(([, points]) => points.some(({ tokens }) => tokens === null));
+    if (against === "tokens" && uncounted) return [];
     const last = Math.max(...drawn.flatMap(([, points]) => points.map(({ seconds }) => seconds)));
     const [unit, divisor] =
       last >= 7200 ? (["h", 3600] as const) : last >= 180 ? (["min", 60] as const) : (["s", 1] as const);
-    const most = Math.max(...drawn.flatMap(([, points]) => points.map(({ tokens }) => tokens)));
+    const most = Math.max(...drawn.flatMap(([, points]) => points.map(({ tokens }) => tokens ?? 0)));
     const [tokenName, tokenDivisor] =
       most >= 2e6
         ? (["million tokens", 1e6] as const)
@@ -135,11 +131,11 @@ function chartOf(styles: ReadonlyMap<string, SeriesStyle>) {
       tokens: { name: tokenName },
       seconds: { name: `training time (${unit})` },
     }[against];
-    const at = (point: CurvePoint): number =>
+    const at = (point: BandPoint): number =>
       against === "iteration"
         ? point.iteration
         : against === "tokens"
-          ? point.tokens / tokenDivisor
+          ? point.tokens! / tokenDivisor
           : point.seconds / divisor;
     const shown = y.percent === true ? percent : figure;
     const lines = drawn.map(([algorithm, all]): Curve => ({
@@ -184,7 +180,7 @@ export function costSection(accounts: readonly Account[]): Section {
           one.run,
           whole(one.iterations),
           whole(one.completions),
-          whole(one.tokens),
+          one.tokens === null ? "not counted" : whole(one.tokens),
           duration(one.train_seconds),
           duration(one.wall_seconds),
           whole(one.tokens_per_second),

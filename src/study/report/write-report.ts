@@ -1,6 +1,7 @@
 /** Writes report.html, report.md, report.json and the charts as SVG files. */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { writeJson } from "../../files.js";
 import { toHtml } from "./html.js";
 import { toMarkdown } from "./markdown.js";
 import { makeReport } from "./assemble.js";
@@ -22,7 +23,7 @@ export function writeReport(dir: string, { out = dir }: ReportOptions = {}): str
   for (const block of document.sections.flatMap(({ blocks }) => blocks))
     if (block.kind === "chart") writeFileSync(join(out, FIGURES, `${block.name}.svg`), `${block.svg}\n`);
   writeFileSync(join(out, "report.md"), toMarkdown(document, FIGURES));
-  writeFileSync(join(out, "report.json"), `${JSON.stringify(figures, null, 2)}\n`);
+  writeJson(join(out, "report.json"), figures);
   const page = join(out, "report.html");
   writeFileSync(page, toHtml(document));
   return page;
