@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * `node dist/cli.js <command>`: everything except training runs (launch.ts). Each file of cli/ holds
- * one command's options and loads its job only when it runs, so that `--help` is instant.
+ * `node dist/cli.js <command>`: everything except training runs (launch.ts). Each file of cli/
+ * holds one command's options and loads its job only when it runs, so that `--help` is instant.
  *
  * Exit code: 0, or 1 with one line on stderr.
  */
@@ -62,7 +62,7 @@ export function createProgram(): Command {
     .version(version, "--version", "print the version")
     .helpOption("--help", "show this text")
     .helpCommand(false)
-    // commands inherit both: errors are thrown, and told by cli() alone
+    // commands inherit both: errors are thrown, and only cli() reports them
     .exitOverride()
     .configureOutput({ writeErr: () => {} });
 

@@ -1,11 +1,8 @@
-/**
- * What stands between this machine and CUDA, in the order in which to mend it, each with what to
- * do. Pure.
- */
+/** What this machine lacks for CUDA, in the order in which to mend it, each with a cure. Pure. */
 import type { MachineFacts } from "./inspect.js";
 
 export interface CudaGap {
-  /** Whose: both sides', the learner's or the actors'. */
+  /** The side that lacks it. */
   readonly side: "both" | "learner" | "actors";
   readonly missing: string;
   readonly cure: string;
@@ -86,10 +83,7 @@ export function cudaGaps(machine: MachineFacts): CudaGap[] {
     });
   return gaps;
 
-  /**
-   * The driver's own library is the driver's gap; of the others the first is named, since the rest
-   * mostly follows from it.
-   */
+  /** Names the driver's library, and the first of the others: the rest mostly follows from it. */
   function addLibraries(side: CudaGap["side"], libraries: MachineFacts["learner"]["libraries"]): void {
     const lost = libraries.filter(({ error, name }) => error !== null && name !== "libcuda.so.1");
     const [first] = lost;

@@ -1,7 +1,6 @@
 /**
  * What this machine has for learner and actors: driver and GPUs, CUDA's libraries, the backend
- * TensorFlow.js takes, the providers ONNX Runtime loads. Looks only; gaps.ts says what is missing,
- * commands/doctor.ts prints.
+ * TensorFlow.js takes, the providers ONNX Runtime loads. Only looks; gaps.ts says what is missing.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, readFileSync, readdirSync, realpathSync } from "node:fs";
@@ -19,10 +18,10 @@ export interface MachineFacts {
   readonly platform: string;
   readonly cores: number;
   readonly ramBytes: number;
-  /** Of NVIDIA's kernel module; null without one. */
+  /** Version of NVIDIA's kernel module; null without one. */
   readonly driver: string | null;
   readonly gpus: readonly { readonly name: string; readonly memoryMiB: number | null }[];
-  /** Names of those this process may use, as CUDA_VISIBLE_DEVICES takes them. */
+  /** Names of the GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them. */
   readonly visibleGpus: readonly string[];
   readonly learner: {
     /** Which TensorFlow is in place; "own" is somebody's own build. */
@@ -150,8 +149,8 @@ function tensorFlowBuild(): MachineFacts["learner"]["build"] {
 const realpathOf = (path: string): string => (existsSync(path) ? realpathSync(path) : path);
 
 /**
- * Runs probe.js as a process on the first GPU's libraries; one that crashes has loaded nothing, and
- * its last words are the reason.
+ * Runs probe.js as a process on the first GPU's libraries. If it crashes, nothing was loaded, and
+ * the last line of its stderr is the reason.
  */
 async function probe(request: ProbeRequest, libraryPath: readonly string[]): Promise<Probe> {
   const script = fileURLToPath(new URL("./probe.js", import.meta.url));

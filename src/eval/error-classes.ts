@@ -42,7 +42,7 @@ export interface Analysis {
   readonly by_length: readonly ClassCounts[];
   /** Equations in the data set's own solution. */
   readonly by_steps: readonly ClassCounts[];
-  /** Operations in that solution; a question with two of them stands in both rows. */
+  /** Operations in that solution; a question with two of them counts in both rows. */
   readonly by_operation: readonly ClassCounts[];
   /** The first equations that do not hold, with the question they belong to. */
   readonly slips: readonly { readonly id: string; readonly equation: string; readonly value: number }[];

@@ -64,13 +64,13 @@ export async function evaluate(options: EvalOptions): Promise<void> {
   const problems = takeProblems(options);
   const prompts = choosePrompts(options, target, problems);
   if (prompts.note !== undefined) process.stderr.write(`${prompts.note}\n`);
-  const model = readModel(target.model);
-  const { tokenizer, config } = model;
+  const files = readModel(target.model);
+  const { tokenizer, config: shape } = files;
   const promptIds = prompts.texts.map((text) => promptIdsOf(tokenizer, text));
-  refuseLong(promptIds, problems, options.maxNewTokens, config.maxPositions);
+  refuseLong(promptIds, problems, options.maxNewTokens, shape.maxPositions);
   const wanted = modes.filter((mode) => options.modes.includes(mode));
 
-  const { pool, version } = await EnginePool.open(model, options.engines);
+  const { pool, version } = await EnginePool.open(files, options.engines);
   try {
     const settings: EvalSettings = {
       version: EVAL_VERSION,
@@ -152,7 +152,7 @@ function refuseLong(
 
 const samplesOf = (mode: Mode, { samples }: EvalOptions): number => (mode === "greedy" ? 1 : samples);
 
-/** All predictions of a mode, in order: those kept, and what is generated for the other questions. */
+/** All predictions of a mode, in order: those kept and those generated for the other questions. */
 async function answer(
   mode: Mode,
   questions: Questions,

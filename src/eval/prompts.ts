@@ -29,7 +29,7 @@ export interface PromptChoice {
 export interface Prompts {
   /** [n] the questions as the model reads them: a chat, or a raw text to go on with. */
   readonly texts: readonly (readonly ChatMessage[] | string)[];
-  /** Identity of all that stands around the questions. */
+  /** Hash of all text around the questions. */
   readonly sha256: string;
   /** The completion ends before the first of these. */
   readonly stopStrings: readonly string[];
@@ -51,7 +51,7 @@ export function makePrompts(choice: PromptChoice, questions: readonly string[]):
   switch (name) {
     case "default":
       return chat([system, suffix], questions, system, (question) => question + suffix);
-    // theirs is called qwen25-math-cot, and the other one qwen-boxed
+    // Qwen2.5-Math calls this one qwen25-math-cot, and the next one qwen-boxed
     case "boxed":
       return chat([name, BOXED], questions, BOXED, (question) => question);
     case "qwen-boxed": {
@@ -114,9 +114,7 @@ function fewshot({ name, fewshot: file }: PromptChoice, questions: readonly stri
   };
 }
 
-/**
- * Token ids of a prompt. A raw text gets what the tokenizer puts around any text, as in lm-eval.
- */
+/** Token ids of a prompt. A raw text gets what the tokenizer adds to any text, as in lm-eval. */
 export function promptIdsOf(tokenizer: Tokenizer, text: Prompts["texts"][number]): Int32Array {
   return typeof text === "string" ? tokenizer.encode(text) : tokenizer.chatPrompt(text);
 }

@@ -21,7 +21,7 @@ import {
   wilsonInterval,
 } from "../math/statistics.js";
 
-/** Of the bootstrap: fixed, so that a comparison is a function of its files. */
+/** The bootstrap's seed is fixed, so that a comparison is a function of its files. */
 const BOOTSTRAP_SEED = 1;
 /** Level of all tests, after Holm's correction. */
 const LEVEL = 0.05;
@@ -45,8 +45,8 @@ export interface CheckpointComparison {
   readonly p: number;
   readonly p_holm: number;
   /**
-   * Smallest difference shown with 80 % power at this share of discordant questions, at LEVEL /
-   * tests; null when they are too few.
+   * Smallest difference that would be shown 4 times in 5, at this share of questions that differ
+   * and at LEVEL / tests. Null when too few differ.
    */
   readonly detectable: number | null;
 }
@@ -121,9 +121,7 @@ export interface SeedComparison extends SeedPairs {
   readonly difference_ci95: Interval;
   readonly p: number;
   readonly p_holm: number;
-  /**
-   * Smallest mean difference shown with 80 % power at this standard deviation, at LEVEL / tests.
-   */
+  /** Smallest mean difference that would be shown 4 times in 5 at this sd and LEVEL / tests. */
   readonly detectable: number;
 }
 

@@ -38,7 +38,7 @@ export interface Answer {
  *   template refuses
  */
 export function makeRequest(
-  { tokenizer, config }: Pick<ModelFiles, "tokenizer" | "config">,
+  { tokenizer, config: shape }: Pick<ModelFiles, "tokenizer" | "config">,
   prompt: string | readonly ChatMessage[],
   asking: Asking,
   where: string,
@@ -49,10 +49,10 @@ export function makeRequest(
     throw new UserError(`${where}: messages need the chat template. Leave --raw out, or give a prompt.`);
   const promptIds =
     typeof prompt === "string" && raw ? tokenizer.encode(prompt) : tokenizer.chatPrompt(chatOf(prompt, asking));
-  const room = config.maxPositions - promptIds.length;
+  const room = shape.maxPositions - promptIds.length;
   if (promptIds.length === 0 || room < 1)
     throw new UserError(
-      `${where}: expected 1 to ${config.maxPositions - 1} tokens (the model's context is ${config.maxPositions}), found ${promptIds.length}. ${room < 1 ? "Shorten it." : "Write something."}`,
+      `${where}: expected 1 to ${shape.maxPositions - 1} tokens (the model's context is ${shape.maxPositions}), found ${promptIds.length}. ${room < 1 ? "Shorten it." : "Write something."}`,
     );
   return {
     requestId: `infer-${index}`,

@@ -46,7 +46,7 @@ export interface InferOptions {
 /** Everything an answer needs besides the prompt. */
 interface Asked {
   readonly pool: EnginePool;
-  readonly model: ModelFiles;
+  readonly files: ModelFiles;
   readonly asking: Asking;
 }
 
@@ -57,21 +57,21 @@ export async function runInfer(options: InferOptions, progress: LineProgress): P
   const { input, output, prompt, samples, engines: settings } = options;
   refuseCombinations(options);
   const lines = input === undefined ? [] : readPromptLines(input);
-  const model = readModel(options.model);
+  const files = readModel(options.model);
   const asking: Asking = {
     system: options.system ?? null,
     raw: options.raw,
     samples,
-    temperature: options.greedy ? 0 : (options.temperature ?? model.generation.temperature),
+    temperature: options.greedy ? 0 : (options.temperature ?? files.generation.temperature),
     maxNewTokens: options.maxNewTokens,
     seed: options.seed,
   };
-  const note = asking.temperature === 0 ? undefined : notAppliedNote(model.generation);
+  const note = asking.temperature === 0 ? undefined : notAppliedNote(files.generation);
   if (note !== undefined) process.stderr.write(`${note}\n`);
   // before the weights are read: a prompt that cannot be asked
-  const request = prompt === undefined ? null : makeRequest(model, prompt, asking, "--prompt", 0);
-  const { pool, version } = await EnginePool.open(model, settings);
-  const asked: Asked = { pool, model, asking };
+  const request = prompt === undefined ? null : makeRequest(files, prompt, asking, "--prompt", 0);
+  const { pool, version } = await EnginePool.open(files, settings);
+  const asked: Asked = { pool, files, asking };
   try {
     if (request === null) {
       const settingsHash = shortHash(JSON.stringify([version.sha256, settings.dtype, asking]));
@@ -101,9 +101,9 @@ function refuseCombinations({ prompt, input, output, stream, samples, engines }:
     throw new UserError(`-n ${samples}: expected at most --max-rows (${engines.maxRows}). Lower it, or raise that.`);
 }
 
-async function printAnswers({ pool, model }: Asked, request: GenerateRequest, json: boolean): Promise<void> {
+async function printAnswers({ pool, files }: Asked, request: GenerateRequest, json: boolean): Promise<void> {
   const group = await pool.generate(request);
-  for (const [c, { text, finish_reason, tokens, logprob }] of answersOf(group, model).entries()) {
+  for (const [c, { text, finish_reason, tokens, logprob }] of answersOf(group, files).entries()) {
     if (json) {
       const ids = { prompt_ids: [...request.promptIds], completion_ids: [...group.completions[c]!.ids] };
       console.log(JSON.stringify({ ...ids, text, finish_reason, logprob }));
@@ -115,7 +115,7 @@ async function printAnswers({ pool, model }: Asked, request: GenerateRequest, js
 }
 
 /** Prints text as it comes. */
-async function streamAnswer({ pool, model, asking }: Asked, request: GenerateRequest): Promise<void> {
+async function streamAnswer({ pool, files, asking }: Asked, request: GenerateRequest): Promise<void> {
   const { requestId, promptIds, seed, sampling } = request;
   const generation: Generation = {
     requestId,
@@ -129,13 +129,13 @@ async function streamAnswer({ pool, model, asking }: Asked, request: GenerateReq
     top: false,
     scorePrompt: false,
   };
-  await generate(pool, model.tokenizer, generation, undefined, ({ text }) => void process.stdout.write(text));
+  await generate(pool, files.tokenizer, generation, undefined, ({ text }) => void process.stdout.write(text));
   process.stdout.write("\n");
 }
 
 /** Answers the lines that are not there yet, as many at a time as keep every engine busy. */
 async function answerLines(
-  { pool, model, asking }: Asked,
+  { pool, files, asking }: Asked,
   lines: readonly PromptLine[],
   file: AnswerFile,
   settingsHash: string,
@@ -158,12 +158,12 @@ async function answerLines(
     try {
       const { prompt, ...id } = parsePrompt(line);
       head = { index, ...id };
-      request = makeRequest(model, prompt, asking, where, index);
+      request = makeRequest(files, prompt, asking, where, index);
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
       return { ...head, ...hashes, error: error.message };
     }
-    const completions = answersOf(await pool.generate(request), model);
+    const completions = answersOf(await pool.generate(request), files);
     return { ...head, ...hashes, prompt_tokens: request.promptIds.length, completions };
   };
   const lanes = Math.max(1, Math.ceil((2 * pool.capacity) / asking.samples));

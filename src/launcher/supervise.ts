@@ -16,10 +16,7 @@ import { howItEnded, logTail } from "../run/children.js";
 import { configFile, logFile } from "../run/run-dir.js";
 import { threadEnv, type ThreadPlan } from "./threads.js";
 
-/**
- * How long a child may take to go after it said it is done, or was told to go because another one
- * failed.
- */
+/** How long a child may take to exit after its work is done, or after another child failed. */
 const EXIT_GRACE_MS = 10_000;
 /** How long the learner may take for a last checkpoint when the run is ended by dead actors. */
 const CHECKPOINT_GRACE_MS = 120_000;

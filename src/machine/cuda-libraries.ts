@@ -8,8 +8,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { cacheRoot } from "./cache.js";
-import { fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
 
 export type CudaMajor = "12" | "13";
 

@@ -7,10 +7,9 @@
 /**
  * The GPUs this process may use, by names that CUDA_VISIBLE_DEVICES takes, in order.
  *
- * CUDA_VISIBLE_DEVICES decides when it is set: SLURM sets it, with indices counted inside the job
- * where it hides the others. Without it, what nvidia-smi lists; SLURM_JOB_GPUS holds indices of the
- * whole node, so it chooses only among more GPUs than the job has, or stands in where nvidia-smi is
- * missing.
+ * CUDA_VISIBLE_DEVICES decides when it is set. SLURM sets it, with indices counted inside the job
+ * where it hides the others. Otherwise nvidia-smi's list decides. SLURM_JOB_GPUS holds indices of
+ * the whole node, so it is used only where nvidia-smi lists more GPUs than the job has, or nothing.
  * @param smiList output of `nvidia-smi -L`; null when there is none
  */
 export function visibleGpus(env: Readonly<Record<string, string | undefined>>, smiList: string | null): string[] {
@@ -24,9 +23,7 @@ export function visibleGpus(env: Readonly<Record<string, string | undefined>>, s
   return (ofJob.length > 0 && gpusListed > ofJob.length && chosen.length > 0 ? chosen : listed).map(({ uuid }) => uuid);
 }
 
-/**
- * The entries before the first one that names no device: CUDA ignores that one and all behind it.
- */
+/** The entries before the first that names no device: CUDA ignores that one and all after it. */
 function namesOf(list: string): string[] {
   const names = list.split(",").map((name) => name.trim());
   const end = names.findIndex((name) => !/^(\d+|GPU-[\w-]+|MIG-[\w/-]+)$/.test(name));

@@ -3,8 +3,8 @@
  * install script (which downloads a libtensorflow of 2022, built for CUDA 11.2, and fails where its
  * host is not reached):
  *
- *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_cc, libtensorflow_framework, C headers ─┐
- *   node_modules/@tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ────────────────────────────────────────┴─▶ tfjs_binding.node
+ *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_*.so, C headers ─┐
+ *   @tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ──────────────────────────────┴─▶ tfjs_binding.node
  *
  * Both libraries and the binding are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a
  * folder of its own); node_modules gets a symbolic link to one of the two. The CUDA build opens
@@ -19,8 +19,7 @@ import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
-import { cacheRoot } from "./cache.js";
-import { fetchWheel, findPip, firstThatRuns, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, findPip, firstThatRuns, temporaryBeside, type Wheel } from "./wheels.js";
 
 const run = promisify(execFile);
 
@@ -107,8 +106,8 @@ const CUDA_SUFFIX = "-cuda";
 
 /**
  * True for a link into a cache of this version, wherever that cache is, and for a file that is no
- * link: somebody's own build is theirs to keep. A CUDA build serves where a CPU build is wanted;
- * not the other way round.
+ * link, which is the user's own build. A CUDA build serves where a CPU build is wanted; not the
+ * other way round.
  */
 function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean {
   if (!existsSync(path)) return false; // also for a link whose cache was cleared

@@ -16,9 +16,8 @@ import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
-import { cacheRoot } from "./cache.js";
 import { type CudaMajor, cudaLibraryPath } from "./cuda-libraries.js";
-import { fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
 
 const run = promisify(execFile);
 

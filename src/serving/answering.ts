@@ -35,9 +35,12 @@ export class Answering {
   admit(work: Work): Work {
     if (this.draining) throw new RequestError(503, "the server is stopping");
     const capacity = this.#pool.capacity + this.#maxQueue;
-    if (work.rows > capacity)
-      throw new RequestError(400, `${work.rows} completions in one request: the server takes ${capacity} at once`);
-    if (this.#pool.rows + work.rows > capacity)
+    if (work.completions > capacity)
+      throw new RequestError(
+        400,
+        `${work.completions} completions in one request: the server takes ${capacity} at once`,
+      );
+    if (this.#pool.rows + work.completions > capacity)
       throw new RequestError(429, `${this.#pool.rows} completions are running or waiting: try again later`);
     return work;
   }

@@ -8,6 +8,7 @@ import { bodyLimit } from "hono/body-limit";
 import type { EngineOptions } from "../engine/engine-types.js";
 import type { EnginePool } from "../engine/pool.js";
 import type { Choice, TokenInfo } from "../generate/generation.js";
+import type { Tokenizer } from "../model/tokenizer.js";
 import { errorBody, keyRequired, loopbackOnly, readBody } from "./access.js";
 import { Answering } from "./answering.js";
 import { RequestError, chatRequest, completionRequest, parseBody } from "./requests.js";
@@ -77,7 +78,7 @@ export function createApp(options: AppOptions): ServeApp {
 }
 
 function addCompletions(app: Hono, answering: Answering, { limits, model }: AppOptions): void {
-  const { decode } = model.tokenizer;
+  const decode: Tokenizer["decode"] = (ids) => model.tokenizer.decode(ids);
   app.post("/v1/completions", async (c) => {
     const body = parseBody(completionRequest, await readBody(c));
     const work = answering.admit(completionWork(model, limits, body));
@@ -107,7 +108,7 @@ function addCompletions(app: Hono, answering: Answering, { limits, model }: AppO
 }
 
 function addChatCompletions(app: Hono, answering: Answering, { limits, model }: AppOptions): void {
-  const { decode } = model.tokenizer;
+  const decode: Tokenizer["decode"] = (ids) => model.tokenizer.decode(ids);
   app.post("/v1/chat/completions", async (c) => {
     const body = parseBody(chatRequest, await readBody(c));
     const work = answering.admit(chatWork(model, limits, body));

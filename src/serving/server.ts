@@ -38,11 +38,11 @@ export async function runServer(spec: string, options: ServeOptions): Promise<vo
       `--host ${host}: expected a loopback address, because anybody who reaches another one could use the server. ` +
         `Give an API key (FINELLAMA_API_KEY in the environment, or --api-key), or keep 127.0.0.1.`,
     );
-  const model = readModel(spec);
-  const { config, tokenizer, generation } = model;
+  const files = readModel(spec);
+  const { config: shape, tokenizer, generation } = files;
   const note = notAppliedNote(generation);
   if (note !== undefined) log(note);
-  const { pool, version } = await EnginePool.open(model, engines);
+  const { pool, version } = await EnginePool.open(files, engines);
 
   let server: Server | undefined;
   try {
@@ -53,7 +53,7 @@ export async function runServer(spec: string, options: ServeOptions): Promise<vo
       maxQueue,
       apiKey,
       log,
-      model: { name, config, tokenizer, temperature: generation.temperature },
+      model: { name, shape, tokenizer, temperature: generation.temperature },
     });
     server = serve({ fetch: app.fetch, hostname: host, port }) as Server;
     const bound = await listening(server, host, port);

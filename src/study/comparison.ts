@@ -2,7 +2,7 @@
  * What a finished study says: the verdict on its primary endpoint, everything else as secondary,
  * and each checkpoint against the baseline. Reads a study directory; prints and writes nothing.
  *
- * The primary endpoint stands in the study file: one mode, the first prompt, final checkpoints
+ * The study file names the primary endpoint: one mode, the first prompt, final checkpoints
  * after equally many rollouts. Holm's correction is over the pairs of algorithms there, and over
  * all secondary comparisons together, so that looking at more never changes the verdict.
  */
@@ -34,10 +34,7 @@ export interface Endpoint {
   readonly matched_by: "rollouts" | Budget;
   /** [seeds] how much: completions, completion tokens or seconds of training. */
   readonly budgets: readonly number[];
-  /**
-   * From the learning curve on validation questions, between two evaluations, instead of the final
-   * evaluation.
-   */
+  /** Read off the learning curve between two evaluations, not from the final evaluation. */
   readonly interpolated: boolean;
   /** Answers to each question. */
   readonly samples: number;
@@ -52,13 +49,13 @@ export interface EvaluationRow {
   readonly prompt: string;
   readonly mode: Mode;
   readonly n: number;
-  /** Of the first sample of each question. */
+  /** Accuracy of the first samples. */
   readonly accuracy: number;
   /** Wilson. */
   readonly ci95: readonly [low: number, high: number];
-  /** Of all samples; the comparison of algorithms takes this one. */
+  /** Accuracy of all samples, which the comparison of algorithms takes. */
   readonly accuracy_all_samples: number;
-  /** Of the checkpoint against the baseline on the same questions; null for the baseline itself. */
+  /** The checkpoint against the baseline on the same questions; null for the baseline itself. */
   readonly against_baseline: Omit<CheckpointComparison, "mode" | "a" | "b" | "n" | "accuracy" | "ci95"> | null;
 }
 
@@ -77,7 +74,7 @@ export interface StudyComparison {
   readonly notes: readonly string[];
 }
 
-interface Run {
+interface EvaluatedRun {
   readonly algorithm: string;
   readonly seed: number;
   readonly curve: readonly CurvePoint[];
@@ -96,7 +93,7 @@ export function compareStudy(dir: string): StudyComparison {
   const baseline = evaluation(null);
   const algorithms = Object.keys(definition.algorithms);
   const runs = algorithms.flatMap((algorithm) =>
-    definition.seeds.map((seed): Run => {
+    definition.seeds.map((seed): EvaluatedRun => {
       const runDir = runDirOf(dir, algorithm, seed);
       return { algorithm, seed, curve: readCurve(runDir), results: evaluation(runDir) };
     }),
@@ -111,7 +108,10 @@ export function compareStudy(dir: string): StudyComparison {
   const secondary: (Endpoint & SeedPairs)[] = [];
   for (const [i, j] of allPairs(algorithms)) {
     const pair = [algorithms[i]!, algorithms[j]!] as const;
-    const [a, b] = pair.map((name) => runs.filter(({ algorithm }) => algorithm === name)) as [Run[], Run[]];
+    const [a, b] = pair.map((name) => runs.filter(({ algorithm }) => algorithm === name)) as [
+      EvaluatedRun[],
+      EvaluatedRun[],
+    ];
     for (const prompt of prompts)
       for (const mode of modes)
         (isPrimary(mode, prompt) ? primary : secondary).push(byRollouts(pair, a, b, prompt, mode, record));
@@ -154,14 +154,15 @@ export function sentence(comparison: AlgorithmComparison): string {
 
 function byRollouts(
   algorithms: Endpoint["algorithms"],
-  a: readonly Run[],
-  b: readonly Run[],
+  a: readonly EvaluatedRun[],
+  b: readonly EvaluatedRun[],
   prompt: string,
   mode: Mode,
   { configs }: StudyRecord,
 ): Endpoint & SeedPairs {
   const rollouts = algorithms.map((name) => configs[name]!.max_steps * configs[name]!.generation_batch_size);
-  const of = (runs: readonly Run[]): number[] => runs.map(({ results }) => accuracyOf(results.get(prompt)!, mode));
+  const of = (runs: readonly EvaluatedRun[]): number[] =>
+    runs.map(({ results }) => accuracyOf(results.get(prompt)!, mode));
   return {
     prompt,
     algorithms,
@@ -179,8 +180,8 @@ function byRollouts(
 /** Returns a note when the curves do not allow it. */
 function byBudget(
   algorithms: Endpoint["algorithms"],
-  a: readonly Run[],
-  b: readonly Run[],
+  a: readonly EvaluatedRun[],
+  b: readonly EvaluatedRun[],
   budget: Budget,
   mode: Mode,
   prompt: string,
@@ -201,7 +202,7 @@ function byBudget(
 function evaluationRows(
   prompt: string,
   baseline: ReadonlyMap<string, EvalResult>,
-  runs: readonly Run[],
+  runs: readonly EvaluatedRun[],
   modes: readonly Mode[],
 ): EvaluationRow[] {
   const results = [baseline.get(prompt)!, ...runs.map((run) => run.results.get(prompt)!)];
@@ -252,7 +253,7 @@ function refuseIncomplete(dir: string, { definition }: StudyRecord): void {
 }
 
 /** @throws UserError when an evaluation in a run's directory is of another seed */
-function refuseForeign({ algorithm, seed, results }: Run): void {
+function refuseForeign({ algorithm, seed, results }: EvaluatedRun): void {
   for (const { file, train_seed } of results.values())
     if (train_seed !== null && train_seed !== seed)
       throw new UserError(

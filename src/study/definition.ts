@@ -44,7 +44,7 @@ export const studySchema = z.strictObject({
     /** null = as in training. */
     max_new_tokens: z.int().positive().nullable().default(null),
     temperature: z.number().positive().default(1),
-    /** Of the sampling noise; equal for all. */
+    /** Seed of the sampling noise, equal for all. */
     seed: z.int().nonnegative().default(42),
   }),
   /** The one mode the verdict is on; fixed before anything is run. */

@@ -32,7 +32,7 @@ export const studyFile = (dir: string): string => join(dir, "study.json");
 export const comparisonFile = (dir: string): string => join(dir, "comparison.json");
 export const runDirOf = (dir: string, algorithm: string, seed: number): string => join(dir, `${algorithm}-seed${seed}`);
 
-/** Directory of an evaluation's files: of a run, or of the baseline (`run` null). */
+/** Folder of a run's evaluation, or of the baseline's where `run` is null. */
 export function evalDirOf(
   dir: string,
   run: string | null,
@@ -57,10 +57,7 @@ const recordSchema = z.object({
   configs: z.record(z.string(), runConfigSchema),
   differences: z.array(settingSchema),
   own: z.array(settingSchema),
-  /**
-   * Commit of the program; null outside a git checkout. The latest, where a resumed study has used
-   * several.
-   */
+  /** The latest commit of the program that ran the study; null outside a git checkout. */
   commit: z.string().nullable(),
   earlier_commits: z.array(z.string().nullable()),
   /** Whether files of the checkout differed from the commit; null outside a checkout. */
@@ -71,7 +68,7 @@ const recordSchema = z.object({
     memory_gib: z.number(),
     system: z.string(),
     node: z.string(),
-    /** Of the program and its numeric libraries. */
+    /** Versions of the program and its numeric libraries. */
     versions: z.record(z.string(), z.string()),
   }),
 });

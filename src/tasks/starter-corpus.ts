@@ -1,4 +1,4 @@
-/** Writes the starter's training corpus (GSM8K's JSONL) for supervised fine-tuning to learn from. */
+/** Writes the starter's training corpus, for supervised fine-tuning, in GSM8K's format. */
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { writeWhole } from "../files.js";

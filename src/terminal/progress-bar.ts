@@ -48,7 +48,7 @@ export function showProgress(options: ProgressOptions): Progress {
   return { update, add: (count) => update(done + count), stop: () => bar?.stop() };
 }
 
-/** Shows a download or a file being written. The amount is told by `total` once it is known. */
+/** Shows bytes that are downloaded or written; `total` says how many, once that is known. */
 export function byteProgress() {
   let shown: Progress | undefined;
   return {

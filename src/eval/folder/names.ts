@@ -1,4 +1,4 @@
-/** Names that the command line lists; here, apart from what they stand for, to load nothing else. */
+/** Names that the command line lists, in a file of their own, so that `--help` loads no more. */
 
 export const modes = ["sampled", "greedy"] as const;
 export type Mode = (typeof modes)[number];

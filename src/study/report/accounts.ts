@@ -1,7 +1,7 @@
 /** What each run spent, and what went wrong in it. */
 import { sum } from "../../math/means.js";
 import { spentBy } from "../curve.js";
-import type { Run } from "./gather.js";
+import type { ReportedRun } from "./gather.js";
 
 export interface Account {
   readonly run: string;
@@ -29,7 +29,7 @@ export interface Account {
   readonly max_logprob_gap: number | null;
 }
 
-export function account(run: Run): Account {
+export function account(run: ReportedRun): Account {
   const { config, metrics, summary } = run;
   const all = (key: string): number[] => metrics.flatMap((line) => line[key] ?? []);
   const seconds = sum(all("iteration_seconds"));

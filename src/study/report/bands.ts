@@ -2,7 +2,7 @@
 import type { Mode } from "../../eval/folder/names.js";
 import { mean } from "../../math/means.js";
 import { spentBy } from "../curve.js";
-import type { Run } from "./gather.js";
+import type { ReportedRun } from "./gather.js";
 
 /** One metric of an algorithm against iterations, tokens or time; over its seeds. */
 export interface BandPoint {
@@ -17,7 +17,7 @@ export interface BandPoint {
 }
 
 /** Points at which every run of the algorithm has a value. */
-function curve(runs: readonly Run[], valuesOf: (run: Run) => ReadonlyMap<number, number>): BandPoint[] {
+function curve(runs: readonly ReportedRun[], valuesOf: (run: ReportedRun) => ReadonlyMap<number, number>): BandPoint[] {
   const all = runs.map(valuesOf).filter((values) => values.size > 0);
   if (all.length === 0) return [];
   const spent = runs.map(({ metrics }) => spentBy(metrics));
@@ -41,7 +41,7 @@ function curve(runs: readonly Run[], valuesOf: (run: Run) => ReadonlyMap<number,
 /** A curve per algorithm; algorithms without the metric are left out. */
 export type Curves = Readonly<Record<string, readonly BandPoint[]>>;
 
-export function metricCurves(runs: readonly Run[], metric: string): Curves {
+export function metricCurves(runs: readonly ReportedRun[], metric: string): Curves {
   return byAlgorithm(
     runs,
     (run) =>
@@ -49,7 +49,7 @@ export function metricCurves(runs: readonly Run[], metric: string): Curves {
   );
 }
 
-export function validationCurves(runs: readonly Run[], mode: Mode): Curves {
+export function validationCurves(runs: readonly ReportedRun[], mode: Mode): Curves {
   return byAlgorithm(
     runs,
     (run) =>
@@ -59,7 +59,10 @@ export function validationCurves(runs: readonly Run[], mode: Mode): Curves {
   );
 }
 
-function byAlgorithm(runs: readonly Run[], valuesOf: (run: Run) => ReadonlyMap<number, number>): Curves {
+function byAlgorithm(
+  runs: readonly ReportedRun[],
+  valuesOf: (run: ReportedRun) => ReadonlyMap<number, number>,
+): Curves {
   const curves = algorithmsOf(runs).map(
     (algorithm) =>
       [
@@ -73,4 +76,6 @@ function byAlgorithm(runs: readonly Run[], valuesOf: (run: Run) => ReadonlyMap<n
   return Object.fromEntries(curves.filter(([, points]) => points.length > 0));
 }
 
-export const algorithmsOf = (runs: readonly Run[]): string[] => [...new Set(runs.map(({ algorithm }) => algorithm))];
+export const algorithmsOf = (runs: readonly ReportedRun[]): string[] => [
+  ...new Set(runs.map(({ algorithm }) => algorithm)),
+];

@@ -16,7 +16,7 @@ export type Block =
     }
   | {
       readonly kind: "chart";
-      /** Of its file, without .svg. */
+      /** Name of its file, without .svg. */
       readonly name: string;
       readonly svg: string;
       /** What it shows, for those who do not see it. */

@@ -21,10 +21,7 @@ export interface Result {
   /** Training seeds; none for the baseline. */
   readonly seeds: readonly number[];
   readonly accuracy: number;
-  /**
-   * Of the mean over seeds: the wider of Student's t and Wilson's over questions. Of one model:
-   * Wilson's.
-   */
+  /** Over seeds the wider of Student's t and Wilson's over questions; for one model Wilson's. */
   readonly ci95: Interval;
   /** One per seed, or the baseline's own. */
   readonly accuracies: readonly number[];
@@ -85,8 +82,8 @@ export function results({ baseline, runs }: Gathered): Result[] {
 }
 
 /**
- * The mean over seeds, and the wider of Student's t interval over them and Wilson's over questions:
- * seeds that happen to agree say nothing of other questions. Of a single model its own interval.
+ * The mean over seeds, and the wider of Student's t interval over them and Wilson's over questions,
+ * because seeds that happen to agree say nothing of other questions. A single model keeps its own.
  */
 function overSeeds(
   list: readonly { readonly accuracy: number; readonly ci95: readonly [number, number] }[],

@@ -4,11 +4,11 @@ import type { Axis, SeriesStyle } from "./charts/common.js";
 import { type Curve, curveChart } from "./charts/curves.js";
 import { duration, figure, percent, range, signed, whole } from "../../terminal/format.js";
 import { type Block, type Section, label } from "./document.js";
-import type { Gathered, Run } from "./gather.js";
+import type { Gathered, ReportedRun } from "./gather.js";
 import type { Account } from "./accounts.js";
 import { type BandPoint, type Curves, algorithmsOf, metricCurves, validationCurves } from "./bands.js";
 
-const seedsNote = (runs: readonly Run[]): string => {
+const seedsNote = (runs: readonly ReportedRun[]): string => {
   const seeds = Math.max(
     ...algorithmsOf(runs).map((name) => runs.filter(({ algorithm }) => algorithm === name).length),
   );
@@ -58,7 +58,7 @@ export function behaviourSection({ runs }: Gathered, styles: ReadonlyMap<string,
   const chart = chartOf(styles);
   const of = (metric: string, name: string, axis: Axis, caption: string, some = runs): Block[] =>
     chart(name, metricCurves(some, metric), "iteration", axis, caption);
-  const only = (algo: string): Run[] => runs.filter(({ config }) => config.algo === algo);
+  const only = (algo: string): ReportedRun[] => runs.filter(({ config }) => config.algo === algo);
   // each algorithm's own estimate, in units that do not compare: never on one axis
   const kl = [
     ...of(
@@ -193,7 +193,7 @@ export function costSection(accounts: readonly Account[]): Section {
 }
 
 /** "sampled: 46.1 % [41.8, 50.4] → 88.5 % [85.4, 91.0], +42.4 points, 512 questions" */
-export function beforeAfter(run: Run): string[] {
+export function beforeAfter(run: ReportedRun): string[] {
   const [first, last] = [run.validation[0], run.validation.at(-1)];
   if (first === undefined || last === undefined || first === last) return [];
   return modes.flatMap((mode) => {

@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { extractors, qwenAnswer } from "../../../src/eval/extractors/extractors.js";
+import { extractors } from "../../../src/eval/extractors/extractors.js";
+import { qwenAnswer } from "../../../src/eval/extractors/qwen-math.js";
 import { extractAnswer } from "../../../src/tasks/extract.js";
 
 type Case = [

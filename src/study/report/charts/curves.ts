@@ -5,9 +5,9 @@ import { type Axis, type SeriesStyle, legend, render, valueAxis } from "./common
 export interface Curve {
   readonly name: string;
   readonly style: SeriesStyle;
-  /** Of increasing x; low and high are the band, where there is one. */
+  /** In order of x; low and high are the band, where there is one. */
   readonly points: readonly { readonly x: number; readonly y: number; readonly low?: number; readonly high?: number }[];
-  /** Points are marked: for few of them. */
+  /** Draws a marker at each point, for curves of few points. */
   readonly marked: boolean;
 }
 
