@@ -4,7 +4,7 @@
  * host is not reached):
  *
  *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_*.so, C headers ─┐
- *   @tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ──────────────────────────────┴─▶ tfjs_binding.node
+ *   @tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ──────────────────────────────┴─▶ the binding
  *
  * Both libraries and the binding are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a
  * folder of its own); node_modules gets a symbolic link to one of the two. The CUDA build opens
@@ -105,9 +105,8 @@ export const tensorFlowFolder = (build: TensorFlowBuild): string =>
 const CUDA_SUFFIX = "-cuda";
 
 /**
- * True for a link into a cache of this version, wherever that cache is, and for a file that is no
- * link, which is the user's own build. A CUDA build serves where a CPU build is wanted; not the
- * other way round.
+ * True for a link into a cache of this version, wherever that is. Also for a file that is no link:
+ * it is the user's own build. A CUDA build serves where a CPU build is wanted, not the reverse.
  */
 function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean {
   if (!existsSync(path)) return false; // also for a link whose cache was cleared

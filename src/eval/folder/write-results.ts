@@ -18,6 +18,9 @@ import { type Prediction, parsePredictions } from "./predictions.js";
 import type { ModeMetrics } from "./read-results.js";
 import { type EvalSettings, comparable, differencesOf } from "./settings.js";
 
+/** Least time between two records of the time spent: each waits for the disk. */
+const SAVE_MS = 1000;
+
 /** Seconds spent so far, earlier sessions included. */
 const secondsSchema = z.object({
   wall: z.number(),
@@ -77,6 +80,7 @@ export function openEvalFolder(
       `${folder}: expected an empty folder or an evaluation, found predictions.jsonl without unfinished.json or metrics.json. Choose another --out, or give --overwrite.`,
     );
   }
+  let savedAt = Number.NEGATIVE_INFINITY;
   const save = (): void => writeJson(unfinishedFile, { ...settings, modes: wanted, seconds });
   if (!finished) {
     writeWhole(predictionsFile, linesOf(kept));
@@ -88,6 +92,8 @@ export function openEvalFolder(
     finished,
     append(predictions) {
       appendFileSync(predictionsFile, linesOf(predictions));
+      if (performance.now() - savedAt < SAVE_MS) return;
+      savedAt = performance.now();
       save();
     },
     finish(predictions, figures) {

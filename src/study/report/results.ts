@@ -82,8 +82,8 @@ export function results({ baseline, runs }: Gathered): Result[] {
 }
 
 /**
- * The mean over seeds, and the wider of Student's t interval over them and Wilson's over questions,
- * because seeds that happen to agree say nothing of other questions. A single model keeps its own.
+ * The mean over seeds with the wider of two intervals: Student's t over seeds and Wilson's over
+ * questions. Seeds that happen to agree say nothing of other questions.
  */
 function overSeeds(
   list: readonly { readonly accuracy: number; readonly ci95: readonly [number, number] }[],
