@@ -8,10 +8,7 @@ export interface CudaGap {
   readonly cure: string;
 }
 
-/**
- * Oldest drivers for CUDA 12.x and 13.x (NVIDIA's CUDA Compatibility, table of minor version
- * compatibility).
- */
+/** Oldest drivers for CUDA 12.x and 13.x (NVIDIA, CUDA Compatibility, minor versions). */
 const OLDEST_DRIVER = { "12": 525, "13": 580 } as const;
 
 export function cudaGaps(machine: MachineFacts): CudaGap[] {

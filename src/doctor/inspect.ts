@@ -56,10 +56,7 @@ const TENSORFLOW_OPENS = [
   "libcusolver.so.11",
   "libcudnn.so.9",
 ];
-/**
- * What ONNX Runtime 1.30's CUDA provider is linked to, and cuDNN and cuFFT, which it opens by
- * itself.
- */
+/** What ONNX Runtime 1.30's CUDA provider is linked to or opens itself (cuDNN, cuFFT). */
 const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
   "12": [
     "libcuda.so.1",
@@ -80,7 +77,7 @@ const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
     "libcudnn.so.9",
   ],
 };
-/** Loading half a gigabyte of libraries from a network disk takes its time. */
+/** Enough to load half a gigabyte of libraries from a network disk. */
 const PROBE_TIMEOUT_MS = 120_000;
 
 export async function inspectMachine(): Promise<MachineFacts> {

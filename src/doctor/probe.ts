@@ -31,8 +31,7 @@ export interface Probe {
   /** Why better backends were passed over, or why there is none. */
   readonly passedOver: readonly string[];
   /**
-   * ONNX Runtime's providers, by name; null for one that computed, else the reason. Empty for a
-   * learner.
+   * ONNX Runtime's providers by name: null when it computed, else the reason. Empty for a learner.
    */
   readonly providers: Readonly<Record<string, string | null>>;
 }

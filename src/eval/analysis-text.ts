@@ -1,6 +1,5 @@
 /**
- * `analyze`: error classes of one evaluation, or of two and what changed between them, as tables
- * and as JSON.
+ * Prints the error classes of one evaluation, or of two and what changed, and writes them as JSON.
  */
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";

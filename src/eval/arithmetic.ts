@@ -62,10 +62,7 @@ function tokens(text: string): Token[] {
   });
 }
 
-/**
- * A value in two readings of percent signs: as hundredths, and as bare numbers (`10 / 50 * 100 =
- * 20%`).
- */
+/** A value with percent signs read as hundredths, and as bare numbers (`10 / 50 * 100 = 20%`). */
 interface Value {
   readonly readings: readonly [hundredths: number, bare: number];
   /** Singular; "" without one. */
@@ -83,10 +80,7 @@ interface Side {
   readonly next: number;
 }
 
-/**
- * Recursive descent over tokens; undefined where there is no expression, or none that can be
- * judged.
- */
+/** Recursive descent over tokens. Each method returns undefined where nothing can be judged. */
 class Parser {
   readonly #list: readonly Token[];
   #operations: Operator[] = [];
@@ -172,7 +166,7 @@ class Parser {
   }
 
   /**
-   * Up to three words behind a number, such as `miles / hour`; undefined when they change the
+   * Parses a unit of up to three words, such as `miles / hour`; undefined when it scales the
    * number.
    */
   #unit(at: number): [unit: string, next: number] | undefined {
@@ -197,10 +191,7 @@ function combine(a: Value, b: Value, operation: (x: number, y: number) => number
   return { readings: [operation(x[0], y[0]), operation(x[1], y[1])], unit, decimals: 0 };
 }
 
-/**
- * The equations of a text whose left side (or whose chain) holds an operation and that can be
- * judged, in order.
- */
+/** The equations of a text that hold an operation and can be judged, in order. */
 export function equationsOf(text: string): Equation[] {
   const source = plain(text);
   const list = tokens(source);

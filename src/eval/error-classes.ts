@@ -7,7 +7,7 @@ import { type Operator, equationsOf } from "./arithmetic.js";
 import type { Prediction } from "./folder/predictions.js";
 import { type Mode, modes } from "./folder/names.js";
 
-/** In the order shown. The first is right, the second right in all but form. */
+/** Shown in this order. The first is right, the second right in all but form. */
 export const answerClasses = {
   correct: "right",
   format_only: "no answer in our format, but another extractor finds the right number",

@@ -24,7 +24,7 @@ import { showProgress } from "../terminal/progress-bar.js";
 export interface EvalOptions {
   /** Model, checkpoint or adapter folder, run directory, or hub id. */
   readonly model: string;
-  /** Step, of a run directory; default the last. */
+  /** A step of the run directory; the last one by default. */
   readonly checkpoint?: number;
   /** "starter", "starter-test", or a JSONL file with question/answer. */
   readonly data: string;

@@ -1,6 +1,6 @@
 /**
- * How a question is put to the model, by name: ours, and those under which others publish
- * accuracies, each to the character. Knows questions and tokenizers; knows no models.
+ * Prompts by name: ours, and those under which others publish accuracies, equal to the character.
+ * Knows questions and tokenizers; knows no models.
  *
  * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` and `gsm8k-cot-zeroshot.yaml`; verl 0.9.1
  * `examples/data_preprocess/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b `evaluation/utils.py`

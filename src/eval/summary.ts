@@ -1,7 +1,6 @@
 /**
- * What one mode's predictions come to: accuracy by every extractor, format, truncation, lengths,
- * agreement; with several samples pass@k and maj@k. Knows predictions; knows no files and no
- * models.
+ * Summarises the predictions of one mode: accuracy by every extractor, format, truncation, lengths
+ * and agreement; with several samples pass@k and maj@k. Knows no files and no models.
  */
 import { isWellFormed } from "../tasks/extract.js";
 import { extractorNames, type Prediction } from "./folder/predictions.js";

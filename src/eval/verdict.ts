@@ -1,10 +1,9 @@
 /**
- * The comparison of evaluation results: checkpoint against checkpoint, paired by question;
- * algorithm against algorithm, paired by seed. Knows results of the same questions, checked by the
- * caller; knows no files and prints nothing.
+ * Compares evaluation results: checkpoints paired by question, algorithms paired by seed. The
+ * caller has checked that the questions are the same. Knows no files and prints nothing.
  *
- * Two checkpoints answer which of these two is better. Whether an algorithm is better, only several
- * seeds answer: runs of one recipe differ by more than their questions tell.
+ * Two checkpoints show which of the two is better. Only several seeds show whether an algorithm is
+ * better, because runs of one recipe differ by more than chance over questions.
  */
 import type { Mode } from "./folder/names.js";
 import { points } from "../terminal/format.js";

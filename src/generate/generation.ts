@@ -42,10 +42,7 @@ export interface Choice extends ChoiceDelta {
   readonly finishReason: "stop" | "length";
 }
 
-/**
- * The engine's requests of a generation, to be checked before they are submitted: completions, and
- * the prompt's score.
- */
+/** Requests of the engine, to be checked before they are submitted: completions, prompt's score. */
 export function engineRequests(generation: Generation): GenerateRequest[] {
   const { requestId, promptIds, n, temperature, maxTokens, stopIds, seed, top, scorePrompt } = generation;
   const requests: GenerateRequest[] = [];

@@ -1,6 +1,5 @@
 /**
- * One prompt of `infer`: from what was written to a request of the engine, and from its answer back
- * to text. Knows no files.
+ * Turns a prompt of `infer` into a request of the engine, and the answer into text. Knows no files.
  */
 import type { GenerateRequest, GeneratedGroup } from "../engine/engine-types.js";
 import type { ModelFiles } from "../model/read-model.js";

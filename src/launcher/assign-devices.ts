@@ -4,10 +4,7 @@
  */
 import type { RunConfig } from "../config/schema.js";
 
-/**
- * What CUDA_VISIBLE_DEVICES of each process is: an index or a UUID; null for a process that
- * computes on the CPU.
- */
+/** CUDA_VISIBLE_DEVICES of each process: an index or a UUID; null to compute on the CPU. */
 export interface DevicePlan {
   readonly learner: string | null;
   /** By the actor's index. */

@@ -86,8 +86,7 @@ export function update(state: RunState, event: ProgressEvent, nowMs: number): vo
 }
 
 /**
- * Milliseconds until the last iteration at the pace of the latest ones; undefined before two of
- * them.
+ * Milliseconds until the last iteration, at the pace of the latest; undefined before two of them.
  */
 export function etaMs({ iterationTimesMs: times, iteration, maxSteps }: RunState): number | undefined {
   if (times.length < 2) return undefined;
@@ -96,10 +95,7 @@ export function etaMs({ iterationTimesMs: times, iteration, maxSteps }: RunState
 
 const interval = ({ accuracy, ci95 }: Accuracy): string => `${percent(accuracy)} ${range(ci95)}`;
 
-/**
- * Means of at most `width` consecutive parts of `values` as bars, from their least to their
- * greatest.
- */
+/** Draws the means of at most `width` consecutive parts of `values` as bars. */
 export function sparkline(values: readonly number[], width: number): string {
   const parts = Math.min(width, values.length);
   const means = Array.from({ length: parts }, (_, i) => {

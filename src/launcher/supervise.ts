@@ -153,7 +153,7 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
   };
 }
 
-/** Environment of a child: its threads, its GPU and where that one's libraries are. */
+/** Environment of a child: its threads, its GPU and the folders of CUDA's libraries. */
 function childEnv(numThreads: number, device: string | null, libraryPath: readonly string[]): NodeJS.ProcessEnv {
   return { ...process.env, ...threadEnv(numThreads), ...deviceEnv(device, libraryPath, process.env) };
 }

@@ -1,7 +1,4 @@
-/**
- * Shares the machine's cores out between the learner and the actors, and says so to the native
- * libraries.
- */
+/** Divides the machine's cores among learner and actors, and tells the native libraries. */
 import type { RunConfig } from "../config/schema.js";
 
 export interface ThreadPlan {

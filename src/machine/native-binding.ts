@@ -48,10 +48,7 @@ const HEADER_FOLDERS = ["tensorflow/c", "tensorflow/core/platform", "tensorflow/
 
 const BINDING = "tfjs_binding.node";
 
-/**
- * How preparing the binding ended. `reason` is one clause that says what was missing and, where
- * known, what to install.
- */
+/** `reason` is one clause that says what was missing and, where known, what to install. */
 export type NativeBinding = { ok: true; path: string; built: boolean } | { ok: false; reason: string };
 
 /** Absolute path at which tfjs-node-gpu looks for its binding, whether or not the file is there. */
@@ -115,10 +112,7 @@ function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean
   return linked === basename(cache) || (build === "cpu" && linked === `${basename(cache)}${CUDA_SUFFIX}`);
 }
 
-/**
- * Replaces `path` by a link in one step, so that a process starting meanwhile finds the old or the
- * new one.
- */
+/** Replaces `path` by a link in one step: other processes find the old one or the new one. */
 async function link(target: string, path: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
   const temporary = `${path}.${process.pid}`;
@@ -128,8 +122,8 @@ async function link(target: string, path: string): Promise<void> {
 }
 
 /**
- * Fills `cache` by way of a temporary folder beside it; whoever renames first wins, the other uses
- * the winner's.
+ * Fills `cache` through a temporary folder beside it. If two processes do so, the first to rename
+ * wins and the other uses its result.
  */
 async function buildInto(cache: string, wheel: Wheel, log: (line: string) => void): Promise<void> {
   const tools = await findTools();
@@ -155,7 +149,7 @@ interface Tools {
   nodeHeaders: string;
 }
 
-/** Everything the build needs is looked for before anything is downloaded. */
+/** Finds everything the build needs before anything is downloaded. */
 async function findTools(): Promise<Tools> {
   if (process.platform !== "linux" || process.arch !== "x64") {
     throw new Error(`it is prepared on Linux x64 only, this is ${process.platform} ${process.arch}`);
@@ -191,7 +185,7 @@ async function unpack(python: string, wheel: Wheel, folder: string, log: (line: 
   }
 }
 
-/** Compiles the binding's unchanged sources, and loads the result once in a process of its own. */
+/** Compiles the binding's unchanged sources, and loads the result once in another process. */
 async function compile({ compiler, nodeHeaders }: Tools, folder: string): Promise<void> {
   const sources = ["tfjs_backend.cc", "tfjs_binding.cc"].map((name) => join(packageFolder(), "binding", name));
   const include = [nodeHeaders, join(folder, "tensorflow", "include"), packageFolder()].map((path) => `-I${path}`);

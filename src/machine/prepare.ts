@@ -1,4 +1,4 @@
-/** `setup`: prepares what `npm ci` leaves out. Quick and silent when there is nothing to do. */
+/** Prepares what `npm ci` leaves out. Quick and silent when there is nothing to do. */
 import { existsSync } from "node:fs";
 import { UserError, messageOf } from "../errors.js";
 import { prepareNativeBinding, TENSORFLOW_WHEELS, tensorFlowFolder } from "./native-binding.js";
@@ -14,10 +14,9 @@ export interface SetupOptions {
 }
 
 /**
- * Puts the learner's native TensorFlow in place. Where that is not possible, says so in one line:
- * everything then runs on the wasm backend, and the exit code stays 0. With `cuda`, whoever asked
- * for it wants all of it: a part that cannot be prepared is a UserError, after the other parts were
- * tried.
+ * Puts the learner's native TensorFlow in place. Where that is not possible, one line says so, and
+ * everything runs on the wasm backend. With `cuda`, all parts are tried, and one that cannot be
+ * prepared is a UserError.
  */
 export async function setup({ cuda, actorCuda, dryRun }: SetupOptions): Promise<void> {
   if (cuda) return dryRun ? listCuda(actorCuda) : setupCuda(actorCuda);

@@ -30,7 +30,7 @@ const PROGRESS_EVERY_MS = 3000;
 /** Temporary folders older than this were left by a killed setup. */
 const ABANDONED_AFTER_MS = 60 * 60 * 1000;
 
-/** The first of the usual names of Python that has pip; undefined where none has. */
+/** The first of Python's usual names that has pip. */
 export function findPip(): Promise<string | undefined> {
   return firstThatRuns(["python3", "python"], ["-m", "pip", "--version"]);
 }
@@ -131,8 +131,8 @@ async function bytesUnder(folder: string): Promise<number> {
 }
 
 /**
- * A temporary folder beside `target`, to be renamed to it when it is complete; those that a killed
- * setup left there long ago are removed.
+ * Makes a temporary folder beside `target`, to be renamed when it is complete. Removes those that a
+ * killed setup left long ago.
  */
 export async function temporaryBeside(target: string): Promise<string> {
   const parent = join(target, "..");

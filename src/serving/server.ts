@@ -13,9 +13,9 @@ export interface ServeOptions {
   readonly host: string;
   /** 0 = any free one. */
   readonly port: number;
-  /** Undefined = FINELLAMA_API_KEY of the environment, or none. */
+  /** By default FINELLAMA_API_KEY of the environment, or none. */
   readonly apiKey?: string;
-  /** Undefined = the model as it was named on the command line. */
+  /** By default the model as it was named on the command line. */
   readonly modelName?: string;
   /** Completions that may wait. */
   readonly maxQueue: number;
@@ -23,7 +23,7 @@ export interface ServeOptions {
   readonly engines: PoolOptions;
 }
 
-/** What runs when a signal comes has this long to be answered. */
+/** After a signal, running requests have this long to end. */
 const GRACE_MS = 30_000;
 
 export async function runServer(spec: string, options: ServeOptions): Promise<void> {

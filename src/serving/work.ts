@@ -1,7 +1,4 @@
-/**
- * From a checked request body to generations: prompts as token ids, defaults, limits. Knows no HTTP
- * and starts nothing.
- */
+/** Turns checked request bodies into generations: token ids, defaults, limits. Knows no HTTP. */
 import { randomBytes, randomUUID } from "node:crypto";
 import { checkRequest } from "../engine/check-request.js";
 import type { EngineOptions } from "../engine/engine-types.js";
@@ -32,7 +29,7 @@ export interface Work {
   readonly logprobs: LogprobsWanted | null;
   readonly stream: boolean;
   readonly includeUsage: boolean;
-  /** Completions of the engine, the prompt's score included. */
+  /** Completions that the engine will compute, the prompt's score included. */
   readonly completions: number;
 }
 
@@ -75,10 +72,7 @@ export function chatWork(model: ServedModel, limits: EngineOptions, body: ChatRe
   return checked(model, limits, body, [generation], body.logprobs === true ? { top } : null);
 }
 
-/**
- * Tokens that fit after the prompt; at least 1, so that a prompt without room is refused by its
- * length.
- */
+/** Tokens that fit after the prompt; at least 1, so that a prompt that is too long is refused. */
 function room(model: ServedModel, promptIds: Int32Array): number {
   return Math.max(1, model.shape.maxPositions - promptIds.length);
 }

@@ -1,6 +1,6 @@
 /**
- * `compare`: evaluations against each other, or the runs of a study; prints a table and a verdict,
- * which may be that nothing was shown.
+ * Compares evaluations, or the runs of a study. Prints a table and a verdict, which may be that
+ * nothing was shown.
  */
 import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname } from "node:path";

@@ -15,7 +15,7 @@ import { evalDirOf, evalFile, evaluationState, runDirOf, trainingState } from ".
 export interface StudyStep {
   /** Names the log, such as "grpo-seed1" or "grpo-seed1-eval". */
   readonly name: string;
-  /** Steps of one sort take about equally long: "train grpo", "eval". */
+  /** Steps of one sort take about the same time: "train grpo", "eval". */
   readonly sort: string;
   /** Iterations, or completions; null when only the child knows. */
   readonly size: number | null;
@@ -26,7 +26,7 @@ export interface StudyStep {
   readonly isFinished: () => boolean;
   /** Iterations or completions that are on disk. */
   readonly done: () => number;
-  /** Seconds that it took; only of a finished step. */
+  /** Seconds that a finished step took. */
   readonly seconds: () => number;
   /** Script of dist/ and arguments; they depend on whether the step was begun. */
   readonly command: () => { readonly script: "launch" | "cli"; readonly args: readonly string[] };

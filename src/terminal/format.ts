@@ -24,14 +24,14 @@ export const scientific = (value: number, digits = 1): string => minus(value.toE
 export const size = (bytes: number): string =>
   bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
 
-/** "0:07", "12:34", "1:02:03": a time that is counted while one looks. */
+/** A time that is running: "0:07", "12:34", "1:02:03". */
 export function clock(seconds: number): string {
   const all = Math.max(0, Math.round(seconds));
   const [h, m, s] = [Math.floor(all / 3600), Math.floor(all / 60) % 60, all % 60];
   return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
-/** "2 h 05 min", "3 min 07 s", "41 s": a time that was spent. */
+/** A time that was spent: "2 h 05 min", "3 min 07 s", "41 s". */
 export function duration(seconds: number): string {
   const s = Math.round(seconds);
   if (s >= 3600) return `${Math.floor(s / 3600)} h ${two(Math.floor(s / 60) % 60)} min`;

@@ -1,15 +1,13 @@
 /**
- * How others read an answer out of a completion, each exactly as its owner does, oddities included:
- * the same completion may be right for one and wrong for another, and published accuracies are not
- * comparable without saying which was used.
+ * How others read an answer out of a completion, each exactly as its owner does. One completion may
+ * be right for one extractor and wrong for another, so a published accuracy must name its own.
  *
  * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` (version 3) with its RegexFilter and
- * exact_match; verl 0.9.1 `utils/reward_score/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b
- * `evaluation/parser.py` and `grader.py`; ours is tasks/extract.ts, the one that rewards. Golden
- * values come from the owners' own code.
+ * exact_match; verl 0.9.1 `utils/reward_score/gsm8k.py`; qwen-math.ts. Ours is tasks/extract.ts,
+ * the one that rewards. Golden values come from the owners' own code.
  *
- * Python and JavaScript differ in whitespace, in what `\d` and `$` match and in the unit of length:
- * handled where it shows.
+ * Python and JavaScript differ in what `\d` and `$` match and in the unit of length; the code
+ * handles this where it has an effect.
  */
 import { extractAnswer, goldAnswer, sameNumber } from "../../tasks/extract.js";
 import { type Reading, qwenBoxed } from "./qwen-math.js";
@@ -51,7 +49,7 @@ function lmEvalReading(answer: string | undefined, gold: string): Reading {
 }
 
 /**
- * exact_match with the task's regexes_to_ignore, in their order, and ignore_case. Python's `$` also
+ * exact_match with the task's regexes_to_ignore, in order, and ignore_case. Python's `$` also
  * matches before a last newline.
  */
 function lmEvalNormalized(text: string): string {

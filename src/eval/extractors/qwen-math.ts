@@ -25,7 +25,7 @@ export function qwenBoxed(text: string, gold: string): Reading {
   return { answer: answer === "" ? undefined : answer, correct: qwenEqual(found, right) };
 }
 
-/** What Python's str.strip() and `\s` take for white space. */
+/** White space as Python's str.strip() and `\s` define it. */
 const SPACE = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]";
 const OUTER_SPACE = new RegExp(`^${SPACE}+|${SPACE}+$`, "g");
 const LINE_BREAKS = new RegExp(`\\n${SPACE}*`, "g");
@@ -58,8 +58,8 @@ export function qwenAnswer(completion: string): string {
 }
 
 /**
- * What follows the word `boxed`: the braces' content, to the end when they do not close; without
- * braces, all before a `$`.
+ * The content of the braces after `boxed`, to the end when they do not close. Without braces, all
+ * before a `$`.
  */
 function boxContent(rest: string): string {
   if (!rest.startsWith("{")) return strip(rest.split("$", 1)[0]!);

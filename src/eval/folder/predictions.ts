@@ -40,10 +40,7 @@ const predictionSchema = z.object({
 
 export type Prediction = z.infer<typeof predictionSchema>;
 
-/**
- * Judges one completion: the outcome, and every extractor's reading. Its fields are in the schema's
- * order.
- */
+/** Judges one completion; the fields come in the schema's order. */
 export function judge(completion: Omit<Prediction, "outcome" | "extracted">): Prediction {
   const { mode, index, id, sample, question, answer, text, finish_reason, tokens } = completion;
   const outcome = outcomeOf(text, finish_reason, answer);

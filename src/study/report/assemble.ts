@@ -1,7 +1,4 @@
-/**
- * A directory's report as a document and as figures. Puts the parts together; reads through gather,
- * writes nothing.
- */
+/** Assembles a directory's report as a document and as figures. Writes nothing. */
 import { basename } from "node:path";
 import { type Document, label } from "./document.js";
 import { type Gathered, gather } from "./gather.js";
@@ -97,10 +94,7 @@ function subtitleOf({ study, runs, baseline }: Gathered): string {
   ].join(" · ");
 }
 
-/**
- * Names shown, with the style each keeps in all charts; a study's, whether their runs are there or
- * not.
- */
+/** The style that each name has in all charts; missing runs of a study have one, too. */
 function stylesOf({ study, runs }: Gathered): Map<string, SeriesStyle> {
   const names = study === null ? algorithmsOf(runs) : Object.keys(study.definition.algorithms);
   return new Map([["baseline", baselineStyle], ...names.map((name, i) => [name, styleOf(i)] as const)]);

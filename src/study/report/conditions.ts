@@ -5,9 +5,7 @@ import type { StudyRecord } from "../directory.js";
 import { type Block, type Section, label } from "./document.js";
 import type { Gathered } from "./gather.js";
 
-/**
- * What heads the report of a study: in what the algorithms differ although they share the setting.
- */
+/** The head of a study's report: the shared settings in which the algorithms differ. */
 export function differencesSection({ study }: Gathered): Section {
   const blocks =
     study === null
@@ -61,10 +59,7 @@ export function configurationSection({ study, runs }: Gathered): Section {
 const shown = (value: unknown): string =>
   value === undefined ? "—" : typeof value === "string" ? shortName(value) : JSON.stringify(value);
 
-/**
- * What a path names, without where that lies on one machine: `…/assets/starter`,
- * `Qwen/Qwen2.5-3B-Instruct@aa8e725`.
- */
+/** Shortens a path to what it names: `…/assets/starter`, `Qwen/Qwen2.5-3B-Instruct@aa8e725`. */
 export function shortName(text: string): string {
   const hub = originOf(text);
   if (hub !== undefined) return `${hub.repo}@${hub.commit.slice(0, 7)}`;

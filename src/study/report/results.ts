@@ -1,6 +1,6 @@
 /**
- * What evaluations say: means over seeds with intervals, and what became of each question between
- * before and after. Knows evaluation folders; knows no layout.
+ * Means of evaluations over seeds with intervals, and how the answer to each question changed.
+ * Knows no layout.
  */
 import { type AnswerClass, type Changes, analyze, changes } from "../../eval/error-classes.js";
 import type { EvalDir, ModeFigures } from "../../eval/folder/read-results.js";

@@ -1,7 +1,6 @@
 /**
- * What the charts share: looks of the series, axes, legends, and the drawing itself (ECharts, SVG
- * text, no browser). Each series differs from the next in colour (Okabe & Ito's palette), in dash
- * and in marker. Knows numbers and names.
+ * What the charts share: styles, axes, legends, and the drawing itself (ECharts, SVG text, no
+ * browser). Series differ in colour (Okabe & Ito's palette), in dash and in marker.
  */
 import * as echarts from "echarts";
 import type { EChartsOption } from "echarts";
@@ -81,7 +80,7 @@ export function rowAxis(rows: readonly string[]): object {
   };
 }
 
-/** Room for the longest name; text is not measured without a browser, so by its usual width. */
+/** Room for the longest name, by its usual width: text cannot be measured without a browser. */
 export const rowLabelWidth = (rows: readonly string[]): number =>
   Math.min(420, 7.3 * Math.max(...rows.map((row) => row.length)) + 18);
 
