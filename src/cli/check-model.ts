@@ -36,6 +36,7 @@ export function addCheckModel(program: Command): void {
 async function checkModel(folder: string, options: CheckModelOptions): Promise<void> {
   const { readModel } = await import("../model/read-model.js");
   const { generateAll, startEngine } = await import("../engine/local.js");
+  const { answersOf } = await import("../generate/prompting.js");
   const { taskSeed } = await import("../protocol/seeds.js");
   const { loadDataset } = await import("../tasks/dataset.js");
   const { outcomeOf } = await import("../tasks/extract.js");
@@ -58,14 +59,14 @@ async function checkModel(folder: string, options: CheckModelOptions): Promise<v
       stopIds: tokenizer.stopIds,
     },
   }));
-  const answers = (await generateAll(engine, requests)).map(({ completions }) => completions[0]!);
+  const groups = await generateAll(engine, requests);
+  const answers = groups.map(({ completions }) => completions[0]!);
   await engine.dispose();
   await compare(files, prompts, answers, options);
   for (const [i, { question, answer }] of problems.entries()) {
-    const { ids, finishReason } = answers[i]!;
-    const text = tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);
+    const { text, finish_reason, tokens } = answersOf(groups[i]!, files)[0]!;
     console.log(
-      `\n${i + 1}. ${question}\n${text.replace(/^/gm, "   ")}\n   [${outcomeOf(text, finishReason, answer)}; ${ids.length} tokens]`,
+      `\n${i + 1}. ${question}\n${text.replace(/^/gm, "   ")}\n   [${outcomeOf(text, finish_reason, answer)}; ${tokens} tokens]`,
     );
   }
 }

@@ -45,8 +45,12 @@ const learner = (changes: Partial<MachineFacts["learner"]>): MachineFacts => ({
   ...well,
   learner: { ...well.learner, backend: onCpu, ...changes },
 });
-const actors = (changes: Partial<MachineFacts["actors"]>): MachineFacts => ({ ...well, actors: { ...well.actors, ...changes } });
-const told = (machine: MachineFacts) => cudaGaps(machine).map(({ side, missing, cure }) => `${side}: ${missing} -> ${cure}`);
+const actors = (changes: Partial<MachineFacts["actors"]>): MachineFacts => ({
+  ...well,
+  actors: { ...well.actors, ...changes },
+});
+const told = (machine: MachineFacts) =>
+  cudaGaps(machine).map(({ side, missing, cure }) => `${side}: ${missing} -> ${cure}`);
 
 describe("gaps", () => {
   test("there are none where all is well, and the report says so", () => {

@@ -346,9 +346,7 @@ describe("the token", () => {
       hub.transfer = (name, response) => (name === first && cuts-- > 0 ? (response.writeHead(503).end(), true) : false);
       await cli(["download-model", repo]);
       hub.refuse = { path: /./, status: 401 };
-      await cli(["download-model", repo]).catch(
-        (error: unknown) => (output += String((error as Error).stack)),
-      );
+      await cli(["download-model", repo]).catch((error: unknown) => (output += String((error as Error).stack)));
     } finally {
       vi.unstubAllEnvs();
       vi.restoreAllMocks();
