@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { runConfigSchema } from "../src/config/schema.js";
-import { initialWeights } from "../src/learner/sft.js";
+import { initialWeights } from "../src/learner/supervised.js";
 import { parseModelConfig, readModelConfig } from "../src/model/config.js";
 import { copyTokenizerFiles, saveModelFolder } from "../src/model/folder.js";
 import { layoutSize, weightLayout } from "../src/model/layout.js";

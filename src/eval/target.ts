@@ -1,15 +1,16 @@
-/**
- * Which model `--model` means: a folder, a hub id, or a run directory, and what is known of the
- * run. Reads files only.
- */
-import { existsSync, readFileSync, readdirSync } from "node:fs";
+/** Resolves `--model`, a folder, a hub id or a run directory, and reads how that run asked. */
+import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { z } from "zod";
 import { UserError } from "../errors.js";
+import { jsonOf } from "../files.js";
+import { checkpointName, listCheckpoints } from "../run/checkpoint.js";
+import { configFile } from "../run/run-dir.js";
 
 export interface Target {
   /** Model or adapter folder, or a hub id. */
   readonly model: string;
-  /** Of the training run it is a checkpoint of; null for any other model. */
+  /** Seed of the training run that wrote it; null for any other model. */
   readonly trainSeed: number | null;
   /** How that run asked its questions; null for any other model. */
   readonly prompt: { readonly system: string | null; readonly suffix: string } | null;
@@ -27,50 +28,29 @@ export function findTarget(model: string, step?: number): Target {
         `--checkpoint ${step}: expected --model to be a run directory, found ${model}, which is none. Leave --checkpoint out.`,
       );
     const ofRun = basename(dirname(resolve(model))) === "checkpoints" ? readRun(join(model, "../..")) : undefined;
-    return { model, trainSeed: ofRun?.seed ?? null, prompt: ofRun?.prompt ?? null };
+    return { model, trainSeed: null, prompt: null, ...ofRun };
   }
   const folder = join(model, "checkpoints");
-  const steps = (existsSync(folder) ? readdirSync(folder) : [])
-    .flatMap((name) => /^step-(\d{6,})$/.exec(name)?.[1] ?? [])
-    .map(Number)
-    .sort((a, b) => a - b);
+  const steps = listCheckpoints(folder);
   const wanted = step ?? steps.at(-1);
   if (wanted === undefined || !steps.includes(wanted))
     throw new UserError(
       `${model}: expected ${step === undefined ? "a checkpoint" : `the checkpoint of step ${step}`}, found ${steps.length === 0 ? "none" : `those of ${steps.join(", ")}`}. ${steps.length === 0 ? "Let the run write one." : "Choose one with --checkpoint."}`,
     );
-  return {
-    model: join(folder, `step-${String(wanted).padStart(6, "0")}`),
-    trainSeed: run.seed,
-    prompt: run.prompt,
-  };
+  return { model: join(folder, checkpointName(wanted)), ...run };
 }
 
-interface Run {
-  readonly seed: number | null;
-  readonly prompt: NonNullable<Target["prompt"]>;
-}
+const runSchema = z.looseObject({
+  algo: z.string(),
+  seed: z.int().optional(),
+  data: z.looseObject({ system_prompt: z.string().nullish(), prompt_suffix: z.string().optional() }).optional(),
+});
 
-/**
- * What a run directory's config.json says; undefined for any other folder. A model's config.json
- * has no `algo`.
- */
-function readRun(folder: string): Run | undefined {
-  const file = join(folder, "config.json");
-  if (!existsSync(file)) return undefined;
-  let config: { algo?: unknown; seed?: unknown; data?: { system_prompt?: unknown; prompt_suffix?: unknown } };
-  try {
-    config = JSON.parse(readFileSync(file, "utf8")) as typeof config;
-  } catch {
-    return undefined;
-  }
-  if (config.algo === undefined) return undefined;
-  const { system_prompt: system, prompt_suffix: suffix } = config.data ?? {};
-  return {
-    seed: typeof config.seed === "number" ? config.seed : null,
-    prompt: {
-      system: typeof system === "string" ? system : null,
-      suffix: typeof suffix === "string" ? suffix : "",
-    },
-  };
+/** What a run's config.json says; undefined for any other folder: a model's has no `algo`. */
+function readRun(folder: string): Omit<Target, "model"> | undefined {
+  const file = configFile(folder);
+  const parsed = runSchema.safeParse(existsSync(file) ? jsonOf(readFileSync(file, "utf8")) : undefined);
+  if (!parsed.success) return undefined;
+  const { seed = null, data } = parsed.data;
+  return { trainSeed: seed, prompt: { system: data?.system_prompt ?? null, suffix: data?.prompt_suffix ?? "" } };
 }

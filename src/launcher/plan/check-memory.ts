@@ -6,7 +6,8 @@ import { totalmem } from "node:os";
 import type { RunConfig } from "../../config/schema.js";
 import { gpuBytes, smiList } from "../../machine/gpus.js";
 import { readModelConfig } from "../../model/config.js";
-import { assignDevices, visibleGpus } from "../devices.js";
+import { visibleGpus } from "../../machine/devices.js";
+import { assignDevices } from "../assign-devices.js";
 import { fits, planMemory, type MemoryLimits, type MemoryPlan } from "./memory-plan.js";
 import { refusal } from "./memory-report.js";
 

@@ -6,7 +6,7 @@
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { actorItems } from "./actor-memory.js";
-import type { DevicePlan } from "../devices.js";
+import type { DevicePlan } from "../assign-devices.js";
 import { learnerItems } from "./learner-memory.js";
 
 export interface MemoryItem {

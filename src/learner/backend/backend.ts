@@ -34,6 +34,8 @@ const require = createRequire(import.meta.url);
 
 const FASTEST_FIRST: BackendName[] = ["tensorflow", "wasm", "cpu"];
 
+export type BackendChoice = "auto" | BackendName;
+
 /**
  * Starts the first backend that passes a self-test.
  *
@@ -43,7 +45,7 @@ const FASTEST_FIRST: BackendName[] = ["tensorflow", "wasm", "cpu"];
  *   SHARE_ENV`. wasm and cpu always use one thread.
  * @throws UserError when none (or not the one named) can be used, with each one's reason
  */
-export async function startBackend(choice: "auto" | BackendName, threads: number): Promise<BackendInfo> {
+export async function startBackend(choice: BackendChoice, threads: number): Promise<BackendInfo> {
   const why: string[] = [];
   for (const name of choice === "auto" ? FASTEST_FIRST : [choice]) {
     try {
