@@ -19,14 +19,9 @@ import { UserError } from "./errors.js";
 import { assignDevices, visibleGpus } from "./launcher/devices.js";
 import { checkMemory } from "./launcher/plan/check-memory.js";
 import { report } from "./launcher/render.js";
-import {
-  checkNewRunDir,
-  checkResumableRunDir,
-  claimRunDir,
-  configFile,
-  latestRunDir,
-  newRunDir,
-} from "./run/run-dir.js";
+import { checkNewRunDir, checkResumableRunDir, claimRunDir, latestRunDir, newRunDir } from "./run/run-dir.js";
+import { readRunConfig } from "./run/config.js";
+import { configFile } from "./run/layout.js";
 import { supervise, type SuperviseOptions } from "./launcher/supervise.js";
 import { planThreads } from "./launcher/threads.js";
 import { createView } from "./launcher/view.js";
@@ -143,7 +138,7 @@ function resolveRun(
   flags: LaunchFlags,
   words: readonly string[],
   flagNames: readonly string[],
-): LoadedConfig & { runDir: string } {
+): Pick<LoadedConfig, "config" | "notes"> & { runDir: string } {
   const cwd = process.cwd();
   const overrides = [...words, ...shorthands(flags)];
   if (flags.resume !== undefined) {
@@ -152,7 +147,7 @@ function resolveRun(
     const named = flags.resume === true ? flags.runDir : flags.resume;
     const runDir = named === undefined ? latestRunDir(cwd) : resolve(cwd, named);
     checkResumableRunDir(runDir);
-    const loaded = resumeConfig(configFile(runDir), overrides, flagNames);
+    const loaded = resumeConfig(readRunConfig(configFile(runDir)), overrides, flagNames);
     if (flags.algo !== undefined && flags.algo !== loaded.config.algo)
       throw new UserError(
         `--algo ${flags.algo}: ${shortPath(runDir)} is a run of ${loaded.config.algo}. Remove --algo, or start a new run.`,

@@ -9,7 +9,7 @@ import pino from "pino";
 import type { RunConfig } from "../config/schema.js";
 import { readModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
-import { publishedLayout } from "../model/published.js";
+import { publishedLayout } from "../model/identity.js";
 import { loadTokenizer } from "../model/tokenizer.js";
 import type { Addresses } from "../protocol/sockets.js";
 import { SILENCE_MS } from "../protocol/sockets.js";

@@ -9,7 +9,7 @@ import { runConfigSchema } from "../config/schema.js";
 import { checkGap, gapOf } from "../learner/logprob-gap.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
 import { readModel } from "../model/read-model.js";
-import { readSafetensors } from "../model/safetensors.js";
+import { readSafetensors } from "../model/safetensors/read.js";
 import { taskSeed } from "../protocol/seeds.js";
 import { loadDataset } from "../tasks/dataset.js";
 import { outcomeOf } from "../tasks/extract.js";

@@ -9,7 +9,7 @@ import type { ModelConfig } from "../model/config.js";
 import { weightLayout } from "../model/layout.js";
 import { loraLayout } from "../model/lora.js";
 import { readModel, type ModelFiles } from "../model/read-model.js";
-import { loadPacked } from "../model/safetensors.js";
+import { loadPacked } from "../model/model-weights.js";
 
 export interface LogprobsOptions {
   readonly model: string;

@@ -3,7 +3,6 @@
  * learner/sft.ts trains.
  */
 import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { SingleBar } from "cli-progress";
 import { UserError } from "../errors.js";
 import { startBackend } from "../learner/backend/backend.js";
@@ -11,8 +10,9 @@ import type { SequenceGroup } from "../learner/policy/packing.js";
 import { initialWeights, trainSft, type SftProgress, type SftOptions as SftTraining } from "../learner/sft.js";
 import { readModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
-import { loadPacked } from "../model/safetensors.js";
+import { loadPacked } from "../model/model-weights.js";
 import { loadTokenizer } from "../model/tokenizer.js";
+import { checkpointsFolder } from "../run/layout.js";
 import { loadDataset } from "../tasks/dataset.js";
 import { starterCorpus } from "../tasks/starter.js";
 
@@ -35,7 +35,7 @@ export async function runSft(given: SftOptions): Promise<void> {
   const options = { ...given, model: resolveModelFolder(given.model) };
   const config = readModelConfig(options.model);
   const tokenizer = loadTokenizer(options.model, config);
-  if (!options.resume && existsSync(join(options.out, "checkpoints")))
+  if (!options.resume && existsSync(checkpointsFolder(options.out)))
     throw new UserError(
       `--out ${options.out}: already holds a training. Continue it with --resume, or choose another folder.`,
     );

@@ -11,7 +11,7 @@ import { packageRoot, shortPath } from "../config/load.js";
 import { UserError } from "../errors.js";
 import { clock } from "../launcher/render.js";
 import { claimOwnership } from "../run/owner.js";
-import { writeWhole } from "../run/write.js";
+import { writeJson } from "../files.js";
 import { writeReport } from "./report.js";
 import { startChild } from "../study/child.js";
 import { compareStudy } from "../study/comparison.js";
@@ -52,7 +52,7 @@ export async function runStudy(file: string, { out, dryRun }: StudyOptions): Pro
     const code = await runSteps(dir, steps);
     if (code !== 0) return code;
     const comparison = compareStudy(dir);
-    writeWhole(comparisonFile(dir), `${JSON.stringify(comparison, null, 2)}\n`);
+    writeJson(comparisonFile(dir), comparison);
     console.log(`\n${studyText(comparison, study.differences)}\n`);
     console.log(`Report: ${shortPath(writeReport(dir))}`);
     return 0;

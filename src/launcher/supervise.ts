@@ -11,7 +11,7 @@ import { closeSync, openSync, readFileSync, statSync } from "node:fs";
 import type { RunConfig } from "../config/schema.js";
 import type { LauncherMessage, ProgressEvent, RunSummary } from "../protocol/progress.js";
 import { deviceEnv, type DevicePlan } from "./devices.js";
-import { configFile, logFile } from "../run/run-dir.js";
+import { configFile, logFile } from "../run/layout.js";
 import { threadEnv, type ThreadPlan } from "./threads.js";
 
 /**

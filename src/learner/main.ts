@@ -4,12 +4,11 @@
  * Reads the resolved configuration, then imports the heavy libraries.
  * Exits 0 when the run is complete or was asked to stop, 1 with a message otherwise.
  */
-import { readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { runConfigSchema } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
 import type { LauncherMessage, ProgressEvent } from "../protocol/progress.js";
+import { readRunConfig } from "../run/config.js";
 
 const { values } = parseArgs({
   options: {
@@ -22,7 +21,7 @@ const { values } = parseArgs({
 
 async function main(): Promise<void> {
   if (values.config === undefined) throw new UserError("The learner needs --config FILE; the launcher gives it.");
-  const config = runConfigSchema.parse(JSON.parse(readFileSync(values.config, "utf8")));
+  const config = readRunConfig(values.config);
   const stop = new AbortController();
   // Signals reach every process of a terminal or job; under a launcher, it decides what they mean.
   for (const signal of ["SIGINT", "SIGTERM"] as const)

@@ -2,20 +2,13 @@
  * Supervised warm-start: cross-entropy on answers, AdamW, cosine schedule, checkpoints, resume.
  * Uses the same policy, packing, optimizer and checkpoints as reinforcement learning.
  */
-import { join } from "node:path";
 import type { Tensor } from "@tensorflow/tfjs";
 import type { ModelConfig } from "../model/config.js";
 import { saveModelFolder } from "../model/folder.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
 import { mulberry32 } from "../math/normal.js";
 import type { TF } from "./backend/backend.js";
-import {
-  listCheckpoints,
-  checkpointName,
-  loadTrainingState,
-  pruneCheckpoints,
-  saveCheckpoint,
-} from "../run/checkpoint.js";
+import { listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
 import { AdamW } from "./policy/optimizer.js";
 import { groupTokens, microbatches, type SequenceGroup } from "./policy/packing.js";
 import { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "./policy/policy.js";
@@ -96,9 +89,8 @@ export async function trainSft(
   onStep: (progress: SftProgress) => void,
 ): Promise<void> {
   const layout = weightLayout(config);
-  const root = join(outDir, "checkpoints");
-  const last = resume ? listCheckpoints(root).at(-1) : undefined;
-  const state = last === undefined ? null : loadTrainingState(join(root, checkpointName(last)));
+  const last = resume ? listCheckpoints(outDir).at(-1) : undefined;
+  const state = last === undefined ? null : loadTrainingState(outDir, last);
   const flat = tf.tidy(() => tf.variable(tf.tensor1d(state?.vectors.weights ?? packed)));
   const optimizer = new AdamW(tf, flat, layout, {
     beta1: 0.9,
@@ -140,11 +132,11 @@ export async function trainSft(
     if (step % options.saveSteps === 0 || step === options.maxSteps) {
       const weights = (await flat.data()) as Float32Array;
       const adam = await optimizer.state();
-      saveCheckpoint(root, step, (folder) => saveModelFolder(folder, sourceFolder, config, weights), {
+      saveCheckpoint(outDir, step, (folder) => saveModelFolder(folder, sourceFolder, config, weights), {
         vectors: { weights, adam_m: adam.m, adam_v: adam.v },
         values: { step, loss, options },
       });
-      pruneCheckpoints(root, 2);
+      pruneCheckpoints(outDir, 2);
     }
   }
   saveModelFolder(outDir, sourceFolder, config, (await flat.data()) as Float32Array);

@@ -2,11 +2,10 @@
  * The learning curve of a run (held-out accuracy against what was spent) and its value at a budget.
  * Reads metrics.jsonl, validation.jsonl and summary.json of a run directory; knows no other run.
  */
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { UserError, messageOf } from "../errors.js";
+import { UserError } from "../errors.js";
 import type { Mode } from "../eval/folder/result-file.js";
-import type { RunSummary, Validation } from "../protocol/progress.js";
+import type { Validation } from "../protocol/progress.js";
+import { readMetrics, readSummary, readValidation } from "../run/read.js";
 
 /** What algorithms are given equally much of, beside rollouts. */
 export const budgets = ["tokens", "wall_time"] as const;
@@ -34,15 +33,14 @@ export function readCurve(runDir: string): CurvePoint[] {
     );
   const spent = new Map([[0, { tokens: 0, wall_time: 0 }]]);
   let [tokens, wallTime] = [0, 0];
-  for (const line of readLines<IterationLine>(join(runDir, "metrics.jsonl"))) {
-    tokens += Math.round(line.tokens_per_second * line.iteration_seconds);
-    wallTime += line.iteration_seconds;
-    spent.set(line.iteration, { tokens, wall_time: wallTime });
+  for (const line of readMetrics(runDir)) {
+    tokens += Math.round(line.tokens_per_second! * line.iteration_seconds!);
+    wallTime += line.iteration_seconds!;
+    spent.set(line.iteration!, { tokens, wall_time: wallTime });
   }
-  const between = readLines<ValidationLine>(join(runDir, "validation.jsonl"));
   return [
     { iteration: 0, validation: before },
-    ...between.map(({ iteration, ...validation }) => ({ iteration, validation })),
+    ...readValidation(runDir).map(({ iteration, ...validation }) => ({ iteration, validation })),
     { iteration: summary.iterations, validation: after },
   ].map(({ iteration, validation }) => {
     const at = spent.get(iteration);
@@ -50,37 +48,6 @@ export function readCurve(runDir: string): CurvePoint[] {
       throw new UserError(`${runDir}: metrics.jsonl has no line of iteration ${iteration}, which was evaluated.`);
     return { iteration, ...at, validation };
   });
-}
-
-interface IterationLine {
-  iteration: number;
-  tokens_per_second: number;
-  iteration_seconds: number;
-}
-
-type ValidationLine = Validation & { iteration: number };
-
-/** @throws UserError when a run has none that can be read */
-export function readSummary(runDir: string): RunSummary {
-  const file = join(runDir, "summary.json");
-  try {
-    return JSON.parse(readFileSync(file, "utf8")) as RunSummary;
-  } catch (error) {
-    throw new UserError(
-      `${file}: expected the summary of a finished run, found none that can be read (${messageOf(error)}).`,
-    );
-  }
-}
-
-/**
- * Lines of a file of the learner; none when it is missing (no evaluation between first and last).
- */
-function readLines<T>(file: string): T[] {
-  if (!existsSync(file)) return [];
-  return readFileSync(file, "utf8")
-    .split("\n")
-    .filter((line) => line !== "")
-    .map((line) => JSON.parse(line) as T);
 }
 
 /**

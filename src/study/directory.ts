@@ -16,13 +16,15 @@ import { arch, availableParallelism, cpus, release, totalmem, type } from "node:
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { z } from "zod";
-import { packageRoot, readRunConfig } from "../config/load.js";
-import { type RunConfig, runConfigSchema } from "../config/schema.js";
+import { packageRoot } from "../config/load.js";
+import type { RunConfig } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
+import { writeJson } from "../files.js";
 import { readEvalResult } from "../eval/folder/result-file.js";
-import { configFile } from "../run/run-dir.js";
-import { currentCommit, writeWhole } from "../run/write.js";
-import { readSummary } from "./curve.js";
+import { readRunConfig, storedConfigSchema } from "../run/config.js";
+import { configFile, summaryFile } from "../run/layout.js";
+import { readSummary } from "../run/read.js";
+import { currentCommit } from "../run/write.js";
 import { type Study, type StudyDefinition, differingKeys, studySchema } from "./definition.js";
 
 export const studyFile = (dir: string): string => join(dir, "study.json");
@@ -51,7 +53,7 @@ const recordSchema = z.object({
   version: z.literal(1),
   definition: studySchema,
   /** Training configuration of each algorithm, with the first seed. */
-  configs: z.record(z.string(), runConfigSchema),
+  configs: z.record(z.string(), storedConfigSchema),
   differences: z.array(settingSchema),
   own: z.array(settingSchema),
   /**
@@ -115,7 +117,7 @@ export function recordStudy(dir: string, { definition, configs, differences, own
     uncommitted_changes: uncommittedChanges(),
     machine: machine(),
   };
-  writeWhole(studyFile(dir), `${JSON.stringify(record, null, 2)}\n`);
+  writeJson(studyFile(dir), record);
   return changed
     ? `${dir} was begun with commit ${earlier.commit ?? "unknown"} and goes on with ${commit ?? "unknown"}; study.json names both.`
     : null;
@@ -149,7 +151,7 @@ export function trainingState(runDir: string, expected: RunConfig): "new" | "unf
     throw new UserError(
       `${runDir}: expected a run of this study, found one that differs in ${keys.join(", ")}. Move it away, or begin another study with --out DIR.`,
     );
-  if (!existsSync(join(runDir, "summary.json"))) return "unfinished";
+  if (!existsSync(summaryFile(runDir))) return "unfinished";
   const { stopped, iterations } = readSummary(runDir);
   return !stopped && iterations === expected.max_steps ? "finished" : "unfinished";
 }

@@ -10,8 +10,8 @@ import { startBackend } from "../../src/learner/backend/backend.js";
 import { disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "../../src/learner/policy/policy.js";
 import { readModelConfig } from "../../src/model/config.js";
 import { weightLayout } from "../../src/model/layout.js";
-import { loadPacked } from "../../src/model/safetensors.js";
-import { hashPacked } from "../../src/model/weights.js";
+import { loadPacked } from "../../src/model/model-weights.js";
+import { hashPacked } from "../../src/model/identity.js";
 import {
   cleanUp,
   iterationsOf,

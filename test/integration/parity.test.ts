@@ -14,7 +14,7 @@ import { startBackend } from "../../src/learner/backend/backend.js";
 import { completionLogprobs, hiddenStates, prepareMicrobatch, splitFlat } from "../../src/learner/policy/policy.js";
 import { readModelConfig } from "../../src/model/config.js";
 import { weightLayout } from "../../src/model/layout.js";
-import { loadPacked } from "../../src/model/safetensors.js";
+import { loadPacked } from "../../src/model/model-weights.js";
 import { cleanUp, reason, root, run, starter, temporary, unrunnable } from "../support/run.js";
 
 interface Golden {

@@ -203,6 +203,8 @@ describe("a study directory", () => {
       iterations: 20,
       wall_seconds: 50,
       train_seconds: 40,
+      backend: "tensorflow",
+      commit: null,
       checkpoint: "checkpoints/step-000020",
       stopped: false,
     });

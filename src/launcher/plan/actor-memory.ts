@@ -16,7 +16,7 @@ import {
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
-import { publishedLayout } from "../../model/published.js";
+import { publishedLayout } from "../../model/identity.js";
 import type { MemoryItem } from "./memory-plan.js";
 
 /** engine.ts, PREFILL_SCORES: most scores of one prefill run. */

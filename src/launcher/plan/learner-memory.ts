@@ -8,7 +8,7 @@
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
-import { publishedLayout } from "../../model/published.js";
+import { publishedLayout } from "../../model/identity.js";
 import type { MemoryItem } from "./memory-plan.js";
 
 /** primitives.ts, MAX_LOGITS: logits of one chunk, in elements. */

@@ -9,7 +9,8 @@ import { z } from "zod";
 import { UserError } from "../../errors.js";
 import { type EvalDir, isEvalDir, readEvalDir } from "../../eval/folder/eval-dir.js";
 import { type StudyRecord, comparisonFile, readStudyRecord, runDirOf, studyFile } from "../directory.js";
-import { type RunFiles, isRunDir, readJson, readRunFiles } from "../../run/read.js";
+import { readJson } from "../../files.js";
+import { type RunFiles, isRunDir, readRunFiles } from "../../run/read.js";
 
 export interface Run extends RunFiles {
   readonly name: string;
