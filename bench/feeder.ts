@@ -1,15 +1,15 @@
 /**
- * An actor that computes nothing: answers every task at once with random tokens, so that what is
- * measured is the learner's door. Started by transport.ts as `node feeder.js <work address> <tokens
- * per completion> <rows>`.
+ * An actor that computes nothing: it answers every task at once with random tokens, so that the
+ * learner's side alone is measured. transport.ts starts it as `node feeder.js <work address>
+ * <tokens per completion> <rows>`.
  */
 import { decode, encode, groupToWire, taskFromWire } from "../src/protocol/codec.js";
 import type { TrajectoryGroup } from "../src/protocol/messages.js";
 import { HEARTBEAT_MS, Writer, connectDealer } from "../src/protocol/sockets.js";
 import { fromLearner } from "../src/protocol/wire-schemas.js";
 
-const [work, tokens, rows] = process.argv.slice(2);
-const capacityRows = Number(rows);
+const [work, token, tokens, rows] = process.argv.slice(2);
+const capacity = Number(rows);
 const socket = connectDealer(work!, "feeder");
 const writer = new Writer(socket);
 let version = { iteration: -1, sha256: "" };
@@ -19,10 +19,10 @@ const ids = Int32Array.from({ length: Number(tokens) }, (_, t) => (t * 7_919) % 
 const logprobs = Float32Array.from(ids, (id) => -id / 1_000);
 
 process.on("disconnect", () => process.exit(0));
-await writer.send(encode({ type: "hello", pid: process.pid, index: 0, capacityRows }));
+await writer.send(encode({ type: "hello", token, pid: process.pid, index: 0, capacity }));
 setInterval(() => {
   const idle = { held: [], busyMs: 0, idleMs: 0, counters: {}, version: null };
-  void writer.send(encode({ type: "heartbeat", capacityRows, steps: ++steps, ...idle }));
+  void writer.send(encode({ type: "heartbeat", capacity, steps: ++steps, ...idle }));
 }, HEARTBEAT_MS);
 
 for await (const frames of socket) {

@@ -107,7 +107,7 @@ function timeTo(target: number, points: readonly Point[]): number | null {
   return a.seconds + ((b.seconds - a.seconds) * (target - a.sampled)) / (b.sampled - a.sampled);
 }
 
-/** Of a checkpoint of either side, by our engine. */
+/** Our engine judges the checkpoints of both sides. */
 async function accuracyOf(folder: string): Promise<Omit<Point, "seconds">> {
   const config = readModelConfig(folder);
   const tokenizer = loadTokenizer(starterModel, config);

@@ -121,7 +121,7 @@ const nameOf = (config: ModelConfig): string => `${(layoutSize(weightLayout(conf
 
 const headFlops = ({ hiddenSize, vocabSize }: ModelConfig): number => 2 * hiddenSize * vocabSize;
 
-/** Of the linear layers and the LM head, which a tied model has too. */
+/** Counts the linear layers and the LM head, which a tied model has too. */
 function flopsPerToken(config: ModelConfig): number {
   const outside = weightLayout(config).filter(({ name }) => name.includes("embed_tokens") || name === "lm_head.weight");
   const body = layoutSize(weightLayout(config)) - outside.reduce((sum, { size }) => sum + size, 0);

@@ -13,10 +13,9 @@ import { benchLearning } from "./learning.js";
 import { benchLearner, benchLearner135m } from "./learner.js";
 import { findGsm8k, findSmollm2 } from "./models.js";
 import { findPeers } from "./python.js";
-import { busyShare, machine, save, table } from "./report.js";
+import { busyShare, machine, save, table, writeTables } from "./report.js";
 import { benchRollout135m } from "./rollout-135m.js";
 import { benchRollout } from "./rollout.js";
-import { writeResults } from "./readme.js";
 import { benchRefresh } from "./refresh.js";
 import { benchTransport } from "./transport.js";
 
@@ -39,7 +38,7 @@ async function main(): Promise<number> {
   const program = new Command("bench")
     .description("Measures this project against its peers on this machine.")
     .option("--only <names>", `comma-separated, of ${names.join(", ")} (default: all)`)
-    .option("--readme", "measure nothing; write the tables of bench/results/ into bench/README.md")
+    .option("--tables", "measure nothing; write the tables of bench/results/ again")
     .option("--quick", "few and small cases, once each: shows that everything runs, says nothing about speed")
     .option(
       "--python <path>",
@@ -51,14 +50,14 @@ async function main(): Promise<number> {
   const options = program.opts<{
     only?: string;
     quick?: true;
-    readme?: true;
+    tables?: true;
     python?: string;
     smollm2?: string;
     gsm8k?: string;
   }>();
   const { only, quick = false, python } = options;
-  if (options.readme === true) {
-    writeResults(names);
+  if (options.tables === true) {
+    writeTables(names);
     return 0;
   }
   const chosen = only?.split(",") ?? names;

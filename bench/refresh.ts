@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { runConfigSchema } from "../src/config/schema.js";
 import { threadEnv } from "../src/launcher/threads.js";
 import { readModelConfig } from "../src/model/config.js";
+import { TOKEN_VARIABLE } from "../src/protocol/progress.js";
 import { layoutSize, weightLayout } from "../src/model/layout.js";
 import { publishedHash, publishedLayout } from "../src/model/identity.js";
 import { loadPacked } from "../src/model/model-weights.js";
@@ -18,7 +19,7 @@ import type { BenchContext, BenchResult, CaseResult } from "./bench.js";
 import { interleave } from "./measure.js";
 import { starterModel } from "./models.js";
 import { repositoryFile } from "./side.js";
-import { CHUNK_BYTES, withLearner } from "./transport.js";
+import { TOKEN, CHUNK_BYTES, withLearner } from "./transport.js";
 
 export async function benchRefresh({ smollm2, quick, progress }: BenchContext): Promise<BenchResult> {
   const wanted = [
@@ -78,7 +79,9 @@ async function refresh(
     const configFile = join(folder, "config.json");
     writeFileSync(configFile, JSON.stringify(run));
     const args = ["--config", configFile, "--work", work, "--weights", weights, "--threads", "1"];
-    const actor = fork(repositoryFile("dist/actors/main.js"), args, { env: { ...process.env, ...threadEnv(1) } });
+    const actor = fork(repositoryFile("dist/actors/main.js"), args, {
+      env: { ...process.env, ...threadEnv(1), [TOKEN_VARIABLE]: TOKEN },
+    });
     const ended = new Promise((resolve) => actor.once("exit", resolve));
     try {
       return await interleave(

@@ -3,7 +3,7 @@
  * in.
  */
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
@@ -53,7 +53,7 @@ export function table(result: BenchResult, busy: number): string {
 }
 
 /** Where and with what a result was measured. */
-export function machine(): Record<string, unknown> {
+export function machine() {
   const versions = (name: string) =>
     (JSON.parse(readFileSync(repositoryFile(`node_modules/${name}/package.json`), "utf8")) as { version: string })
       .version;
@@ -104,7 +104,7 @@ export async function busyShare(): Promise<number> {
 }
 
 /** What a JSON file of bench/results/ holds, besides more of the circumstances. */
-export interface SavedResult extends BenchResult {
+interface SavedResult extends BenchResult {
   readonly name: string;
   readonly date: string;
   readonly cpu: string;
@@ -113,14 +113,33 @@ export interface SavedResult extends BenchResult {
   readonly othersBusyShare: number;
 }
 
-/** Writes bench/results/<name>.json and .svg; returns the folder. */
-export function save(name: string, result: BenchResult, surroundings: Record<string, unknown>): string {
+/** Where and when a result was measured, and its table. */
+function page(saved: SavedResult): string {
+  const { name, date, cores, cpu, commit: at, othersBusyShare } = saved;
+  const where = `${name}, ${date.slice(0, 10)}, ${cores} cores (${cpu}), commit ${at?.slice(0, 7) ?? "unknown"}`;
+  return `${where}\n\n${table(saved, othersBusyShare)}\n`;
+}
+
+/** Writes bench/results/<name>.txt again, from the JSON files that are there. */
+export function writeTables(names: readonly string[]): void {
+  for (const name of names) {
+    const file = join(resultsFolder, `${name}.json`);
+    if (!existsSync(file)) continue;
+    const saved = JSON.parse(readFileSync(file, "utf8")) as SavedResult;
+    writeFileSync(join(resultsFolder, `${name}.txt`), page(saved));
+  }
+}
+
+/** Writes bench/results/<name>.json, .txt and .svg; returns the folder. */
+export function save(
+  name: string,
+  result: BenchResult,
+  surroundings: ReturnType<typeof machine> & { readonly othersBusyShare: number },
+): string {
   mkdirSync(resultsFolder, { recursive: true });
-  const date = new Date().toISOString();
-  writeFileSync(
-    join(resultsFolder, `${name}.json`),
-    `${JSON.stringify({ name, date, ...surroundings, ...result }, null, 2)}\n`,
-  );
+  const saved: SavedResult = { name, date: new Date().toISOString(), ...surroundings, ...result };
+  writeFileSync(join(resultsFolder, `${name}.json`), `${JSON.stringify(saved, null, 2)}\n`);
+  writeFileSync(join(resultsFolder, `${name}.txt`), page(saved));
   writeFileSync(
     join(resultsFolder, `${name}.svg`),
     result.curves === undefined ? barChart(result) : lineChart(result, result.curves),

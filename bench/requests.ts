@@ -27,7 +27,7 @@ export interface RolloutReply {
   readonly tokens: number;
   /** Prompt by prompt. */
   readonly completions: readonly (readonly number[])[];
-  /** Of their tokens; from our side only. */
+  /** Log-probabilities of their tokens; from our side only. */
   readonly logprobs?: readonly (readonly number[])[];
 }
 
@@ -73,7 +73,7 @@ export interface MachineRequest {
 }
 
 export interface MachineReply {
-  /** Of one product, or one pass over the vectors. */
+  /** Time of one product, or of one pass over the vectors. */
   readonly seconds: number;
 }
 

@@ -17,7 +17,7 @@ const loads = [
   { rows: 256, completions: 256 },
   { rows: 256, completions: 1_024 },
 ];
-/** Of a second actor only what a run would ask of two. */
+/** Two actors get only the loads that a run would give to two. */
 const loadsOfTwo = [
   { rows: 64, completions: 256 },
   { rows: 256, completions: 1_024 },
@@ -84,7 +84,7 @@ export interface RolloutCase {
   readonly completions: number;
   readonly maxNewTokens: number;
   readonly repeats: number;
-  /** Of the untimed run: a large model is warm after a few. */
+  /** Tokens of the untimed run: a large model is warm after a few. */
   readonly warmUpTokens?: number;
 }
 

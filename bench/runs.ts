@@ -21,7 +21,7 @@ export interface RunOptions {
   readonly reward: "correctness" | "digits";
   /** A checkpoint every so many steps; 0 = none on the way. */
   readonly saveSteps: number;
-  /** Of `withProblems`. */
+  /** The folder that `withProblems` made. */
   readonly folder: string;
   readonly seed: number;
 }

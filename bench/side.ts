@@ -1,6 +1,6 @@
 /**
- * A long-lived process that answers one JSON line on stdin with one JSON line on stdout, so that
- * neither imports nor loading a model is in any measurement. Both sides of a comparison live in
+ * A long-lived process that answers one JSON line on stdin with one JSON line on stdout. Neither
+ * imports nor loading a model is therefore in any measurement. Both sides of a comparison live in
  * such a process and take their own time. All get the environment that the launcher gives its
  * children (threads, huge pages).
  */
@@ -62,12 +62,12 @@ export async function closing(sides: readonly (Side | null)[], use: () => Promis
   }
 }
 
-/** A file of bench/ itself, seen from dist/bench/bench/. */
+/** A file of bench/ itself, seen from dist-bench/bench/. */
 export function benchFile(path: string): string {
-  return fileURLToPath(new URL(`../../../bench/${path}`, import.meta.url));
+  return fileURLToPath(new URL(`../../bench/${path}`, import.meta.url));
 }
 
 /** A file of the repository. */
 export function repositoryFile(path: string): string {
-  return fileURLToPath(new URL(`../../../${path}`, import.meta.url));
+  return fileURLToPath(new URL(`../../${path}`, import.meta.url));
 }

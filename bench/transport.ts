@@ -1,4 +1,4 @@
-/** (d) The learner's door: completions/s through it, journal included. No peer has one. */
+/** (d) Completions/s into the learner, its journal included. No peer has one. */
 import { fork } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -14,11 +14,12 @@ import { resolveAddresses, type Addresses } from "../src/protocol/sockets.js";
 import type { BenchContext, BenchResult } from "./bench.js";
 import { interleave } from "./measure.js";
 
+export const TOKEN = "bench";
 const GROUP_SIZE = 8;
 const TOKENS = 128;
 const GROUPS_PER_BATCH = 64;
 const BATCHES_PER_REPEAT = 10;
-/** Of the weights, on their way to an actor. */
+/** Size of a chunk of weights on its way to an actor. */
 export const CHUNK_BYTES = 1 << 20;
 
 export async function benchTransport({ quick, progress }: BenchContext): Promise<BenchResult> {
@@ -29,7 +30,7 @@ export async function benchTransport({ quick, progress }: BenchContext): Promise
     async (dispatcher, { work }, folder, ledger) => {
       const script = fileURLToPath(new URL("./feeder.js", import.meta.url));
       const rows = GROUPS_PER_BATCH * GROUP_SIZE;
-      const feeder = fork(script, [work, String(TOKENS), String(rows)], { cwd: folder });
+      const feeder = fork(script, [work, TOKEN, String(TOKENS), String(rows)], { cwd: folder });
       try {
         return await interleave(
           async (repeat) => {
@@ -55,7 +56,7 @@ export async function benchTransport({ quick, progress }: BenchContext): Promise
   const name = `groups of ${GROUP_SIZE} × ${TOKENS} tokens`;
   progress(name);
   return {
-    title: "Trajectories through the learner's door",
+    title: "Trajectories into the learner's journal",
     unit: "completions/s",
     better: "higher",
     peerNames: [],
@@ -83,12 +84,14 @@ export async function withLearner<T>(
   let fail: (error: unknown) => void = () => {};
   const failed = new Promise<never>((_, reject) => (fail = reject));
   const log = () => {};
-  const ledger = new Ledger({ ...book(maxBatches), firstIteration: 0, runDir: folder, log, onFatal: fail });
+  const rules = { vocabSize: 512, rewardNames: ["correctness"] };
+  const ledger = new Ledger({ ...book(maxBatches), rules, firstIteration: 0, runDir: folder, log, onFatal: fail });
   const dispatcher = await Dispatcher.start({
     addresses,
+    token: TOKEN,
     chunkBytes: CHUNK_BYTES,
     weightsFolder,
-    minCapacityRows: 1,
+    minCapacity: 1,
     ledger,
     log,
     onFatal: fail,

@@ -13,7 +13,10 @@ const tracked = execFileSync("git", ["ls-files", "-co", "--exclude-standard", "s
 });
 const files = tracked.split("\n").filter((file) => /\.(ts|mjs)$/.test(file) && existsSync(file));
 
-/** Splits a docstring into sentences; tags, list items and paragraphs end one, tables and drawings are left out. */
+/**
+ * Splits a docstring into sentences. Tags, list items and paragraphs end one; tables and drawings
+ * are left out.
+ */
 function sentences(body) {
   return body
     .split("\n")

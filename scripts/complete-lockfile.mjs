@@ -1,9 +1,9 @@
 /**
  * Adds the entries of other platforms' optional packages to package-lock.json.
  *
- * npm leaves an optional package out of the lockfile when the registry at hand does not carry it
- * (mirrors often hold only their own platform's), and `npm ci` then refuses that lockfile
- * everywhere. Run after every change of dependencies: node scripts/complete-lockfile.mjs
+ * npm leaves an optional package out of the lockfile when the registry at hand does not carry it:
+ * mirrors often hold only their own platform's. `npm ci` then refuses that lockfile everywhere. Run
+ * after every change of dependencies: node scripts/complete-lockfile.mjs
  */
 import { readFileSync, writeFileSync } from "node:fs";
 

@@ -23,6 +23,10 @@ case $ALGO in
     exit 2
     ;;
 esac
+if [[ $ACCOUNT == YOUR-ACCOUNT ]]; then
+  echo "ACCOUNT: expected the account that pays for the job, found the placeholder $ACCOUNT; set it in slurm/site.env" >&2
+  exit 2
+fi
 if [[ ! $GPUS =~ ^[1-9][0-9]*$ ]]; then
   echo "GPUS: expected a whole number of at least 1, found $GPUS" >&2
   exit 2

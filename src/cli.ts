@@ -1,19 +1,56 @@
 #!/usr/bin/env node
 /**
- * `node dist/cli.js <command>`: everything except training runs (launch.ts). Parses the command
- * line and hands plain options to the command's module, which is loaded only then, so that `--help`
- * is instant.
+ * `node dist/cli.js <command>`: everything except training runs (launch.ts). Each file of cli/
+ * holds one command's options and loads its job only when it runs, so that `--help` is instant.
  *
  * Exit code: 0, or 1 with one line on stderr.
  */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
-import { addDataCommands } from "./commandline/data.js";
-import { addEvaluationCommands } from "./commandline/evaluation.js";
-import { addModelCommands } from "./commandline/models.js";
-import { addRunCommands } from "./commandline/runs.js";
+import { addAnalyze } from "./cli/analyze.js";
+import { addCheckModel } from "./cli/check-model.js";
+import { addCompare } from "./cli/compare.js";
+import { addDoctor } from "./cli/doctor.js";
+import { addDownloadModel } from "./cli/download-model.js";
+import { addEval } from "./cli/eval.js";
+import { addExport } from "./cli/export.js";
+import { addInfer } from "./cli/infer.js";
+import { addLogprobs } from "./cli/logprobs.js";
+import { addPlan } from "./cli/plan.js";
+import { addPrepareData } from "./cli/prepare-data.js";
+import { addPrepareStarter } from "./cli/prepare-starter.js";
+import { addReport } from "./cli/report.js";
+import { addServe } from "./cli/serve.js";
+import { addSetup } from "./cli/setup.js";
+import { addSft } from "./cli/sft.js";
+import { addStatus } from "./cli/status.js";
+import { addStudy } from "./cli/study.js";
+import { addTrajectories } from "./cli/trajectories.js";
 import { guarded, isEntry } from "./entry.js";
 import { UserError } from "./errors.js";
+
+/** In the order in which --help lists them. */
+const commands = [
+  addSetup,
+  addDoctor,
+  addDownloadModel,
+  addInfer,
+  addCheckModel,
+  addExport,
+  addServe,
+  addLogprobs,
+  addSft,
+  addPrepareData,
+  addPrepareStarter,
+  addEval,
+  addCompare,
+  addAnalyze,
+  addReport,
+  addStudy,
+  addPlan,
+  addTrajectories,
+  addStatus,
+];
 
 /** The whole command line. */
 export function createProgram(): Command {
@@ -25,14 +62,11 @@ export function createProgram(): Command {
     .version(version, "--version", "print the version")
     .helpOption("--help", "show this text")
     .helpCommand(false)
-    // commands inherit both: errors are thrown, and told by cli() alone
+    // commands inherit both: errors are thrown, and only cli() reports them
     .exitOverride()
     .configureOutput({ writeErr: () => {} });
 
-  addModelCommands(program);
-  addDataCommands(program);
-  addEvaluationCommands(program);
-  addRunCommands(program);
+  for (const add of commands) add(program);
 
   for (const command of program.commands) command.option("--debug", "show stack traces");
   return program;

@@ -1,14 +1,9 @@
-/**
- * What the entry points share: whether a file was started by the user, and how a failure is told.
- */
+/** What the entry points share: whether the user started a file, and how a failure is reported. */
 import { realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { UserError, messageOf } from "./errors.js";
 
-/**
- * True when the module with this `import.meta.url` is the script Node was started with (through a
- * link as well).
- */
+/** True when the module with this URL is the script Node was started with, also by a link. */
 export function isEntry(url: string): boolean {
   const script = process.argv[1];
   return script !== undefined && realpathSync(script) === fileURLToPath(url);

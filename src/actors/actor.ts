@@ -25,9 +25,10 @@ import { WeightFetcher } from "./weight-fetcher.js";
 
 export interface ActorOptions {
   readonly addresses: Addresses;
+  readonly token: string;
   readonly index: number;
   /** Completions taken at once: the engine's maxRows. */
-  readonly capacityRows: number;
+  readonly capacity: number;
   /** Bytes of the packed weights this actor's model needs. */
   readonly weightBytes: number;
   /** The other end of serveEngine. */
@@ -54,112 +55,112 @@ export class Actor {
   /** Resolves with the learner's reason to stop; rejects when the actor cannot go on. */
   readonly done: Promise<string>;
 
-  private readonly options: ActorOptions;
-  private readonly socket: Dealer;
-  private readonly writer: Writer;
-  private readonly fetcher: WeightFetcher;
-  private readonly timer: NodeJS.Timeout;
-  private resolveDone!: (reason: string) => void;
-  private rejectDone!: (error: unknown) => void;
+  readonly #options: ActorOptions;
+  readonly #socket: Dealer;
+  readonly #writer: Writer;
+  readonly #fetcher: WeightFetcher;
+  readonly #timer: NodeJS.Timeout;
+  #resolveDone!: (reason: string) => void;
+  #rejectDone!: (error: unknown) => void;
 
-  private readonly waiting: Task[] = [];
-  private readonly running = new Map<string, Task>();
-  private readonly scoring = new Set<string>();
-  private readonly unacked = new Map<string, { frames: Uint8Array[]; sentMs: number }>();
+  readonly #waiting: Task[] = [];
+  readonly #running = new Map<string, Task>();
+  readonly #scoring = new Set<string>();
+  readonly #unacked = new Map<string, { frames: Uint8Array[]; sentMs: number }>();
 
   /** Weights the engine holds; null before the first load and after a failed one. */
-  private version: PolicyVersion | null = null;
-  private announced: Announcement | null = null;
+  #version: PolicyVersion | null = null;
+  #announced: Announcement | null = null;
   /** Fetched, waiting for the engine to drain. */
-  private fetched: { packed: Float32Array; announcement: Announcement } | null = null;
-  private fetching = false;
-  private loading: Announcement | null = null;
-  private hashMismatches = 0;
+  #fetched: { packed: Float32Array; announcement: Announcement } | null = null;
+  #fetching = false;
+  #loading: Announcement | null = null;
+  #hashMismatches = 0;
 
-  private steps = 0;
-  private lastLearnerMs = Date.now();
-  private lastTickMs = Date.now();
-  private readonly clock = { busyMs: 0, idleMs: 0, sinceMs: performance.now(), busy: false };
-  private readonly counters = new Map<string, number>();
-  private closed = false;
+  #steps = 0;
+  #lastLearnerMs = Date.now();
+  #lastTickMs = Date.now();
+  readonly #clock = { busyMs: 0, idleMs: 0, sinceMs: performance.now(), busy: false };
+  readonly #counters = new Map<string, number>();
+  #closed = false;
 
   constructor(options: ActorOptions) {
-    this.options = options;
+    this.#options = options;
     this.id = `actor-${options.index}-${process.pid}-${randomBytes(4).toString("hex")}`;
     this.done = new Promise((resolve, reject) => {
-      this.resolveDone = resolve;
-      this.rejectDone = reject;
+      this.#resolveDone = resolve;
+      this.#rejectDone = reject;
     });
-    this.socket = connectDealer(options.addresses.work, this.id);
-    this.writer = new Writer(this.socket);
-    this.fetcher = new WeightFetcher(options.addresses.weights, this.id, (name) => this.count(name));
-    options.engine.on("message", (message) => this.fromEngine(message));
-    this.timer = setInterval(() => this.tick(), options.heartbeatMs ?? HEARTBEAT_MS);
-    this.sendHello();
-    this.receive().catch(this.fail);
+    this.#socket = connectDealer(options.addresses.work, this.id);
+    this.#writer = new Writer(this.#socket);
+    this.#fetcher = new WeightFetcher(options.addresses.weights, this.id, options.token, (name) => this.#count(name));
+    options.engine.on("message", (message) => this.#fromEngine(message));
+    this.#timer = setInterval(() => this.#tick(), options.heartbeatMs ?? HEARTBEAT_MS);
+    this.#sendHello();
+    this.#receive().catch(this.fail);
   }
 
   /** Says bye, so that the learner hands our tasks to others at once, and closes the sockets. */
   async close(reason: string): Promise<void> {
-    if (this.closed) return;
-    clearInterval(this.timer);
-    await this.writer.send(encode({ type: "bye", reason })).catch(() => {});
-    this.closed = true;
-    this.socket.close();
-    this.fetcher.close();
+    if (this.#closed) return;
+    clearInterval(this.#timer);
+    await this.#writer.send(encode({ type: "bye", reason })).catch(() => {});
+    this.#closed = true;
+    this.#socket.close();
+    this.#fetcher.close();
   }
 
   // ---- learner
 
-  private async receive(): Promise<void> {
-    for await (const frames of this.socket) {
-      this.lastLearnerMs = Date.now();
+  async #receive(): Promise<void> {
+    for await (const frames of this.#socket) {
+      this.#lastLearnerMs = Date.now();
       try {
-        this.fromLearner(frames);
+        this.#fromLearner(frames);
       } catch (error) {
         if (!(error instanceof ProtocolError)) throw error;
-        this.count("messages_malformed");
-        this.options.log("warn", "malformed message", { reason: error.message });
+        this.#count("messages_malformed");
+        this.#options.log("warn", "malformed message", { reason: error.message });
       }
     }
   }
 
-  private fromLearner(frames: Buffer[]): void {
+  #fromLearner(frames: Buffer[]): void {
     const { header, tensors } = decode(fromLearner, frames);
     switch (header.type) {
       case "heartbeat":
-        this.announced = header.weights;
-        this.refreshWeights().catch(this.fail);
+        this.#announced = header.weights;
+        this.#refreshWeights().catch(this.fail);
         break;
       case "task":
-        this.take(taskFromWire(header, tensors));
+        this.#take(taskFromWire(header, tensors));
         break;
       case "ack":
-        this.unacked.delete(header.taskId);
+        this.#unacked.delete(header.taskId);
         break;
       case "refused":
         if (header.fatal) return this.fail(new UserError(`The learner refused this actor: ${header.reason}.`));
-        this.options.log("warn", "answer refused", { taskId: header.taskId, reason: header.reason });
-        this.count("answers_refused");
-        if (header.taskId !== null) this.unacked.delete(header.taskId);
+        this.#options.log("warn", "answer refused", { taskId: header.taskId, reason: header.reason });
+        this.#count("answers_refused");
+        if (header.taskId !== null) this.#unacked.delete(header.taskId);
         break;
       case "unknown":
-        this.sendHello();
+        this.#sendHello();
         break;
       case "stop":
-        this.resolveDone(header.reason);
+        this.#resolveDone(header.reason);
     }
   }
 
-  private take(task: Task): void {
+  #take(task: Task): void {
     // Leased again while still in hand: the answer is on its way.
-    if (this.held().includes(task.taskId)) return this.count("tasks_already_held");
-    this.waiting.push(task);
-    this.pump();
+    if (this.#held().includes(task.taskId)) return this.#count("tasks_already_held");
+    this.#waiting.push(task);
+    this.#pump();
   }
 
-  private held(): string[] {
-    return [...this.waiting.map((t) => t.taskId), ...this.running.keys(), ...this.scoring, ...this.unacked.keys()];
+  #held(): string[] {
+    return [...this.#waiting.map((t) => t.taskId), ...this.#running.keys(), ...this.#scoring, ...this.#unacked.keys()];
   }
 
   // ---- engine
@@ -168,59 +169,62 @@ export class Actor {
    * Gives the engine what it may have now: newer weights once it is empty, else tasks its weights
    * may answer.
    */
-  private pump(): void {
-    if (this.loading !== null) return;
-    if (this.fetched !== null) {
-      if (this.running.size === 0) this.load(this.fetched.packed, this.fetched.announcement);
+  #pump(): void {
+    if (this.#loading !== null) return;
+    if (this.#fetched !== null) {
+      if (this.#running.size === 0) this.#load(this.#fetched.packed, this.#fetched.announcement);
       return;
     }
-    if (this.version === null) return;
-    const { iteration } = this.version;
-    const ready = this.waiting.filter((task) => task.minIteration <= iteration);
+    if (this.#version === null) return;
+    const { iteration } = this.#version;
+    const ready = this.#waiting.filter((task) => task.minIteration <= iteration);
     if (ready.length === 0) return;
-    const later = this.waiting.filter((task) => task.minIteration > iteration);
-    this.waiting.splice(0, this.waiting.length, ...later);
-    this.markTime(true);
+    const later = this.#waiting.filter((task) => task.minIteration > iteration);
+    this.#waiting.splice(0, this.#waiting.length, ...later);
+    this.#markTime(true);
     for (const task of ready) {
-      this.running.set(task.taskId, task);
+      this.#running.set(task.taskId, task);
       const { taskId: requestId, promptIds, groupSize, seed, sampling } = task;
-      this.options.engine.postMessage({ type: "submit", request: { requestId, promptIds, groupSize, seed, sampling } });
+      this.#options.engine.postMessage({
+        type: "submit",
+        request: { requestId, promptIds, groupSize, seed, sampling },
+      });
     }
   }
 
-  private fromEngine(message: FromEngine): void {
-    if (this.closed) return;
+  #fromEngine(message: FromEngine): void {
+    if (this.#closed) return;
     switch (message.type) {
       case "loaded":
-        this.loaded(message.version);
+        this.#loaded(message.version);
         break;
       case "stepped":
-        this.steps = message.steps;
-        for (const group of message.groups) this.answered(group);
+        this.#steps = message.steps;
+        for (const group of message.groups) this.#answered(group);
         break;
       case "failed":
         this.fail(message.user ? new UserError(message.message) : new Error(`the engine failed: ${message.message}`));
     }
   }
 
-  private answered(generated: GeneratedGroup): void {
-    const task = this.running.get(generated.requestId);
+  #answered(generated: GeneratedGroup): void {
+    const task = this.#running.get(generated.requestId);
     if (task === undefined)
       return this.fail(new Error(`the engine answered ${generated.requestId}, which it was not asked`));
-    this.running.delete(task.taskId);
-    this.scoring.add(task.taskId);
-    if (this.running.size === 0) this.markTime(false);
-    this.pump();
-    this.score(task, generated).catch(this.fail);
+    this.#running.delete(task.taskId);
+    this.#scoring.add(task.taskId);
+    if (this.#running.size === 0) this.#markTime(false);
+    this.#pump();
+    this.#score(task, generated).catch(this.fail);
   }
 
-  private async score(task: Task, generated: GeneratedGroup): Promise<void> {
-    const group = await this.options.score(task, generated, this.id);
+  async #score(task: Task, generated: GeneratedGroup): Promise<void> {
+    const group = await this.#options.score(task, generated, this.id);
     const { header, tensors } = groupToWire(group);
     const frames = encode(header, tensors);
-    this.scoring.delete(task.taskId);
-    this.unacked.set(task.taskId, { frames, sentMs: Date.now() });
-    this.send(frames);
+    this.#scoring.delete(task.taskId);
+    this.#unacked.set(task.taskId, { frames, sentMs: Date.now() });
+    this.#send(frames);
   }
 
   // ---- weights
@@ -229,125 +233,125 @@ export class Actor {
    * Nothing is fetched while fetched weights wait for the engine: there is one buffer, which the
    * engine reads in place.
    */
-  private async refreshWeights(): Promise<void> {
-    if (this.fetching) return;
-    this.fetching = true;
+  async #refreshWeights(): Promise<void> {
+    if (this.#fetching) return;
+    this.#fetching = true;
     try {
       while (
-        !this.closed &&
-        this.fetched === null &&
-        this.loading === null &&
-        this.announced !== null &&
-        !sameVersion(this.announced, this.version)
+        !this.#closed &&
+        this.#fetched === null &&
+        this.#loading === null &&
+        this.#announced !== null &&
+        !sameVersion(this.#announced, this.#version)
       ) {
-        const target = this.announced;
-        if (target.totalBytes !== this.options.weightBytes)
+        const target = this.#announced;
+        if (target.totalBytes !== this.#options.weightBytes)
           throw new UserError(
-            `The learner offers weights of ${target.totalBytes} bytes, this actor's model needs ${this.options.weightBytes}. ` +
+            `The learner offers weights of ${target.totalBytes} bytes, this actor's model needs ${this.#options.weightBytes}. ` +
               `Start both with the same model.path.`,
           );
-        const packed = await this.fetcher.fetch(target);
-        if (packed !== null) this.fetched = { packed, announcement: target };
+        const packed = await this.#fetcher.fetch(target);
+        if (packed !== null) this.#fetched = { packed, announcement: target };
         // Gone: the next announcement is on its way.
         else await sleep(10);
-        this.pump();
+        this.#pump();
       }
     } finally {
-      this.fetching = false;
+      this.#fetching = false;
     }
   }
 
-  private load(packed: Float32Array, announcement: Announcement): void {
-    this.fetched = null;
-    this.loading = announcement;
-    this.options.engine.postMessage({ type: "load", packed, iteration: announcement.iteration });
+  #load(packed: Float32Array, announcement: Announcement): void {
+    this.#fetched = null;
+    this.#loading = announcement;
+    this.#options.engine.postMessage({ type: "load", packed, iteration: announcement.iteration });
   }
 
-  private loaded(version: PolicyVersion): void {
-    const expected = this.loading!;
-    this.loading = null;
+  #loaded(version: PolicyVersion): void {
+    const expected = this.#loading!;
+    this.#loading = null;
     if (sameVersion(version, expected)) {
-      this.version = version;
-      this.hashMismatches = 0;
-      this.sendHeartbeat();
-      this.pump();
+      this.#version = version;
+      this.#hashMismatches = 0;
+      this.#sendHeartbeat();
+      this.#pump();
       // a newer policy may have been announced meanwhile
-      this.refreshWeights().catch(this.fail);
+      this.#refreshWeights().catch(this.fail);
       return;
     }
     // Nothing may be sampled with weights of an unknown identity.
-    this.version = null;
-    this.count("weights_hash_mismatches");
-    this.options.log("error", "loaded weights have another hash than announced", {
+    this.#version = null;
+    this.#count("weights_hash_mismatches");
+    this.#options.log("error", "loaded weights have another hash than announced", {
       expected: expected.sha256,
       found: version.sha256,
     });
-    if (++this.hashMismatches >= MAX_HASH_MISMATCHES)
+    if (++this.#hashMismatches >= MAX_HASH_MISMATCHES)
       return this.fail(
         new Error(`weights of iteration ${expected.iteration} arrived damaged ${MAX_HASH_MISMATCHES} times`),
       );
-    this.refreshWeights().catch(this.fail);
+    this.#refreshWeights().catch(this.fail);
   }
 
   // ---- life signs
 
-  private tick(): void {
-    const { heartbeatMs = HEARTBEAT_MS, silenceMs = SILENCE_MS } = this.options;
+  #tick(): void {
+    const { heartbeatMs = HEARTBEAT_MS, silenceMs = SILENCE_MS } = this.#options;
     const now = Date.now();
     // After a pause of this process the learner's heartbeats wait in the socket: read first.
-    const paused = now - this.lastTickMs > 3 * heartbeatMs;
-    this.lastTickMs = now;
-    if (!paused && now - this.lastLearnerMs > silenceMs)
+    const paused = now - this.#lastTickMs > 3 * heartbeatMs;
+    this.#lastTickMs = now;
+    if (!paused && now - this.#lastLearnerMs > silenceMs)
       return this.fail(
         new UserError(
           `The learner has been silent for ${silenceMs / 1_000} s: it is gone, or its machine is. Resume the run with --resume.`,
         ),
       );
-    this.sendHeartbeat();
-    for (const answer of this.unacked.values()) {
+    this.#sendHeartbeat();
+    for (const answer of this.#unacked.values()) {
       if (now - answer.sentMs < RESEND_MS) continue;
       answer.sentMs = now;
-      this.count("answers_sent_again");
-      this.send(answer.frames);
+      this.#count("answers_sent_again");
+      this.#send(answer.frames);
     }
   }
 
-  private sendHello(): void {
-    const { index, capacityRows } = this.options;
-    this.send(encode({ type: "hello", pid: process.pid, index, capacityRows }));
+  #sendHello(): void {
+    const { token, index, capacity } = this.#options;
+    this.#send(encode({ type: "hello", token, pid: process.pid, index, capacity }));
   }
 
-  private sendHeartbeat(): void {
-    const { capacityRows } = this.options;
-    this.markTime(this.clock.busy);
-    const { busyMs, idleMs } = this.clock;
-    const counters = Object.fromEntries(this.counters);
-    const { version, steps } = this;
-    this.send(encode({ type: "heartbeat", capacityRows, version, held: this.held(), steps, busyMs, idleMs, counters }));
+  #sendHeartbeat(): void {
+    const { capacity } = this.#options;
+    this.#markTime(this.#clock.busy);
+    const { busyMs, idleMs } = this.#clock;
+    const counters = Object.fromEntries(this.#counters);
+    const [version, steps] = [this.#version, this.#steps];
+    this.#send(encode({ type: "heartbeat", capacity, version, held: this.#held(), steps, busyMs, idleMs, counters }));
   }
 
-  private send(frames: readonly Uint8Array[]): void {
+  #send(frames: readonly Uint8Array[]): void {
     // An unreachable learner shows as silence, which `tick` judges.
-    this.writer.send(frames).catch((error: unknown) => {
-      if (!this.closed) this.options.log("warn", "could not send to the learner", { reason: messageOf(error) });
+    this.#writer.send(frames).catch((error: unknown) => {
+      if (!this.#closed) this.#options.log("warn", "could not send to the learner", { reason: messageOf(error) });
     });
   }
 
   /** Books the time since the last call as busy or idle, and sets what the time from now on is. */
-  private markTime(busy: boolean): void {
+  #markTime(busy: boolean): void {
     const now = performance.now();
-    this.clock[this.clock.busy ? "busyMs" : "idleMs"] += now - this.clock.sinceMs;
-    this.clock.sinceMs = now;
-    this.clock.busy = busy;
+    this.#clock[this.#clock.busy ? "busyMs" : "idleMs"] += now - this.#clock.sinceMs;
+    this.#clock.sinceMs = now;
+    this.#clock.busy = busy;
   }
 
-  private count(name: string): void {
-    this.counters.set(name, (this.counters.get(name) ?? 0) + 1);
+  #count(name: string): void {
+    this.#counters.set(name, (this.#counters.get(name) ?? 0) + 1);
   }
 
   /** Ends the actor: `done` rejects with this error. */
   readonly fail = (error: unknown): void => {
-    if (!this.closed) this.rejectDone(error);
+    if (!this.#closed) this.#rejectDone(error);
   };
 }
 

@@ -9,7 +9,7 @@
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { UserError, messageOf } from "../errors.js";
-import type { LauncherMessage, ProgressEvent } from "../protocol/progress.js";
+import { TOKEN_VARIABLE, type LauncherMessage, type ProgressEvent } from "../protocol/progress.js";
 import { readRunConfig } from "../run/config.js";
 
 const CLOSE_TIMEOUT_MS = 20_000;
@@ -37,6 +37,7 @@ async function main(): Promise<string> {
     index: Number(values.index),
     threads: Number(values.threads),
     addresses: { work, weights },
+    token: process.env[TOKEN_VARIABLE] ?? "",
   });
   const asked = new Promise<string>((resolve) => {
     process.once("SIGTERM", () => resolve("SIGTERM"));

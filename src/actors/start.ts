@@ -24,6 +24,7 @@ export interface StartOptions {
   /** ONNX Runtime threads. */
   readonly threads: number;
   readonly addresses: Addresses;
+  readonly token: string;
   /** See ActorOptions. */
   readonly silenceMs?: number;
 }
@@ -58,8 +59,9 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
   const engine = new Worker(new URL("../engine/engine-thread.js", import.meta.url), { workerData });
   const actor = new Actor({
     addresses,
+    token: options.token,
     index,
-    capacityRows: maxRows,
+    capacity: maxRows,
     weightBytes: layoutSize(publishedLayout(model, lora)) * 4,
     engine,
     score: makeScorer(tokenizer, rewards),

@@ -17,20 +17,22 @@ const WINDOW = 4;
 const REPLY_TIMEOUT_MS = 5_000;
 
 export class WeightFetcher {
-  private readonly socket: Dealer;
-  private readonly writer: Writer;
-  private readonly count: (name: string) => void;
+  readonly #socket: Dealer;
+  readonly #writer: Writer;
+  readonly #count: (name: string) => void;
+  readonly #token: string;
   /**
    * One for all fetches: a new one each time would wait for the collector of two threads, beside
    * the next.
    */
-  private buffer = new SharedArrayBuffer(0);
+  #buffer = new SharedArrayBuffer(0);
 
-  constructor(address: string, identity: string, count: (name: string) => void) {
-    this.socket = connectDealer(address, identity);
-    this.socket.receiveTimeout = REPLY_TIMEOUT_MS;
-    this.writer = new Writer(this.socket);
-    this.count = count;
+  constructor(address: string, identity: string, token: string, count: (name: string) => void) {
+    this.#token = token;
+    this.#socket = connectDealer(address, identity);
+    this.#socket.receiveTimeout = REPLY_TIMEOUT_MS;
+    this.#writer = new Writer(this.#socket);
+    this.#count = count;
   }
 
   /**
@@ -39,25 +41,25 @@ export class WeightFetcher {
    * closed. One fetch at a time; the next one overwrites what this one gave.
    */
   async fetch({ sha256, totalBytes, chunkBytes, file }: Announcement): Promise<Float32Array | null> {
-    if (this.buffer.byteLength !== totalBytes) this.buffer = new SharedArrayBuffer(totalBytes);
-    const bytes = new Uint8Array(this.buffer);
+    if (this.#buffer.byteLength !== totalBytes) this.#buffer = new SharedArrayBuffer(totalBytes);
+    const bytes = new Uint8Array(this.#buffer);
     if (file !== null && readWhole(file, bytes)) {
-      this.count("weights_fetched");
+      this.#count("weights_fetched");
       return new Float32Array(bytes.buffer);
     }
     const chunks = Math.ceil(totalBytes / chunkBytes);
     const missing = new Set(Array.from({ length: chunks }, (_, i) => i));
-    const request = (chunk: number) => this.writer.send(encode({ type: "fetch", sha256, chunk }));
+    const request = (chunk: number) => this.#writer.send(encode({ type: "fetch", token: this.#token, sha256, chunk }));
     let next = 0;
     while (next < Math.min(WINDOW, chunks)) await request(next++);
     while (missing.size > 0) {
-      const frames = await this.receive();
-      if (this.socket.closed) return null;
+      const frames = await this.#receive();
+      if (this.#socket.closed) return null;
       if (frames === null) {
         for (const chunk of missing) if (chunk < next) await request(chunk);
         continue;
       }
-      const reply = this.read(frames);
+      const reply = this.#read(frames);
       // Late replies of an abandoned fetch, and second copies of a chunk asked for twice, are
       // passed over.
       if (reply === null || reply.header.sha256 !== sha256) continue;
@@ -67,7 +69,7 @@ export class WeightFetcher {
       const body = reply.tensors[0];
       const expected = Math.min(chunkBytes, totalBytes - chunk * chunkBytes);
       if (body?.byteLength !== expected || crc32(body) !== reply.header.crc32) {
-        this.count("weights_chunks_corrupted");
+        this.#count("weights_chunks_corrupted");
         await request(chunk);
         continue;
       }
@@ -75,30 +77,30 @@ export class WeightFetcher {
       missing.delete(chunk);
       if (next < chunks) await request(next++);
     }
-    this.count("weights_fetched");
+    this.#count("weights_fetched");
     return new Float32Array(bytes.buffer);
   }
 
   close(): void {
-    this.socket.close();
+    this.#socket.close();
   }
 
   /** Null when no reply came in time. */
-  private async receive(): Promise<Buffer[] | null> {
+  async #receive(): Promise<Buffer[] | null> {
     try {
-      return await this.socket.receive();
+      return await this.#socket.receive();
     } catch (error) {
-      if (this.socket.closed || (error as { code?: string }).code === "EAGAIN") return null;
+      if (this.#socket.closed || (error as { code?: string }).code === "EAGAIN") return null;
       throw error;
     }
   }
 
-  private read(frames: readonly Buffer[]) {
+  #read(frames: readonly Buffer[]) {
     try {
       return decode(weightsReply, frames);
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
-      this.count("messages_malformed");
+      this.#count("messages_malformed");
       return null;
     }
   }

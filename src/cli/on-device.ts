@@ -1,14 +1,15 @@
 /**
- * `--device auto|cpu|cuda` of commands that answer without a learner (eval, infer, serve): chosen, checked and prepared
- * as for an actor. A library path holds for whole processes from their start, so on a GPU the command is started once
- * more, as a child with an actor's environment. Knows nothing of what the command does.
+ * `--device auto|cpu|cuda` of commands that answer without a learner (eval, infer, serve): chosen,
+ * checked and prepared as for an actor. A library path holds for a whole process from its start.
+ * So on a GPU the command is started once more, as a child with an actor's environment.
  */
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
 import { UserError } from "../errors.js";
 import { smiList } from "../machine/gpus.js";
+import { heedSignals } from "../run/children.js";
 import { actorLibraryPath } from "../machine/onnx-provider.js";
-import { deviceEnv, visibleGpus } from "../launcher/devices.js";
+import { deviceEnv, visibleGpus } from "../machine/devices.js";
 
 export const deviceChoices = ["auto", "cpu", "cuda"] as const;
 export type DeviceChoice = (typeof deviceChoices)[number];
@@ -32,7 +33,7 @@ export async function onDevice(
   if (process.env[PREPARED] === "cuda") return run("cuda");
   const [gpu] = visibleGpus(process.env, smiList());
   if (asked === "auto" && gpu === undefined) return run("cpu");
-  const { whyNoCuda } = await import("../doctor/why-no-cuda.js");
+  const { whyNoCuda } = await import("../doctor/describe.js");
   const obstacle = await whyNoCuda(["actors"]);
   if (obstacle !== null) {
     if (asked === "cuda")
@@ -56,15 +57,14 @@ async function startAgain(argv: readonly string[], env: NodeJS.ProcessEnv): Prom
     detached: true,
     stdio: ["inherit", "inherit", "inherit", "ipc"],
   });
-  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
   const pass = (signal: NodeJS.Signals): void => void child.kill(signal);
-  for (const signal of signals) process.on(signal, pass);
+  const signals = heedSignals(pass, pass);
   try {
     return await new Promise((resolve, reject) => {
       child.once("error", reject);
       child.once("close", (code, signal) => resolve(code ?? 128 + constants.signals[signal!]));
     });
   } finally {
-    for (const signal of signals) process.off(signal, pass);
+    signals.release();
   }
 }

@@ -1,14 +1,14 @@
 /**
- * What inspect.ts found and gaps.ts misses, in lines for people: doctor's report, also where CUDA
- * was asked for in vain.
+ * Formats the findings of inspect.ts and gaps.ts as text: what `doctor` prints, and what `launch`
+ * prints when CUDA was requested but cannot be used.
  */
-import { type Gap, cpuWorks } from "./gaps.js";
-import type { Machine } from "./inspect.js";
+import { type CudaGap, cpuWorks, cudaGaps } from "./gaps.js";
+import { type MachineFacts, inspectMachine } from "./inspect.js";
 
 const BUILD = { cpu: ", CPU build", cuda: ", CUDA build", own: ", own build" };
 
 /** The report, in lines. */
-export function describeMachine(machine: Machine, gaps: readonly Gap[]): string {
+export function describeMachine(machine: MachineFacts, gaps: readonly CudaGap[]): string {
   const { learner, actors } = machine;
   const lines: [string, string][] = [
     [
@@ -55,5 +55,18 @@ export function describeMachine(machine: Machine, gaps: readonly Gap[]): string 
   ].join("\n");
 }
 
-const libraryLines = (libraries: Machine["learner"]["libraries"]): [string, string][] =>
+const libraryLines = (libraries: MachineFacts["learner"]["libraries"]): [string, string][] =>
   libraries.map(({ name, path }) => [`  ${name}`, path ?? "not found"]);
+
+/**
+ * Whether the sides that ask for CUDA can use it on this machine.
+ * @returns null when they can, else the first thing missing and doctor's report
+ */
+export async function whyNoCuda(
+  sides: readonly Exclude<CudaGap["side"], "both">[],
+): Promise<{ readonly missing: string; readonly report: string } | null> {
+  const machine = await inspectMachine();
+  const gaps = cudaGaps(machine).filter(({ side }) => side === "both" || sides.includes(side));
+  const [first] = gaps;
+  return first === undefined ? null : { missing: first.missing, report: describeMachine(machine, gaps) };
+}

@@ -1,25 +1,19 @@
-/**
- * What stands between this machine and CUDA, in the order in which to mend it, each with what to
- * do. Pure.
- */
-import type { Machine } from "./inspect.js";
+/** What this machine lacks for CUDA, in the order in which to mend it, each with a cure. Pure. */
+import type { MachineFacts } from "./inspect.js";
 
-export interface Gap {
-  /** Whose: both sides', the learner's or the actors'. */
+export interface CudaGap {
+  /** The side that lacks it. */
   readonly side: "both" | "learner" | "actors";
   readonly missing: string;
   readonly cure: string;
 }
 
-/**
- * Oldest drivers for CUDA 12.x and 13.x (NVIDIA's CUDA Compatibility, table of minor version
- * compatibility).
- */
+/** Oldest drivers for CUDA 12.x and 13.x (NVIDIA, CUDA Compatibility, minor versions). */
 const OLDEST_DRIVER = { "12": 525, "13": 580 } as const;
 
-export function cudaGaps(machine: Machine): Gap[] {
+export function cudaGaps(machine: MachineFacts): CudaGap[] {
   const { driver, gpus, visibleGpus, learner, actors } = machine;
-  const gaps: Gap[] = [];
+  const gaps: CudaGap[] = [];
   if (machine.platform !== "linux x64")
     return [
       {
@@ -86,11 +80,8 @@ export function cudaGaps(machine: Machine): Gap[] {
     });
   return gaps;
 
-  /**
-   * The driver's own library is the driver's gap; of the others the first is named, since the rest
-   * mostly follows from it.
-   */
-  function addLibraries(side: Gap["side"], libraries: Machine["learner"]["libraries"]): void {
+  /** Names the driver's library, and the first of the others: the rest mostly follows from it. */
+  function addLibraries(side: CudaGap["side"], libraries: MachineFacts["learner"]["libraries"]): void {
     const lost = libraries.filter(({ error, name }) => error !== null && name !== "libcuda.so.1");
     const [first] = lost;
     if (first !== undefined)
@@ -110,5 +101,5 @@ export function cudaGaps(machine: Machine): Gap[] {
 }
 
 /** True when training and sampling work without a GPU. */
-export const cpuWorks = ({ learner, actors }: Machine): boolean =>
+export const cpuWorks = ({ learner, actors }: MachineFacts): boolean =>
   learner.backend !== null && actors.providers["cpu"] === null;

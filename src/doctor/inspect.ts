@@ -1,28 +1,27 @@
 /**
  * What this machine has for learner and actors: driver and GPUs, CUDA's libraries, the backend
- * TensorFlow.js takes, the providers ONNX Runtime loads. Looks only; gaps.ts says what is missing,
- * commands/doctor.ts prints.
+ * TensorFlow.js takes, the providers ONNX Runtime loads. Only looks; gaps.ts says what is missing.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, readFileSync, readdirSync, realpathSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { fileURLToPath } from "node:url";
-import { deviceEnv, visibleGpus } from "../launcher/devices.js";
+import { deviceEnv, visibleGpus } from "../machine/devices.js";
 import { nativeBindingPath, tensorFlowFolder } from "../machine/native-binding.js";
 import { cudaLibraryPath, type CudaMajor } from "../machine/cuda-libraries.js";
 import { smi, smiList } from "../machine/gpus.js";
 import { actorLibraryPath, onnxVersion, providerInPlace } from "../machine/onnx-provider.js";
 import type { LibraryFact, Probe, ProbeRequest } from "./probe.js";
 
-export interface Machine {
+export interface MachineFacts {
   readonly node: string;
   readonly platform: string;
   readonly cores: number;
   readonly ramBytes: number;
-  /** Of NVIDIA's kernel module; null without one. */
+  /** Version of NVIDIA's kernel module; null without one. */
   readonly driver: string | null;
   readonly gpus: readonly { readonly name: string; readonly memoryMiB: number | null }[];
-  /** Names of those this process may use, as CUDA_VISIBLE_DEVICES takes them. */
+  /** Names of the GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them. */
   readonly visibleGpus: readonly string[];
   readonly learner: {
     /** Which TensorFlow is in place; "own" is somebody's own build. */
@@ -57,10 +56,7 @@ const TENSORFLOW_OPENS = [
   "libcusolver.so.11",
   "libcudnn.so.9",
 ];
-/**
- * What ONNX Runtime 1.30's CUDA provider is linked to, and cuDNN and cuFFT, which it opens by
- * itself.
- */
+/** What ONNX Runtime 1.30's CUDA provider is linked to or opens itself (cuDNN, cuFFT). */
 const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
   "12": [
     "libcuda.so.1",
@@ -81,10 +77,10 @@ const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
     "libcudnn.so.9",
   ],
 };
-/** Loading half a gigabyte of libraries from a network disk takes its time. */
+/** Enough to load half a gigabyte of libraries from a network disk. */
 const PROBE_TIMEOUT_MS = 120_000;
 
-export async function inspectMachine(): Promise<Machine> {
+export async function inspectMachine(): Promise<MachineFacts> {
   const provider = providerInPlace() ?? null;
   const visible = visibleGpus(process.env, smiList());
   const learnerPath = cudaLibraryPath("12");
@@ -117,7 +113,7 @@ export async function inspectMachine(): Promise<Machine> {
   };
 }
 
-function driverFacts(): Pick<Machine, "driver" | "gpus"> {
+function driverFacts(): Pick<MachineFacts, "driver" | "gpus"> {
   const rows = smi(["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]);
   if (rows !== null) {
     const gpus = rows
@@ -140,7 +136,7 @@ function driverFacts(): Pick<Machine, "driver" | "gpus"> {
   return { driver: version, gpus: models.map((name) => ({ name: name ?? "?", memoryMiB: null })) };
 }
 
-function tensorFlowBuild(): Machine["learner"]["build"] {
+function tensorFlowBuild(): MachineFacts["learner"]["build"] {
   const path = nativeBindingPath();
   if (!existsSync(path)) return null;
   if (!lstatSync(path).isSymbolicLink()) return "own";
@@ -150,8 +146,8 @@ function tensorFlowBuild(): Machine["learner"]["build"] {
 const realpathOf = (path: string): string => (existsSync(path) ? realpathSync(path) : path);
 
 /**
- * Runs probe.js as a process on the first GPU's libraries; one that crashes has loaded nothing, and
- * its last words are the reason.
+ * Runs probe.js as a process on the first GPU's libraries. If it crashes, nothing was loaded, and
+ * the last line of its stderr is the reason.
  */
 async function probe(request: ProbeRequest, libraryPath: readonly string[]): Promise<Probe> {
   const script = fileURLToPath(new URL("./probe.js", import.meta.url));

@@ -1,12 +1,11 @@
 /**
- * A process of its own that loads what a learner or an actor would load, and says how that went: a
- * library path holds for whole processes, and what fails to load can take its process along.
- * Started by inspect.ts with one argument, a ProbeRequest as JSON; its answer, a Probe as JSON, is
- * the last line of stdout.
+ * A process of its own that loads what a learner or an actor would load, and reports the result. A
+ * library path holds for a whole process, and a library that fails to load can crash its process.
+ * inspect.ts starts it with one argument, a ProbeRequest as JSON. The last line of stdout is its
+ * answer, a Probe as JSON.
  *
- * Libraries are opened by `process.dlopen`, which asks the system's loader first and only then
- * looks for a Node addon, so that a missing library is told as the loader tells it, the libraries
- * it needs itself included.
+ * `process.dlopen` opens the libraries. It asks the system's loader first and only then looks for a
+ * Node addon, so the error for a missing library is the loader's own.
  */
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";
@@ -32,8 +31,7 @@ export interface Probe {
   /** Why better backends were passed over, or why there is none. */
   readonly passedOver: readonly string[];
   /**
-   * ONNX Runtime's providers, by name; null for one that computed, else the reason. Empty for a
-   * learner.
+   * ONNX Runtime's providers by name: null when it computed, else the reason. Empty for a learner.
    */
   readonly providers: Readonly<Record<string, string | null>>;
 }

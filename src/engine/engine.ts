@@ -26,10 +26,9 @@ import type { AdaptersOnBase, EngineWeights } from "./engine-weights.js";
 import { MASKED, cacheNames } from "./graph/qwen2.js";
 import { GeneratedCache, PromptCache, newPlace, newValues, valuesOf } from "./kv-cache.js";
 import type { Place, Prompt } from "./kv-cache.js";
+import { PREFILL_SCORES } from "./limits.js";
 import { fillUniforms } from "./noise.js";
 
-/** Most float32 scores (heads × prompts × length²) of one prefill run: 64 MB. */
-const PREFILL_SCORES = 2 ** 24;
 /** One completion. */
 interface Row {
   readonly group: Group;

@@ -14,7 +14,7 @@ import type { EngineThreadData, FromEngine, ToEngine } from "./engine-thread.js"
 
 export interface PoolOptions extends EngineOptions {
   /** Number of engines. */
-  readonly actors: number;
+  readonly engines: number;
   /** ONNX Runtime threads of each engine; 0 = the cores, shared out. */
   readonly threads: number;
 }
@@ -97,8 +97,8 @@ export class EnginePool {
    */
   static async open(model: ModelFiles, options: PoolOptions): Promise<{ pool: EnginePool; version: PolicyVersion }> {
     const { config, lora, baseFolder } = model;
-    const { actors, ...engine } = options;
-    const threads = options.threads || Math.max(1, Math.floor(availableParallelism() / actors));
+    const { engines, ...engine } = options;
+    const threads = options.threads || Math.max(1, Math.floor(availableParallelism() / engines));
     const workerData: EngineThreadData = {
       model: config,
       options: { ...engine, threads },
@@ -107,7 +107,7 @@ export class EnginePool {
     const packed = model.published();
     const url = new URL("./engine-thread.js", import.meta.url);
     const pool = new EnginePool(
-      Array.from({ length: actors }, () => new Worker(url, { workerData })),
+      Array.from({ length: engines }, () => new Worker(url, { workerData })),
       options.maxRows,
     );
     try {

@@ -1,18 +1,18 @@
 /**
  * The equations a solution writes, each computed again: `5 × 12 = 60`, `3 + 4 + 5 = 12`, `$1,200 *
  * 20% = $240`, `3 + 4 = 7 + 5 = 12`. Knows numbers, the four operations, brackets, percent,
- * currency and units; knows no algebra, and leaves out what it cannot be sure of (unknowns, sums of
- * different units, dozens): an equation listed as wrong is wrong.
+ * currency and units; knows no algebra. It leaves out what it cannot judge (unknowns, sums of
+ * different units, dozens), so an equation listed as wrong is wrong.
  */
 import { removeAnnotations } from "../tasks/gsm8k.js";
 
-export type Operation = "+" | "−" | "×" | "÷";
+export type Operator = "+" | "−" | "×" | "÷";
 
 export interface Equation {
   /** As written, white space tidied. */
   readonly text: string;
   /** Operations of both sides, in order. */
-  readonly operations: readonly Operation[];
+  readonly operations: readonly Operator[];
   readonly left: number;
   readonly right: number;
   readonly holds: boolean;
@@ -62,10 +62,7 @@ function tokens(text: string): Token[] {
   });
 }
 
-/**
- * A value in two readings of percent signs: as hundredths, and as bare numbers (`10 / 50 * 100 =
- * 20%`).
- */
+/** A value with percent signs read as hundredths, and as bare numbers (`10 / 50 * 100 = 20%`). */
 interface Value {
   readonly readings: readonly [hundredths: number, bare: number];
   /** Singular; "" without one. */
@@ -77,43 +74,40 @@ interface Value {
 interface Side {
   readonly value: Value;
   readonly first: Value;
-  /** `100%` stands in it: `1 / 4 * 100% = 25` is meant in percent. */
+  /** Whether it holds `100%`: `1 / 4 * 100% = 25` is meant in percent. */
   readonly hundred: boolean;
-  readonly operations: Operation[];
+  readonly operations: Operator[];
   readonly next: number;
 }
 
-/**
- * Recursive descent over tokens; undefined where there is no expression, or none that can be
- * judged.
- */
+/** Recursive descent over tokens. Each method returns undefined where nothing can be judged. */
 class Parser {
-  readonly list: readonly Token[];
-  operations: Operation[] = [];
-  first: Value | undefined;
+  readonly #list: readonly Token[];
+  #operations: Operator[] = [];
+  #first: Value | undefined;
 
   constructor(list: readonly Token[]) {
-    this.list = list;
+    this.#list = list;
   }
 
   side(at: number): Side | undefined {
-    this.operations = [];
-    this.first = undefined;
-    const parsed = this.sum(at);
+    this.#operations = [];
+    this.#first = undefined;
+    const parsed = this.#sum(at);
     if (parsed === undefined) return undefined;
-    const hundred = this.list
+    const hundred = this.#list
       .slice(at, parsed[1])
       .some((token, i, side) => token.kind === "percent" && side[i - 1]?.text === "100");
-    return { value: parsed[0], first: this.first!, operations: this.operations, hundred, next: parsed[1] };
+    return { value: parsed[0], first: this.#first!, operations: this.#operations, hundred, next: parsed[1] };
   }
 
-  private sum(at: number): [Value, number] | undefined {
-    let left = this.product(at);
+  #sum(at: number): [Value, number] | undefined {
+    let left = this.#product(at);
     while (left !== undefined) {
-      const sign = this.list[left[1]];
+      const sign = this.#list[left[1]];
       if (sign?.kind !== "op" || !/[-+]/.test(sign.text)) return left;
-      this.operations.push(sign.text === "+" ? "+" : "−");
-      const right = this.product(left[1] + 1);
+      this.#operations.push(sign.text === "+" ? "+" : "−");
+      const right = this.#product(left[1] + 1);
       const [a, b]: [Value, Value | undefined] = [left[0], right?.[0]];
       // "1 hour + 30 minutes": adding unlike things, not to be judged
       if (right === undefined || b === undefined || (a.unit !== "" && b.unit !== "" && a.unit !== b.unit))
@@ -124,65 +118,65 @@ class Parser {
     return left;
   }
 
-  private product(at: number): [Value, number] | undefined {
-    let left = this.factor(at);
+  #product(at: number): [Value, number] | undefined {
+    let left = this.#factor(at);
     while (left !== undefined) {
-      const sign = this.list[left[1]];
+      const sign = this.#list[left[1]];
       // "20% of 50", but not "5 apples for a total of 9"
-      const isOf = sign?.text === "of" && this.list[left[1] - 1]!.kind !== "word";
+      const isOf = sign?.text === "of" && this.#list[left[1] - 1]!.kind !== "word";
       const times = isOf || (sign?.kind === "op" && /[*×·]/.test(sign.text));
       const over = sign?.kind === "op" && /[/÷]/.test(sign.text);
       if (!times && !over) return left;
-      this.operations.push(times ? "×" : "÷");
-      const right = this.factor(left[1] + 1);
+      this.#operations.push(times ? "×" : "÷");
+      const right = this.#factor(left[1] + 1);
       if (right === undefined) return undefined;
       left = [combine(left[0], right[0], (x, y) => (times ? x * y : x / y), ""), right[1]];
     }
     return left;
   }
 
-  private factor(at: number): [Value, number] | undefined {
+  #factor(at: number): [Value, number] | undefined {
     let i = at;
     let sign = 1;
-    while (this.list[i]?.kind === "currency" || this.list[i]?.text === "-")
-      if (this.list[i++]!.text === "-") sign = -sign;
+    while (this.#list[i]?.kind === "currency" || this.#list[i]?.text === "-")
+      if (this.#list[i++]!.text === "-") sign = -sign;
     let readings: [number, number];
     let decimals = 0;
-    if (this.list[i]?.kind === "open") {
-      const inner = this.sum(i + 1);
-      if (inner === undefined || this.list[inner[1]]?.kind !== "close") return undefined;
+    if (this.#list[i]?.kind === "open") {
+      const inner = this.#sum(i + 1);
+      if (inner === undefined || this.#list[inner[1]]?.kind !== "close") return undefined;
       readings = [...inner[0].readings];
       i = inner[1] + 1;
-    } else if (this.list[i]?.kind === "number") {
-      const { text } = this.list[i++]!;
+    } else if (this.#list[i]?.kind === "number") {
+      const { text } = this.#list[i++]!;
       decimals = text.split(".")[1]?.length ?? 0;
       const number = Number(text.replaceAll(",", ""));
       readings = [number, number];
     } else return undefined;
-    if (this.list[i]?.kind === "percent") {
+    if (this.#list[i]?.kind === "percent") {
       readings = [readings[0] / 100, readings[1]];
       decimals += 2;
       i++;
     }
-    const unit = this.unit(i);
+    const unit = this.#unit(i);
     if (unit === undefined) return undefined;
     const value = { readings: [sign * readings[0], sign * readings[1]] as const, unit: unit[0], decimals };
-    this.first ??= value;
+    this.#first ??= value;
     return [value, unit[1]];
   }
 
   /**
-   * Up to three words behind a number, such as `miles / hour`; undefined when they change the
+   * Parses a unit of up to three words, such as `miles / hour`; undefined when it scales the
    * number.
    */
-  private unit(at: number): [unit: string, next: number] | undefined {
+  #unit(at: number): [unit: string, next: number] | undefined {
     const words: string[] = [];
     let i = at;
     // `2x`, `(3/4)e`: an unknown
-    if (this.list[at]?.kind === "word" && this.list[at].start === this.list[at - 1]!.end) return undefined;
+    if (this.#list[at]?.kind === "word" && this.#list[at].start === this.#list[at - 1]!.end) return undefined;
     while (words.length < 3) {
-      const slash = words.length > 0 && this.list[i]?.text === "/" ? 1 : 0;
-      const word = this.list[i + slash];
+      const slash = words.length > 0 && this.#list[i]?.text === "/" ? 1 : 0;
+      const word = this.#list[i + slash];
       if (word?.kind !== "word" || word.text === "of" || joiningWords.test(word.text)) break;
       if (scaleWords.test(word.text) || word.text.length === 1) return undefined;
       words.push(word.text.toLowerCase().replace(/s$/, ""));
@@ -197,10 +191,7 @@ function combine(a: Value, b: Value, operation: (x: number, y: number) => number
   return { readings: [operation(x[0], y[0]), operation(x[1], y[1])], unit, decimals: 0 };
 }
 
-/**
- * The equations of a text whose left side (or whose chain) holds an operation and that can be
- * judged, in order.
- */
+/** The equations of a text that hold an operation and can be judged, in order. */
 export function equationsOf(text: string): Equation[] {
   const source = plain(text);
   const list = tokens(source);

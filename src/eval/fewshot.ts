@@ -1,7 +1,7 @@
 /**
- * Which training problems lm-eval puts before each question: its default sampler draws them anew
- * for every question with Python's `random.Random(1234).sample` (lm-eval 0.4.13 api/samplers.py
- * `ContextSampler`, evaluator.py `fewshot_random_seed`). Knows indices only.
+ * Which training problems lm-eval puts before each question. Its default sampler draws them anew
+ * for every question with Python's `random.Random(1234).sample`. Knows indices only. Source: lm-
+ * eval 0.4.13, api/samplers.py `ContextSampler`, evaluator.py `fewshot_random_seed`.
  */
 import MersenneTwister from "mersenne-twister";
 

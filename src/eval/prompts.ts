@@ -1,6 +1,6 @@
 /**
- * How a question is put to the model, by name: ours, and those under which others publish
- * accuracies, each to the character. Knows questions and tokenizers; knows no models.
+ * Prompts by name: ours, and those under which others publish accuracies, equal to the character.
+ * Knows questions and tokenizers; knows no models.
  *
  * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` and `gsm8k-cot-zeroshot.yaml`; verl 0.9.1
  * `examples/data_preprocess/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b `evaluation/utils.py`
@@ -13,25 +13,23 @@ import type { ChatMessage, Tokenizer } from "../model/tokenizer.js";
 import { loadDataset } from "../tasks/dataset.js";
 import { gsm8kFiles } from "../tasks/gsm8k.js";
 import { FEWSHOT_EXAMPLES, fewshotIndices } from "./fewshot.js";
-import { promptNames } from "./prompt-names.js";
-import { sha256OfList } from "./folder/result-file.js";
-
-export type PromptName = (typeof promptNames)[number];
+import type { PromptName } from "./folder/names.js";
+import { sha256OfList } from "./folder/settings.js";
 
 export interface PromptChoice {
   readonly name: PromptName;
-  /** Of `default` only: null = the chat template's own system message. */
+  /** The system message of `default`; null = the chat template's own. */
   readonly system: string | null;
-  /** Of `default` only. */
+  /** Appended to each question by `default`. */
   readonly suffix: string;
-  /** Of `lm-eval-5shot` only: the training problems. */
+  /** File of training problems, from which `lm-eval-5shot` takes its examples. */
   readonly fewshot?: string;
 }
 
 export interface Prompts {
   /** [n] the questions as the model reads them: a chat, or a raw text to go on with. */
   readonly texts: readonly (readonly ChatMessage[] | string)[];
-  /** Identity of all that stands around the questions. */
+  /** Hash of all text around the questions. */
   readonly sha256: string;
   /** The completion ends before the first of these. */
   readonly stopStrings: readonly string[];
@@ -53,7 +51,7 @@ export function makePrompts(choice: PromptChoice, questions: readonly string[]):
   switch (name) {
     case "default":
       return chat([system, suffix], questions, system, (question) => question + suffix);
-    // theirs is called qwen25-math-cot, and the other one qwen-boxed
+    // Qwen2.5-Math calls this one qwen25-math-cot, and the next one qwen-boxed
     case "boxed":
       return chat([name, BOXED], questions, BOXED, (question) => question);
     case "qwen-boxed": {
@@ -116,15 +114,7 @@ function fewshot({ name, fewshot: file }: PromptChoice, questions: readonly stri
   };
 }
 
-/**
- * Token ids of a prompt. A raw text gets what the tokenizer puts around any text, as in lm-eval.
- */
+/** Token ids of a prompt. A raw text gets what the tokenizer adds to any text, as in lm-eval. */
 export function promptIdsOf(tokenizer: Tokenizer, text: Prompts["texts"][number]): Int32Array {
   return typeof text === "string" ? tokenizer.encode(text) : tokenizer.chatPrompt(text);
-}
-
-/** Where the first stop string begins; undefined when there is none. */
-export function findStop(text: string, stopStrings: readonly string[]): number | undefined {
-  const found = stopStrings.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
-  return found.length === 0 ? undefined : Math.min(...found);
 }

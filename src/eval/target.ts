@@ -1,7 +1,4 @@
-/**
- * Which model `--model` means: a folder, a hub id, or a run directory, and what is known of the
- * run. Reads files only.
- */
+/** Resolves `--model`, a folder, a hub id or a run directory, and reads how that run asked. */
 import { basename, dirname, join, resolve } from "node:path";
 import { UserError } from "../errors.js";
 import { listCheckpoints } from "../run/checkpoint.js";

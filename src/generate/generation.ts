@@ -1,6 +1,6 @@
 /**
- * One prompt and its choices: from engine tokens to text with an end. Stop strings are found here,
- * at segment boundaries, because the engine knows token ids only. Knows nothing of HTTP.
+ * One prompt and its completions: from engine tokens to text with an end. The engine knows token
+ * ids only, so stop strings are found here, at segment boundaries. Knows nothing of HTTP.
  */
 import type { GenerateRequest, GeneratedCompletion } from "../engine/engine-types.js";
 import type { EnginePool } from "../engine/pool.js";
@@ -42,10 +42,7 @@ export interface Choice extends ChoiceDelta {
   readonly finishReason: "stop" | "length";
 }
 
-/**
- * The engine's requests of a generation, to be checked before they are submitted: completions, and
- * the prompt's score.
- */
+/** Requests of the engine, to be checked before they are submitted: completions, prompt's score. */
 export function engineRequests(generation: Generation): GenerateRequest[] {
   const { requestId, promptIds, n, temperature, maxTokens, stopIds, seed, top, scorePrompt } = generation;
   const requests: GenerateRequest[] = [];
@@ -75,9 +72,9 @@ const scoreId = (requestId: string): string => `${requestId}-score`;
  */
 export async function generate(
   pool: EnginePool,
-  tokenizer: Tokenizer,
+  tokenizer: Pick<Tokenizer, "decode">,
   generation: Generation,
-  signal: AbortSignal,
+  signal: AbortSignal = new AbortController().signal,
   onDelta: (delta: ChoiceDelta) => void = () => {},
 ): Promise<{ choices: Choice[]; prompt: TokenInfo[] }> {
   const choices = Array.from(
@@ -118,47 +115,57 @@ function tokenInfos({ ids, logprobs, top }: Tokens): TokenInfo[] {
 }
 
 class GrowingChoice {
-  private readonly generation: Generation;
-  private readonly index: number;
-  private readonly onDelta: (delta: ChoiceDelta) => void;
-  private readonly text: TextStream;
-  private readonly tokens: TokenInfo[] = [];
-  private received = 0;
-  private finishReason: "stop" | "length" | null = null;
+  readonly #generation: Generation;
+  readonly #index: number;
+  readonly #onDelta: (delta: ChoiceDelta) => void;
+  readonly #text: TextStream;
+  readonly #tokens: TokenInfo[] = [];
+  #received = 0;
+  #finishReason: "stop" | "length" | null = null;
 
-  constructor(generation: Generation, tokenizer: Tokenizer, index: number, onDelta: (delta: ChoiceDelta) => void) {
-    this.generation = generation;
-    this.index = index;
-    this.onDelta = onDelta;
-    this.text = new TextStream(tokenizer, generation.stops);
+  constructor(
+    generation: Generation,
+    tokenizer: Pick<Tokenizer, "decode">,
+    index: number,
+    onDelta: (delta: ChoiceDelta) => void,
+  ) {
+    this.#generation = generation;
+    this.#index = index;
+    this.#onDelta = onDelta;
+    this.#text = new TextStream(tokenizer, generation.stops);
   }
 
   get foundStopString(): boolean {
-    return this.text.stoppedAt !== undefined;
+    return this.#text.stoppedAt !== undefined;
   }
 
-  /** Tokens of one more segment; what comes after the end is let be. */
+  /** Takes the tokens of one more segment; those after the end are ignored. */
   push(tokens: Tokens): void {
-    this.received += tokens.ids.length;
-    if (this.finishReason !== null) return;
-    const before = this.tokens.length;
+    this.#received += tokens.ids.length;
+    if (this.#finishReason !== null) return;
+    const before = this.#tokens.length;
     for (const token of tokenInfos(tokens)) {
-      this.tokens.push(token);
-      if (this.generation.stopIds.includes(token.id)) this.finishReason = "stop";
-      else this.text.push([token.id]);
-      if (this.foundStopString) this.finishReason = "stop";
-      if (this.finishReason === null && this.tokens.length === this.generation.maxTokens) this.finishReason = "length";
-      if (this.finishReason !== null) break;
+      this.#tokens.push(token);
+      if (this.#generation.stopIds.includes(token.id)) this.#finishReason = "stop";
+      else this.#text.push([token.id]);
+      if (this.foundStopString) this.#finishReason = "stop";
+      if (this.#finishReason === null && this.#tokens.length === this.#generation.maxTokens)
+        this.#finishReason = "length";
+      if (this.#finishReason !== null) break;
     }
-    if (this.finishReason !== null) this.text.end();
-    const text = this.text.take(this.finishReason !== null);
-    const { index, finishReason } = this;
-    this.onDelta({ index, text, tokens: this.tokens.slice(before), finishReason });
+    if (this.#finishReason !== null) this.#text.end();
+    const text = this.#text.take(this.#finishReason !== null);
+    this.#onDelta({
+      index: this.#index,
+      text,
+      tokens: this.#tokens.slice(before),
+      finishReason: this.#finishReason,
+    });
   }
 
   /** The whole completion, of which `push` has seen a beginning. */
   finish({ ids, logprobs, top }: GeneratedCompletion): void {
-    const from = this.received;
+    const from = this.#received;
     if (from >= ids.length) return;
     this.push({
       ids: ids.subarray(from),
@@ -168,7 +175,11 @@ class GrowingChoice {
   }
 
   whole(): Choice {
-    const { index, tokens } = this;
-    return { index, text: this.text.text, tokens, finishReason: this.finishReason ?? "length" };
+    return {
+      index: this.#index,
+      text: this.#text.text,
+      tokens: this.#tokens,
+      finishReason: this.#finishReason ?? "length",
+    };
   }
 }

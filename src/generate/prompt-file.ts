@@ -1,8 +1,7 @@
 /**
  * The files of `infer --input`. Input: JSON lines, blank ones skipped. Output: JSON lines in the
- * order of the input, line k the answer to its k-th prompt, appended as soon as all before it are
- * there. So a file that was cut goes on after its last whole line, and each line says by two hashes
- * what it is the answer to. Knows no models.
+ * order of the input, each appended as soon as all before it are there. So a file that was cut goes
+ * on after its last whole line. Two hashes in a line say what it is the answer to. Knows no models.
  */
 import { createHash } from "node:crypto";
 import {
@@ -18,14 +17,14 @@ import {
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
-import { jsonOf } from "../json.js";
+import { jsonOf } from "../files.js";
 import { messageList } from "../model/messages.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import type { Answer } from "./prompting.js";
 
 /** A line of the input. */
 export interface PromptLine {
-  /** Among the prompts, from 0. */
+  /** Place among the prompts, from 0. */
   readonly index: number;
   /** "prompts.jsonl:7" */
   readonly where: string;
@@ -37,9 +36,9 @@ export type AnswerLine = {
   readonly index: number;
   /** As the input has it; absent where it has none. */
   readonly id?: string | number;
-  /** Of the input's line. */
+  /** Hash of the input's line. */
   readonly input_hash: string;
-  /** Of the model's weights and everything else that shapes an answer. */
+  /** Hash of the model's weights and everything else that shapes an answer. */
   readonly settings_hash: string;
 } & ({ readonly prompt_tokens: number; readonly completions: readonly Answer[] } | { readonly error: string });
 
@@ -90,7 +89,7 @@ export function parsePrompt({ where, text }: PromptLine): {
 export interface AnswerFile {
   /** Lines that are there from earlier sessions. */
   readonly kept: number;
-  /** Lines that tell an error, earlier sessions included. */
+  /** Number of lines with an error, earlier sessions included. */
   readonly errors: () => number;
   /** Takes a line in any order. */
   add(line: AnswerLine): void;
@@ -133,7 +132,7 @@ export function openAnswerFile(
   };
 }
 
-/** Cuts a torn last line off, and checks that the others answer the input's. */
+/** Cuts off a torn last line, and checks that the others answer the input's. */
 function keepWhole(
   file: string,
   input: string,

@@ -1,6 +1,5 @@
 /**
- * One prompt of `infer`: from what was written to a request of the engine, and from its answer back
- * to text. Knows no files.
+ * Turns a prompt of `infer` into a request of the engine, and the answer into text. Knows no files.
  */
 import type { GenerateRequest, GeneratedGroup } from "../engine/engine-types.js";
 import type { ModelFiles } from "../model/read-model.js";
@@ -38,7 +37,7 @@ export interface Answer {
  *   template refuses
  */
 export function makeRequest(
-  { tokenizer, config }: Pick<ModelFiles, "tokenizer" | "config">,
+  { tokenizer, config: shape }: Pick<ModelFiles, "tokenizer" | "config">,
   prompt: string | readonly ChatMessage[],
   asking: Asking,
   where: string,
@@ -49,10 +48,10 @@ export function makeRequest(
     throw new UserError(`${where}: messages need the chat template. Leave --raw out, or give a prompt.`);
   const promptIds =
     typeof prompt === "string" && raw ? tokenizer.encode(prompt) : tokenizer.chatPrompt(chatOf(prompt, asking));
-  const room = config.maxPositions - promptIds.length;
+  const room = shape.maxPositions - promptIds.length;
   if (promptIds.length === 0 || room < 1)
     throw new UserError(
-      `${where}: expected 1 to ${config.maxPositions - 1} tokens (the model's context is ${config.maxPositions}), found ${promptIds.length}. ${room < 1 ? "Shorten it." : "Write something."}`,
+      `${where}: expected 1 to ${shape.maxPositions - 1} tokens (the model's context is ${shape.maxPositions}), found ${promptIds.length}. ${room < 1 ? "Shorten it." : "Write something."}`,
     );
   return {
     requestId: `infer-${index}`,

@@ -4,69 +4,75 @@
  */
 import type { Tokenizer } from "../model/tokenizer.js";
 
+/** Where the first stop string begins; undefined when there is none. */
+export function findStop(text: string, stops: readonly string[], from = 0): number | undefined {
+  const found = stops.map((stop) => text.indexOf(stop, from)).filter((at) => at >= 0);
+  return found.length === 0 ? undefined : Math.min(...found);
+}
+
 /**
- * Text of tokens as they come. A token is decoded together with the ones before it, so that
- * characters spread over tokens, and spaces that depend on the neighbour, come out as from decoding
- * everything at once (vllm, transformers_utils/detokenizer_utils.py, detokenize_incrementally).
+ * Text of tokens as they come. A token is decoded together with the ones before it. So characters
+ * spread over tokens, and spaces that depend on the neighbour, come out as if all were decoded at
+ * once (vllm, transformers_utils/detokenizer_utils.py, detokenize_incrementally).
  */
 export class TextStream {
-  private readonly decode: Tokenizer["decode"];
-  private readonly stops: readonly string[];
-  private ids: number[] = [];
+  readonly #decode: Tokenizer["decode"];
+  readonly #stops: readonly string[];
+  #ids: number[] = [];
   /** Tokens [prefix, read) are the context of the next ones; their text is in `text` already. */
-  private prefix = 0;
-  private read = 0;
-  private shown = 0;
+  #prefix = 0;
+  #read = 0;
+  #shown = 0;
   /** Decoded so far, cut before a stop string. */
   text = "";
   /** Tokens needed for `text`, once a stop string was found. */
   stoppedAt: number | undefined;
 
   constructor(tokenizer: Pick<Tokenizer, "decode">, stops: readonly string[] = []) {
-    this.decode = tokenizer.decode;
-    this.stops = stops.filter((stop) => stop !== "");
+    this.#decode = tokenizer.decode;
+    this.#stops = stops.filter((stop) => stop !== "");
   }
 
   /** Takes new tokens, none after a stop string. */
   push(ids: Iterable<number>): void {
     for (const id of ids) {
       if (this.stoppedAt !== undefined) return;
-      this.ids.push(id);
-      this.advance(false);
+      this.#ids.push(id);
+      this.#advance(false);
     }
   }
 
   /** No more tokens will come: an unfinished character is shown as U+FFFD. */
   end(): void {
-    if (this.stoppedAt === undefined) this.advance(true);
+    if (this.stoppedAt === undefined) this.#advance(true);
   }
 
   /** Text not yet taken that no later token can change. `all`: everything, after `end`. */
   take(all = false): string {
-    const end = all || this.stoppedAt !== undefined ? this.text.length : this.text.length - this.held();
-    const piece = this.text.slice(this.shown, end);
-    this.shown = Math.max(this.shown, end);
+    const end = all || this.stoppedAt !== undefined ? this.text.length : this.text.length - this.#held();
+    const piece = this.text.slice(this.#shown, end);
+    this.#shown = Math.max(this.#shown, end);
     return piece;
   }
 
-  private advance(last: boolean): void {
-    const known = this.decode(this.ids.slice(this.prefix, this.read));
-    const grown = this.decode(this.ids.slice(this.prefix));
+  #advance(last: boolean): void {
+    const known = this.#decode(this.#ids.slice(this.#prefix, this.#read));
+    const grown = this.#decode(this.#ids.slice(this.#prefix));
     if (grown.length <= known.length || (grown.endsWith("\uFFFD") && !last)) return;
-    const searchFrom = Math.max(0, this.text.length - Math.max(0, ...this.stops.map((stop) => stop.length)));
+    const searchFrom = Math.max(0, this.text.length - Math.max(0, ...this.#stops.map((stop) => stop.length)));
     this.text += grown.slice(known.length);
-    this.prefix = this.read;
-    this.read = this.ids.length;
-    const found = this.stops.map((stop) => this.text.indexOf(stop, searchFrom)).filter((at) => at >= 0);
-    if (found.length === 0) return;
-    this.text = this.text.slice(0, Math.min(...found));
-    this.stoppedAt = this.ids.length;
+    this.#prefix = this.#read;
+    this.#read = this.#ids.length;
+    const stop = findStop(this.text, this.#stops, searchFrom);
+    if (stop === undefined) return;
+    this.text = this.text.slice(0, stop);
+    this.stoppedAt = this.#ids.length;
   }
 
   /** Characters at the end that may be the beginning of a stop string. */
-  private held(): number {
+  #held(): number {
     let longest = 0;
-    for (const stop of this.stops)
+    for (const stop of this.#stops)
       for (let n = Math.min(stop.length - 1, this.text.length); n > longest; n--)
         if (this.text.endsWith(stop.slice(0, n))) longest = n;
     return longest;

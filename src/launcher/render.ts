@@ -9,6 +9,7 @@ import {
   type ProgressEvent,
   type RunSummary,
 } from "../protocol/progress.js";
+import { clock, percent, range, signed, whole } from "../terminal/format.js";
 
 export interface RunHeader {
   readonly runDir: string;
@@ -85,31 +86,16 @@ export function update(state: RunState, event: ProgressEvent, nowMs: number): vo
 }
 
 /**
- * Milliseconds until the last iteration at the pace of the latest ones; undefined before two of
- * them.
+ * Milliseconds until the last iteration, at the pace of the latest; undefined before two of them.
  */
 export function etaMs({ iterationTimesMs: times, iteration, maxSteps }: RunState): number | undefined {
   if (times.length < 2) return undefined;
   return ((times.at(-1)! - times[0]!) / (times.length - 1)) * (maxSteps - iteration);
 }
 
-/** "0:07", "12:34", "1:02:03". */
-export function clock(ms: number): string {
-  const seconds = Math.max(0, Math.round(ms / 1000));
-  const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
-  const two = (n: number) => String(n).padStart(2, "0");
-  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
-}
+const interval = ({ accuracy, ci95 }: Accuracy): string => `${percent(accuracy)} ${range(ci95)}`;
 
-const percent = (share: number): string => `${(share * 100).toFixed(1)} %`;
-const interval = ({ accuracy, ci95: [low, high] }: Accuracy): string =>
-  `${percent(accuracy)} [${(low * 100).toFixed(1)}, ${(high * 100).toFixed(1)}]`;
-const whole = (n: number): string => Math.round(n).toLocaleString("en-US");
-
-/**
- * Means of at most `width` consecutive parts of `values` as bars, from their least to their
- * greatest.
- */
+/** Draws the means of at most `width` consecutive parts of `values` as bars. */
 export function sparkline(values: readonly number[], width: number): string {
   const parts = Math.min(width, values.length);
   const means = Array.from({ length: parts }, (_, i) => {
@@ -154,10 +140,10 @@ export function plainIteration(state: RunState, nowMs: number): string {
   };
   const eta = etaMs(state);
   return [
-    `[${clock(nowMs - state.startedMs).padStart(5)}]`,
+    `[${clock((nowMs - state.startedMs) / 1000).padStart(5)}]`,
     `step ${String(state.iteration).padStart(total.length)}/${total}`,
     ...shownMetrics(state.metrics).map(([name, text]) => `${name} ${text.padStart(widths[name] ?? 0)}`),
-    ...(eta === undefined ? [] : [`eta ${clock(eta)}`]),
+    ...(eta === undefined ? [] : [`eta ${clock(eta / 1000)}`]),
   ].join("  ");
 }
 
@@ -189,7 +175,7 @@ export function frame(state: RunState, columns: number, nowMs: number): string[]
   const lines = [headline(state), `run directory ${header.runDir}`, ""];
 
   const eta = etaMs(state);
-  const times = `elapsed ${clock(nowMs - state.startedMs)}${eta === undefined ? "" : `   left ${clock(eta)}`}`;
+  const times = `elapsed ${clock((nowMs - state.startedMs) / 1000)}${eta === undefined ? "" : `   left ${clock(eta / 1000)}`}`;
   const barWidth = Math.max(10, Math.min(40, columns - 45));
   lines.push(`${bar(iteration, maxSteps, barWidth)} step ${iteration}/${maxSteps}   ${times}`);
   if (phase)
@@ -231,8 +217,7 @@ export function report(summary: RunSummary, runDir: string): string {
   const rows = (["sampled", "greedy"] as const).flatMap((mode) => {
     const [was, is] = [before?.[mode], after?.[mode]];
     if (!was && !is) return [];
-    const points = was && is ? (is.accuracy - was.accuracy) * 100 : undefined;
-    const gain = points === undefined ? "" : `${points >= 0 ? "+" : ""}${points.toFixed(1)} points`;
+    const gain = was && is ? `${signed(is.accuracy - was.accuracy)} points` : "";
     return [[mode, was ? interval(was) : "not measured", is ? interval(is) : "not measured", gain]];
   });
   const table = [["accuracy", "before", "after", "gain"], ...rows];
@@ -248,7 +233,7 @@ export function report(summary: RunSummary, runDir: string): string {
   return [
     ...(rows.length > 0 ? ["", ...text, `${n} held-out problems; [95 % interval]`] : []),
     "",
-    `${summary.stopped ? "Stopped after" : "Done:"} ${summary.iterations} iterations, ${clock(summary.wall_seconds * 1000)} in all, ${clock(summary.train_seconds * 1000)} of it training, on ${summary.backend}.`,
+    `${summary.stopped ? "Stopped after" : "Done:"} ${summary.iterations} iterations, ${clock(summary.wall_seconds)} in all, ${clock(summary.train_seconds)} of it training, on ${summary.backend}.`,
     `Run: ${runDir}`,
     "Next:",
     ...(summary.stopped ? [`  node dist/launch.js --resume ${runDir}`] : []),

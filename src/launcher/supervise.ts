@@ -7,21 +7,19 @@
  *   a dead actor is started again (at most max_restarts times); a dead learner ends the run.
  */
 import { fork, type ChildProcess } from "node:child_process";
-import { closeSync, openSync, readFileSync, statSync } from "node:fs";
+import { closeSync, openSync, statSync } from "node:fs";
 import type { RunConfig } from "../config/schema.js";
 import type { LauncherMessage, ProgressEvent, RunSummary } from "../protocol/progress.js";
-import { deviceEnv, type DevicePlan } from "./devices.js";
+import { deviceEnv } from "../machine/devices.js";
+import type { DevicePlan } from "./assign-devices.js";
+import { howItEnded, logTail } from "../run/children.js";
 import { configFile, logFile } from "../run/layout.js";
 import { threadEnv, type ThreadPlan } from "./threads.js";
 
-/**
- * How long a child may take to go after it said it is done, or was told to go because another one
- * failed.
- */
+/** How long a child may take to exit after its work is done, or after another child failed. */
 const EXIT_GRACE_MS = 10_000;
 /** How long the learner may take for a last checkpoint when the run is ended by dead actors. */
 const CHECKPOINT_GRACE_MS = 120_000;
-const LOG_TAIL_LINES = 20;
 
 export interface SuperviseOptions {
   readonly runDir: string;
@@ -40,7 +38,7 @@ export interface SuperviseOptions {
   readonly onActors: (running: number, restarts: number) => void;
 }
 
-export interface Outcome {
+export interface RunEnd {
   /** Present when the learner ended well. */
   readonly summary?: RunSummary;
   /** Present when the run failed: why, ready to be shown. */
@@ -49,7 +47,7 @@ export interface Outcome {
 
 export interface SupervisedRun {
   /** Resolves when no child is left. Never rejects. */
-  readonly ended: Promise<Outcome>;
+  readonly ended: Promise<RunEnd>;
   /** Asks the learner to write a checkpoint and go; the actors follow. */
   readonly stop: () => void;
   /** Kills every child at once. */
@@ -64,14 +62,12 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
   let restarts = 0;
   let summary: RunSummary | undefined;
   let failure: string | undefined;
-  let resolveEnded: (outcome: Outcome) => void;
-  const ended = new Promise<Outcome>((resolve) => (resolveEnded = resolve));
+  let resolveEnded: (end: RunEnd) => void;
+  const ended = new Promise<RunEnd>((resolve) => (resolveEnded = resolve));
 
   const learnerEnv = childEnv(threads.learner, devices.learner, libraryPath.learner);
-  const learner = start("learner", scripts.learner, threads.learner, learnerEnv, [
-    ...(options.serial ? ["--serial"] : []),
-    ...(options.resume ? ["--resume"] : []),
-  ]);
+  const mode = [...(options.serial ? ["--serial"] : []), ...(options.resume ? ["--resume"] : [])];
+  const learner = start("learner", scripts.learner, threads.learner, learnerEnv, mode);
   learner.child.on("message", (event: ProgressEvent) => {
     if (event.type === "listening") for (let index = 0; index < options.actors.num; index++) startActor(index, event);
     if (event.type === "done") {
@@ -90,14 +86,8 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
   function startActor(index: number, addresses: { work: string; weights: string }): void {
     if (ending) return;
     const env = childEnv(threads.actor, devices.actors[index] ?? null, libraryPath.actor);
-    const actor = start(`actor-${index}`, scripts.actor, threads.actor, env, [
-      "--index",
-      String(index),
-      "--work",
-      addresses.work,
-      "--weights",
-      addresses.weights,
-    ]);
+    const args = ["--index", String(index), "--work", addresses.work, "--weights", addresses.weights];
+    const actor = start(`actor-${index}`, scripts.actor, threads.actor, env, args);
     actors.add(actor.child);
     options.onActors(actors.size, restarts);
     actor.child.on("message", options.onEvent);
@@ -124,23 +114,11 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
     });
   }
 
-  /** Forks a child whose output goes to its log. `explain` words its death. */
   function start(role: string, script: string, numThreads: number, env: NodeJS.ProcessEnv, args: readonly string[]) {
-    const file = logFile(runDir, role);
-    const log = openSync(file, "a");
-    const logStart = statSync(file).size;
-    const child = fork(script, ["--config", configFile(runDir), "--threads", String(numThreads), ...args], {
-      stdio: ["ignore", log, log, "ipc"],
-      env,
-      serialization: "advanced",
-    });
-    closeSync(log);
+    const words = ["--config", configFile(runDir), "--threads", String(numThreads), ...args];
+    const started = forkLogged(role, script, words, env, logFile(runDir, role), options.debug);
+    const { child } = started;
     children.add(child);
-    let said: { message: string; user: boolean } | undefined;
-    child.on("message", (event: ProgressEvent) => {
-      if (event.type === "error") said ??= event;
-    });
-    child.on("error", (error) => (said ??= { message: error.message, user: false }));
     child.on("close", () => {
       children.delete(child);
       // after the other listeners of this event, which may start a child
@@ -149,20 +127,7 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
           resolveEnded({ ...(summary && { summary }), ...(failure !== undefined && { failure }) });
       });
     });
-    return {
-      child,
-      saidUserError: () => said?.user === true,
-      explain: (code: number | null, signal: NodeJS.Signals | null): string => {
-        if (said?.user === true && !options.debug) return said.message;
-        const how = signal !== null ? `was killed by ${signal}` : `exited with code ${code} before the run was over`;
-        const tail = lastLines(file, logStart);
-        return [
-          `${role} ${how}${said ? `: ${said.message}` : "."}`,
-          ...(tail === "" ? [] : [tail]),
-          `Its log: ${file}`,
-        ].join("\n");
-      },
-    };
+    return started;
   }
 
   function stop(): void {
@@ -188,7 +153,7 @@ export function supervise(options: SuperviseOptions): SupervisedRun {
   };
 }
 
-/** Environment of a child: its threads, its GPU and where that one's libraries are. */
+/** Environment of a child: its threads, its GPU and the folders of CUDA's libraries. */
 function childEnv(numThreads: number, device: string | null, libraryPath: readonly string[]): NodeJS.ProcessEnv {
   return { ...process.env, ...threadEnv(numThreads), ...deviceEnv(device, libraryPath, process.env) };
 }
@@ -204,13 +169,46 @@ function killAfter(child: ChildProcess, delayMs: number): void {
   child.once("close", () => clearTimeout(timer));
 }
 
-/** The end of what was written to a log from byte `start` on. */
-function lastLines(file: string, start: number): string {
-  const lines = readFileSync(file).subarray(start).toString("utf8").trimEnd().split("\n");
-  return lines
-    .slice(-LOG_TAIL_LINES)
-    .map((line) => (line === "" ? line : `  | ${line}`))
-    .join("\n");
+interface LoggedChild {
+  readonly child: ChildProcess;
+  /** Whether it ended by an error that the user can mend. */
+  readonly saidUserError: () => boolean;
+  /** Says how it died. */
+  readonly explain: (code: number | null, signal: NodeJS.Signals | null) => string;
+}
+
+/** Forks a child whose output goes to its log. */
+function forkLogged(
+  role: string,
+  script: string,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv,
+  file: string,
+  debug: boolean,
+): LoggedChild {
+  const log = openSync(file, "a");
+  const logStart = statSync(file).size;
+  const child = fork(script, args, { stdio: ["ignore", log, log, "ipc"], env, serialization: "advanced" });
+  closeSync(log);
+  let said: { message: string; user: boolean } | undefined;
+  child.on("message", (event: ProgressEvent) => {
+    if (event.type === "error") said ??= event;
+  });
+  child.on("error", (error) => (said ??= { message: error.message, user: false }));
+  return {
+    child,
+    saidUserError: () => said?.user === true,
+    explain: (code, signal) => {
+      if (said?.user === true && !debug) return said.message;
+      const how = `${howItEnded(code, signal)}${signal === null ? " before the run was over" : ""}`;
+      const tail = logTail(file, logStart);
+      return [
+        `${role} ${how}${said ? `: ${said.message}` : "."}`,
+        ...(tail === "" ? [] : [tail]),
+        `Its log: ${file}`,
+      ].join("\n");
+    },
+  };
 }
 
 const firstLine = (text: string): string => text.slice(0, text.indexOf("\n") === -1 ? undefined : text.indexOf("\n"));

@@ -1,7 +1,4 @@
-/**
- * Shows a run while it goes: a live frame on a terminal, plain lines elsewhere. What is shown is
- * render.ts's business.
- */
+/** Shows a run while it goes: a live frame on a terminal, plain lines elsewhere. */
 import { createLogUpdate } from "log-update";
 import type { ProgressEvent } from "../protocol/progress.js";
 import { frame, headline, initialState, plainIteration, update, validationLine, type RunHeader } from "./render.js";
@@ -87,7 +84,7 @@ export function plainView(write: (line: string) => void, header: RunHeader, maxS
       if (event.type === "validation") write(validationLine(event));
       if (event.type === "log") write(event.message);
     },
-    // restarts are told by a log event
+    // a log event reports restarts
     actors: () => {},
     close: () => {},
   };

@@ -8,7 +8,9 @@ import { UserError } from "../errors.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import { publishedLogprobs, type Training } from "./policy/forward.js";
 
-/** Larger published vectors are not kept for later comparison: they would cost memory and uploads. */
+/** Completions of the start-up self-test, which actors and learner compare before training. */
+export const SELFTEST_COMPLETIONS = 32;
+/** Larger published vectors are not kept for comparison: they would cost memory and uploads. */
 export const MAX_REMEMBERED = 64 * 1024 * 1024;
 
 /** Statistics of |actor − learner| over tokens, in nats. */
@@ -76,7 +78,7 @@ export function gapOf(differences: readonly number[]): Gap | null {
   };
 }
 
-/** @throws UserError when actor and learner disagree: what is sampled would not be what is trained */
+/** @throws UserError when actor and learner disagree on what was sampled */
 export function checkGap(gap: Gap | null, limits: RunConfig["selftest"]): void {
   if (gap === null) return;
   for (const name of ["max", "mean", "p99"] as const) {

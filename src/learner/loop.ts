@@ -2,7 +2,8 @@
  * The learner, whole: model and backend, rollouts in, updates, weights out, evaluation,
  * checkpoints, metrics.
  *
- *   publish(0) ─▶ evaluate ─▶ [ batch(k) ─▶ update ─▶ publish(k + 1) ─▶ metrics, evaluation, checkpoint ] ─▶ evaluate
+ *   publish(0) ─▶ evaluate ─▶ [ batch(k) ─▶ update ─▶ publish(k + 1) ─▶ metrics, evaluation,
+ *   checkpoint ] ─▶ evaluate
  *
  * While the update of batch k runs, actors sample batch k + 1 (bounded by max_staleness).
  * Knows the order of things; knows no formulas and no sockets.
@@ -17,7 +18,7 @@ import { appendMetrics, appendValidation, currentCommit, dropLinesAfter, writeSu
 import { rolloutMetrics } from "./algorithms/metrics.js";
 import { Updater } from "./algorithms/update.js";
 import { startBackend, type BackendInfo } from "./backend/backend.js";
-import { GapMeter, checkGap } from "./logprob-gap.js";
+import { GapMeter, SELFTEST_COMPLETIONS, checkGap } from "./logprob-gap.js";
 import { TrainableModel, baseFromFolder } from "./policy/model.js";
 import type { RolloutSource, TrainingBatch } from "./rollouts/rollout-source.js";
 import { unlessStopped } from "./stop.js";
@@ -36,8 +37,6 @@ export interface LearnerOptions {
   readonly stop: AbortSignal;
 }
 
-/** Completions of the start-up self-test, which actors and learner compare before training. */
-export const SELFTEST_COMPLETIONS = 32;
 /** Completions per iteration on which actor and learner log-probabilities are compared. */
 const GAP_COMPLETIONS = 4;
 
@@ -89,7 +88,7 @@ async function openSource(
   const layout = model.publishedLayout;
   const baseSha256 = run.lora.enabled ? model.frozenSha256 : null;
   const remote = await RemoteSource.start({ run, runDir, firstIteration, layout, baseSha256 });
-  send({ type: "listening", ...remote.addresses });
+  send({ type: "listening", ...remote.addresses, token: remote.token });
   return remote;
 }
 
@@ -141,11 +140,11 @@ class TrainingLoop {
     send({ type: "done", summary });
   }
 
-  /** Trains on one batch. @returns false when the run was asked to stop before the batch was there */
+  /** Trains on one batch. @returns false when the run was asked to stop before it was there */
   async #iterate(): Promise<boolean> {
     const { counters } = this.#checkpoints;
     const begin = performance.now();
-    const batch = await unlessStopped(this.#source.batch(counters.iteration), this.#options.stop);
+    const batch = await unlessStopped(() => this.#source.batch(counters.iteration), this.#options.stop);
     if (batch === null) return false;
     const waited = (performance.now() - begin) / 1000;
     checkRewardErrors(batch, this.#run);
@@ -193,7 +192,7 @@ class TrainingLoop {
   async #selfTest(): Promise<void> {
     const { iteration } = this.#checkpoints.counters;
     const request = { iteration, mode: "sampled", n: SELFTEST_COMPLETIONS, purpose: "selftest" } as const;
-    const answers = await unlessStopped(this.#source.evaluate(request), this.#options.stop);
+    const answers = await unlessStopped(() => this.#source.evaluate(request), this.#options.stop);
     if (answers !== null) checkGap(await this.#gap.measure(answers.tasks, answers.groups), this.#run.selftest);
   }
 

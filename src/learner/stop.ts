@@ -1,11 +1,18 @@
 /** Waiting that ends when the run is asked to stop. */
 
-/** Waits for a promise. @returns null when the run is asked to stop before it resolves */
-export function unlessStopped<T>(promise: Promise<T>, stop: AbortSignal): Promise<T | null> {
+/**
+ * Asks for something and waits for it, unless the run is asked to stop.
+ * After a stop nothing is asked any more; a request under way is abandoned, and what becomes of it
+ * is nobody's concern.
+ * @returns null when the run is asked to stop before the answer is there
+ */
+export function unlessStopped<T>(ask: () => Promise<T>, stop: AbortSignal): Promise<T | null> {
   if (stop.aborted) return Promise.resolve(null);
   return new Promise((resolve, reject) => {
     const onStop = (): void => resolve(null);
     stop.addEventListener("abort", onStop, { once: true });
-    promise.then(resolve, reject).finally(() => stop.removeEventListener("abort", onStop));
+    ask()
+      .then(resolve, reject)
+      .finally(() => stop.removeEventListener("abort", onStop));
   });
 }

@@ -1,4 +1,4 @@
-/** Accuracy on the held-out problems during a run. Asks the rollout source; knows no tasks and no engine. */
+/** Accuracy on the held-out problems during a run. Knows no tasks and no engine. */
 import type { RunConfig } from "../config/schema.js";
 import { wilsonInterval } from "../math/statistics.js";
 import type { Accuracy, ProgressEvent, Validation } from "../protocol/progress.js";
@@ -28,7 +28,7 @@ export async function validate(
     const onDone = (done: number, total: number): void =>
       send({ type: "phase", name: `evaluating (${mode})`, done, total });
     const request = { iteration, mode, n: run.eval.num_problems, purpose: "eval" } as const;
-    const answered = await unlessStopped(source.evaluate(request, onDone), stop);
+    const answered = await unlessStopped(() => source.evaluate(request, onDone), stop);
     if (answered === null) return null;
     const { groups } = answered;
     const correct = groups.filter((group) => group.completions[0]!.outcome === "correct").length;

@@ -8,8 +8,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { cacheRoot } from "./cache.js";
-import { fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
 
 export type CudaMajor = "12" | "13";
 
@@ -21,9 +20,9 @@ const wheel = (name: string, version: string, megabytes: number, sha256: string)
 });
 
 /**
- * What the `and-cuda` extra of tensorflow 2.21.0 asks for, without nvcc (only XLA compiles, and
- * nothing here uses it) and at the newest CUDA 12: those libraries keep their interface within a
- * major version, and ONNX Runtime needs newer ones than TensorFlow.
+ * The `and-cuda` extra of tensorflow 2.21.0, without nvcc, which only XLA uses. The versions are
+ * the newest of CUDA 12, because ONNX Runtime needs newer ones than TensorFlow and the interfaces
+ * are stable within a major version.
  */
 const CUDA_12: readonly Wheel[] = [
   wheel("nvidia-cublas-cu12", "12.9.3.13", 581, "d7d51055f161b317c7105ddaae90e71eda059026074ffef93cf7cde2886bfe72"),
@@ -52,10 +51,7 @@ const CUDA_13: readonly Wheel[] = [
 
 const WHEELS: Record<CudaMajor, readonly Wheel[]> = { "12": CUDA_12, "13": CUDA_13 };
 
-/**
- * A wheel's libraries, without front ends that nobody here opens and NVRTC's second build of the
- * same.
- */
+/** The libraries of a wheel that are used: no front ends, and NVRTC only once. */
 const SHARED_OBJECTS = String.raw`nvidia/.*/lib/(?!libnvblas|libcufftw|libcusolverMg|libnvrtc.*alt)lib[^/]*\.so[.\d]*$`;
 
 export const cudaWheels = (major: CudaMajor): readonly Wheel[] => WHEELS[major];
@@ -64,10 +60,7 @@ export const cudaWheels = (major: CudaMajor): readonly Wheel[] => WHEELS[major];
 export const wheelFolder = (major: CudaMajor, { name, version }: Wheel, root = cacheRoot()): string =>
   join(root, `cuda-${major}`, `${name}-${version}`);
 
-/**
- * What LD_LIBRARY_PATH must hold for CUDA `major`: the folders that are prepared. Empty where the
- * system's own must do.
- */
+/** Folders for LD_LIBRARY_PATH that are prepared; none where the system's own must do. */
 export const cudaLibraryPath = (major: CudaMajor): string[] =>
   cudaWheels(major)
     .map((each) => wheelFolder(major, each))

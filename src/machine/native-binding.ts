@@ -3,8 +3,8 @@
  * install script (which downloads a libtensorflow of 2022, built for CUDA 11.2, and fails where its
  * host is not reached):
  *
- *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_cc, libtensorflow_framework, C headers ─┐
- *   node_modules/@tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ────────────────────────────────────────┴─▶ tfjs_binding.node
+ *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_*.so, C headers ─┐
+ *   @tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ──────────────────────────────┴─▶ the binding
  *
  * Both libraries and the binding are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a
  * folder of its own); node_modules gets a symbolic link to one of the two. The CUDA build opens
@@ -19,8 +19,7 @@ import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
-import { cacheRoot } from "./cache.js";
-import { fetchWheel, findPip, firstThatRuns, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, findPip, firstThatRuns, temporaryBeside, type Wheel } from "./wheels.js";
 
 const run = promisify(execFile);
 
@@ -49,10 +48,7 @@ const HEADER_FOLDERS = ["tensorflow/c", "tensorflow/core/platform", "tensorflow/
 
 const BINDING = "tfjs_binding.node";
 
-/**
- * How preparing the binding ended. `reason` is one clause that says what was missing and, where
- * known, what to install.
- */
+/** `reason` is one clause that says what was missing and, where known, what to install. */
 export type NativeBinding = { ok: true; path: string; built: boolean } | { ok: false; reason: string };
 
 /** Absolute path at which tfjs-node-gpu looks for its binding, whether or not the file is there. */
@@ -106,9 +102,8 @@ export const tensorFlowFolder = (build: TensorFlowBuild): string =>
 const CUDA_SUFFIX = "-cuda";
 
 /**
- * True for a link into a cache of this version, wherever that cache is, and for a file that is no
- * link: somebody's own build is theirs to keep. A CUDA build serves where a CPU build is wanted;
- * not the other way round.
+ * True for a link into a cache of this version, wherever that is. Also for a file that is no link:
+ * it is the user's own build. A CUDA build serves where a CPU build is wanted, not the reverse.
  */
 function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean {
   if (!existsSync(path)) return false; // also for a link whose cache was cleared
@@ -117,10 +112,7 @@ function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean
   return linked === basename(cache) || (build === "cpu" && linked === `${basename(cache)}${CUDA_SUFFIX}`);
 }
 
-/**
- * Replaces `path` by a link in one step, so that a process starting meanwhile finds the old or the
- * new one.
- */
+/** Replaces `path` by a link in one step: other processes find the old one or the new one. */
 async function link(target: string, path: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
   const temporary = `${path}.${process.pid}`;
@@ -130,8 +122,8 @@ async function link(target: string, path: string): Promise<void> {
 }
 
 /**
- * Fills `cache` by way of a temporary folder beside it; whoever renames first wins, the other uses
- * the winner's.
+ * Fills `cache` through a temporary folder beside it. If two processes do so, the first to rename
+ * wins and the other uses its result.
  */
 async function buildInto(cache: string, wheel: Wheel, log: (line: string) => void): Promise<void> {
   const tools = await findTools();
@@ -157,7 +149,7 @@ interface Tools {
   nodeHeaders: string;
 }
 
-/** Everything the build needs is looked for before anything is downloaded. */
+/** Finds everything the build needs before anything is downloaded. */
 async function findTools(): Promise<Tools> {
   if (process.platform !== "linux" || process.arch !== "x64") {
     throw new Error(`it is prepared on Linux x64 only, this is ${process.platform} ${process.arch}`);
@@ -193,7 +185,7 @@ async function unpack(python: string, wheel: Wheel, folder: string, log: (line: 
   }
 }
 
-/** Compiles the binding's unchanged sources, and loads the result once in a process of its own. */
+/** Compiles the binding's unchanged sources, and loads the result once in another process. */
 async function compile({ compiler, nodeHeaders }: Tools, folder: string): Promise<void> {
   const sources = ["tfjs_backend.cc", "tfjs_binding.cc"].map((name) => join(packageFolder(), "binding", name));
   const include = [nodeHeaders, join(folder, "tensorflow", "include"), packageFolder()].map((path) => `-I${path}`);

@@ -16,9 +16,8 @@ import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
-import { cacheRoot } from "./cache.js";
 import { type CudaMajor, cudaLibraryPath } from "./cuda-libraries.js";
-import { fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
 
 const run = promisify(execFile);
 
@@ -47,8 +46,8 @@ export const providerFolder = (major: CudaMajor): string =>
   join(cacheRoot(), `onnxruntime-${onnxVersion()}-cuda${major}`);
 
 /**
- * For which CUDA the provider in place was built; undefined when none is there. One that is no link
- * of ours was put there by the package's own script, which knows CUDA 12 only.
+ * The CUDA for which the provider in place was built; undefined when none is there. The package's
+ * own script, whose files are no links, knows CUDA 12 only.
  */
 export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
   const files = PROVIDER.map((name) => join(bin, name));

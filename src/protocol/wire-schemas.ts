@@ -28,29 +28,39 @@ export type Announcement = z.infer<typeof announcement>;
 
 // ---- work socket, actor to learner
 
+/** Secret of the run, which the launcher gives to its actors. */
+const token = z.string().max(200);
+/** Completions an actor may hold. */
+const capacity = z.int().positive().max(100_000);
+
 /** First message of an actor, and its answer to `unknown`. */
 const hello = z.strictObject({
   type: z.literal("hello"),
+  token,
   pid: count,
   index: count,
   /** Credits: rows (completions) the actor takes at once. */
-  capacityRows: z.int().positive(),
+  capacity,
 });
+
+export type Hello = z.infer<typeof hello>;
 
 const actorHeartbeat = z.strictObject({
   type: z.literal("heartbeat"),
-  capacityRows: z.int().positive(),
+  capacity,
   /** Weights in use; null before the first load. */
   version: policyVersion.nullable(),
   /** Tasks in hand: waiting, being sampled, or not yet acknowledged. */
-  held: z.array(id),
+  held: z.array(id).max(100_000),
   /** Segments run so far: proof that held tasks progress. */
   steps: count,
   /** Since the start of the process. */
   busyMs: z.number().nonnegative(),
   idleMs: z.number().nonnegative(),
   /** Running totals by name, summed over actors into the learner's statistics. */
-  counters: z.record(z.string().max(100), z.number().nonnegative()),
+  counters: z
+    .record(z.string().regex(/^[a-z_]{1,60}$/), z.number().nonnegative())
+    .refine((counters) => Object.keys(counters).length <= 50, "expected at most 50 counters"),
 });
 export type ActorHeartbeat = z.infer<typeof actorHeartbeat>;
 
@@ -118,7 +128,7 @@ export const fromLearner = z.discriminatedUnion("type", [learnerHeartbeat, taskH
 
 // ---- weights socket
 
-export const weightsRequest = z.strictObject({ type: z.literal("fetch"), sha256, chunk: count });
+export const weightsRequest = z.strictObject({ type: z.literal("fetch"), token, sha256, chunk: count });
 
 /** `chunk` is followed by its bytes; `gone` says that another policy is current now. */
 export const weightsReply = z.discriminatedUnion("type", [

@@ -1,16 +1,26 @@
 /** The journal of a run as JSON lines. Reads only; the run may be writing meanwhile. */
+import type { Writable } from "node:stream";
 import { rewardWeights, totalReward } from "../tasks/rewards.js";
 import { readRunConfig } from "./config.js";
 import { type JournalRecord, batchFile, journalBatches, readBatchFile } from "./journal.js";
 import { configFile, trajectoriesFolder } from "./layout.js";
 
 /**
- * Yields one line per completion, in batch order: its tokens, rewards and, once trained, advantages.
+ * Writes one line per completion, in batch order: its tokens, rewards and, once trained, advantages.
  * Groups that dynamic sampling replaced are listed too; they never get advantages.
  * @param warn called for a torn tail, which a killed run leaves
  * @throws UserError when the folder holds no run
  */
-export function* trajectoryLines(runDir: string, warn: (line: string) => void): Generator<string> {
+export async function trajectories(
+  runDir: string,
+  out: Writable = process.stdout,
+  warn: (line: string) => void = console.error,
+): Promise<void> {
+  for (const line of trajectoryLines(runDir, warn))
+    if (!out.write(line)) await new Promise((resolve) => out.once("drain", resolve));
+}
+
+function* trajectoryLines(runDir: string, warn: (line: string) => void): Generator<string> {
   const weights = rewardWeights(readRunConfig(configFile(runDir)));
   const directory = trajectoriesFolder(runDir);
   for (const batch of journalBatches(directory)) {

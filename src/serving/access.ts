@@ -1,7 +1,4 @@
-/**
- * Who may ask, and how a refusal is told: bearer token or loopback, content type, OpenAI's error
- * body.
- */
+/** Who may ask (bearer token or loopback), and how a refusal is worded: OpenAI's error body. */
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { Context, MiddlewareHandler } from "hono";
 import { bearerAuth } from "hono/bearer-auth";
@@ -13,8 +10,8 @@ export function isLoopback(hostname: string): boolean {
 }
 
 /**
- * Without a key: requests must name a loopback host, so that no web page reaches us under a name of
- * its own (DNS rebinding).
+ * Without a key, requests must name a loopback host. So no web page reaches the server under a name
+ * of its own (DNS rebinding).
  */
 export const loopbackOnly: MiddlewareHandler = (c, next) => {
   const { hostname } = new URL(c.req.url);
@@ -40,7 +37,7 @@ export function keyRequired(apiKey: string): MiddlewareHandler {
 const sha256 = (text: string): Buffer => createHash("sha256").update(text).digest();
 
 /** @throws RequestError unless the body is JSON and says so */
-export async function readJson(c: Context): Promise<unknown> {
+export async function readBody(c: Context): Promise<unknown> {
   // A page in a browser may not send this type to another origin without asking first, which is not
   // answered.
   if (!/^application\/json\b/i.test(c.req.header("Content-Type") ?? ""))

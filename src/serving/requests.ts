@@ -1,8 +1,7 @@
 /**
- * The door of the HTTP server: OpenAI's request bodies, as far as they are served. A field that is
- * unknown, or has a value with an effect we do not have, is refused by name instead of being
- * dropped. Reference: OpenAI API, "Create completion" (legacy) and "Create chat completion";
- * `stop_token_ids` is vLLM's.
+ * OpenAI's request bodies, as far as they are served. A field that is unknown, or whose value would
+ * have an effect we do not have, is refused by name instead of being dropped. Reference: OpenAI
+ * API, "Create completion" (legacy) and "Create chat completion"; `stop_token_ids` is vLLM's.
  */
 import { z } from "zod";
 import { messageList } from "../model/messages.js";

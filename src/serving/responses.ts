@@ -7,7 +7,7 @@ import type { Choice, ChoiceDelta, TokenInfo } from "../generate/generation.js";
 
 type Decode = Tokenizer["decode"];
 
-/** Completions: parallel lists. With `top`, the most probable token stands beside each. */
+/** Parallel lists for completions. With `top`, each token has the most probable one beside it. */
 function completionLogprobs(decode: Decode, tokens: readonly TokenInfo[], top: boolean, offset: number) {
   const texts = tokens.map(({ id }) => decode([id]));
   let at = offset;

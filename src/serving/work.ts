@@ -1,7 +1,4 @@
-/**
- * From a checked request body to generations: prompts as token ids, defaults, limits. Knows no HTTP
- * and starts nothing.
- */
+/** Turns checked request bodies into generations: token ids, defaults, limits. Knows no HTTP. */
 import { randomBytes, randomUUID } from "node:crypto";
 import { checkRequest } from "../engine/check-request.js";
 import type { EngineOptions } from "../engine/engine-types.js";
@@ -19,7 +16,7 @@ const DEFAULT_MAX_TOKENS = 16;
 export interface ServedModel {
   /** What requests call it. */
   readonly name: string;
-  readonly config: ModelConfig;
+  readonly shape: ModelConfig;
   readonly tokenizer: Tokenizer;
   /** Where a request gives none; 0 = greedy. */
   readonly temperature: number;
@@ -32,8 +29,8 @@ export interface Work {
   readonly logprobs: LogprobsWanted | null;
   readonly stream: boolean;
   readonly includeUsage: boolean;
-  /** Rows of the engine it will take. */
-  readonly rows: number;
+  /** Completions that the engine will compute, the prompt's score included. */
+  readonly completions: number;
 }
 
 /** @throws RequestError */
@@ -75,12 +72,9 @@ export function chatWork(model: ServedModel, limits: EngineOptions, body: ChatRe
   return checked(model, limits, body, [generation], body.logprobs === true ? { top } : null);
 }
 
-/**
- * Tokens that fit after the prompt; at least 1, so that a prompt without room is refused by its
- * length.
- */
+/** Tokens that fit after the prompt; at least 1, so that a prompt that is too long is refused. */
 function room(model: ServedModel, promptIds: Int32Array): number {
-  return Math.max(1, model.config.maxPositions - promptIds.length);
+  return Math.max(1, model.shape.maxPositions - promptIds.length);
 }
 
 function commonParts(model: ServedModel, body: CompletionRequest | ChatRequest, p: number) {
@@ -104,17 +98,17 @@ function checked(
   const requests = generations.flatMap(engineRequests);
   if (generations.some(({ promptIds }) => promptIds.length === 0))
     throw new RequestError(400, "prompt: expected at least one token", "prompt");
-  for (const request of requests) asRequestErrors(() => checkRequest(request, model.config, limits));
+  for (const request of requests) asRequestErrors(() => checkRequest(request, model.shape, limits));
   return {
     generations,
     logprobs,
     stream: body.stream === true,
     includeUsage: body.stream_options?.include_usage === true,
-    rows: requests.reduce((sum, { groupSize }) => sum + groupSize, 0),
+    completions: requests.reduce((sum, { groupSize }) => sum + groupSize, 0),
   };
 }
 
-/** What a user of the command line could mend, the client of the server can. */
+/** Turns a UserError into a RequestError: the client can mend what a user could. */
 function asRequestErrors<T>(work: () => T): T {
   try {
     return work();

@@ -2,7 +2,7 @@
  * What a finished study says: the verdict on its primary endpoint, everything else as secondary,
  * and each checkpoint against the baseline. Reads a study directory; prints and writes nothing.
  *
- * The primary endpoint stands in the study file: one mode, the first prompt, final checkpoints
+ * The study file names the primary endpoint: one mode, the first prompt, final checkpoints
  * after equally many rollouts. Holm's correction is over the pairs of algorithms there, and over
  * all secondary comparisons together, so that looking at more never changes the verdict.
  */
@@ -16,9 +16,12 @@ import {
   compareCheckpoints,
   compareSeeds,
   verdict,
-} from "../eval/compare.js";
-import { type EvalResult, type Mode, accuracyOf, readEvalResult, refuseDifferent } from "../eval/folder/result-file.js";
+} from "../eval/verdict.js";
+import type { Mode } from "../eval/folder/names.js";
+import { refuseDifferent } from "../eval/comparable.js";
+import { type EvalResult, accuracyOf, readEvalResult } from "../eval/folder/read-results.js";
 import { wilsonInterval } from "../math/statistics.js";
+import { whole } from "../terminal/format.js";
 import { type Budget, type CurvePoint, budgets, matchedAt, readCurve } from "./curve.js";
 import { type StudyRecord, evalFile, readStudyRecord, runDirOf } from "./directory.js";
 
@@ -31,10 +34,7 @@ export interface Endpoint {
   readonly matched_by: "rollouts" | Budget;
   /** [seeds] how much: completions, completion tokens or seconds of training. */
   readonly budgets: readonly number[];
-  /**
-   * From the learning curve on validation questions, between two evaluations, instead of the final
-   * evaluation.
-   */
+  /** Read off the learning curve between two evaluations, not from the final evaluation. */
   readonly interpolated: boolean;
   /** Answers to each question. */
   readonly samples: number;
@@ -49,13 +49,13 @@ export interface EvaluationRow {
   readonly prompt: string;
   readonly mode: Mode;
   readonly n: number;
-  /** Of the first sample of each question. */
+  /** Accuracy of the first samples. */
   readonly accuracy: number;
   /** Wilson. */
   readonly ci95: readonly [low: number, high: number];
-  /** Of all samples; the comparison of algorithms takes this one. */
+  /** Accuracy of all samples, which the comparison of algorithms takes. */
   readonly accuracy_all_samples: number;
-  /** Of the checkpoint against the baseline on the same questions; null for the baseline itself. */
+  /** The checkpoint against the baseline on the same questions; null for the baseline itself. */
   readonly against_baseline: Omit<CheckpointComparison, "mode" | "a" | "b" | "n" | "accuracy" | "ci95"> | null;
 }
 
@@ -74,7 +74,7 @@ export interface StudyComparison {
   readonly notes: readonly string[];
 }
 
-interface Run {
+interface EvaluatedRun {
   readonly algorithm: string;
   readonly seed: number;
   readonly curve: readonly CurvePoint[];
@@ -93,7 +93,7 @@ export function compareStudy(dir: string): StudyComparison {
   const baseline = evaluation(null);
   const algorithms = Object.keys(definition.algorithms);
   const runs = algorithms.flatMap((algorithm) =>
-    definition.seeds.map((seed): Run => {
+    definition.seeds.map((seed): EvaluatedRun => {
       const runDir = runDirOf(dir, algorithm, seed);
       return { algorithm, seed, curve: readCurve(runDir), results: evaluation(runDir) };
     }),
@@ -108,7 +108,10 @@ export function compareStudy(dir: string): StudyComparison {
   const secondary: (Endpoint & SeedPairs)[] = [];
   for (const [i, j] of allPairs(algorithms)) {
     const pair = [algorithms[i]!, algorithms[j]!] as const;
-    const [a, b] = pair.map((name) => runs.filter(({ algorithm }) => algorithm === name)) as [Run[], Run[]];
+    const [a, b] = pair.map((name) => runs.filter(({ algorithm }) => algorithm === name)) as [
+      EvaluatedRun[],
+      EvaluatedRun[],
+    ];
     for (const prompt of prompts)
       for (const mode of modes)
         (isPrimary(mode, prompt) ? primary : secondary).push(byRollouts(pair, a, b, prompt, mode, record));
@@ -149,18 +152,17 @@ export function sentence(comparison: AlgorithmComparison): string {
   return `${mode[0]!.toUpperCase()}${mode.slice(1)} accuracy after ${budget} (${where}${prompted}, ${seeds} seeds): ${verdict(comparison, ...algorithms)}`;
 }
 
-const whole = (n: number): string => Math.round(n).toLocaleString("en-US");
-
 function byRollouts(
   algorithms: Endpoint["algorithms"],
-  a: readonly Run[],
-  b: readonly Run[],
+  a: readonly EvaluatedRun[],
+  b: readonly EvaluatedRun[],
   prompt: string,
   mode: Mode,
   { configs }: StudyRecord,
 ): Endpoint & SeedPairs {
   const rollouts = algorithms.map((name) => configs[name]!.max_steps * configs[name]!.generation_batch_size);
-  const of = (runs: readonly Run[]): number[] => runs.map(({ results }) => accuracyOf(results.get(prompt)!, mode));
+  const of = (runs: readonly EvaluatedRun[]): number[] =>
+    runs.map(({ results }) => accuracyOf(results.get(prompt)!, mode));
   return {
     prompt,
     algorithms,
@@ -178,8 +180,8 @@ function byRollouts(
 /** Returns a note when the curves do not allow it. */
 function byBudget(
   algorithms: Endpoint["algorithms"],
-  a: readonly Run[],
-  b: readonly Run[],
+  a: readonly EvaluatedRun[],
+  b: readonly EvaluatedRun[],
   budget: Budget,
   mode: Mode,
   prompt: string,
@@ -189,6 +191,8 @@ function byBudget(
   if (algorithms.some((name) => configs[name]!.eval_steps === 0))
     return `${what} is not compared: without eval_steps there is no learning curve.`;
   const curves = [a, b].map((runs) => runs.map(({ curve }) => curve)) as [CurvePoint[][], CurvePoint[][]];
+  if (curves.flat().some((curve) => curve.at(-1)![budget] === null))
+    return `${what} is not compared: metrics.jsonl of a run does not count tokens.`;
   const matched = matchedAt(...curves, budget, mode);
   if (matched === null) return `${what} is not compared: eval.${mode} is false in training.`;
   const n = curves[0][0]!.at(-1)!.validation[mode]!.n;
@@ -198,7 +202,7 @@ function byBudget(
 function evaluationRows(
   prompt: string,
   baseline: ReadonlyMap<string, EvalResult>,
-  runs: readonly Run[],
+  runs: readonly EvaluatedRun[],
   modes: readonly Mode[],
 ): EvaluationRow[] {
   const results = [baseline.get(prompt)!, ...runs.map((run) => run.results.get(prompt)!)];
@@ -249,7 +253,7 @@ function refuseIncomplete(dir: string, { definition }: StudyRecord): void {
 }
 
 /** @throws UserError when an evaluation in a run's directory is of another seed */
-function refuseForeign({ algorithm, seed, results }: Run): void {
+function refuseForeign({ algorithm, seed, results }: EvaluatedRun): void {
   for (const { file, train_seed } of results.values())
     if (train_seed !== null && train_seed !== seed)
       throw new UserError(

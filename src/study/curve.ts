@@ -1,23 +1,38 @@
 /**
  * The learning curve of a run (held-out accuracy against what was spent) and its value at a budget.
- * Reads metrics.jsonl, validation.jsonl and summary.json of a run directory; knows no other run.
+ * Knows one run's files.
  */
 import { UserError } from "../errors.js";
-import type { Mode } from "../eval/folder/result-file.js";
-import type { Validation } from "../protocol/progress.js";
-import { readMetrics, readSummary, readValidation } from "../run/read.js";
+import type { Mode } from "../eval/folder/names.js";
+import { type RunFiles, readRunFiles } from "../run/read.js";
 
 /** What algorithms are given equally much of, beside rollouts. */
 export const budgets = ["tokens", "wall_time"] as const;
 export type Budget = (typeof budgets)[number];
 
-export interface CurvePoint {
-  readonly iteration: number;
-  /** Completion tokens sampled for training so far. */
-  readonly tokens: number;
+export interface Spent {
+  /** Completion tokens sampled for training so far; null in files that do not say. */
+  readonly tokens: number | null;
   /** Seconds of training iterations so far; evaluation and checkpoints are not in it. */
   readonly wall_time: number;
-  readonly validation: Validation;
+}
+
+export interface CurvePoint extends Spent {
+  readonly iteration: number;
+  readonly validation: { readonly [mode in Mode]?: { readonly accuracy: number; readonly n: number } | undefined };
+}
+
+/** What was spent until the end of each iteration; 0 is the time before training. */
+export function spentBy(metrics: RunFiles["metrics"]): Map<number, Spent> {
+  const counted = metrics.every((line) => line.tokens !== undefined);
+  let [tokens, wallTime] = [0, 0];
+  const spent = new Map<number, Spent>([[0, { tokens: counted ? 0 : null, wall_time: 0 }]]);
+  for (const line of metrics) {
+    tokens += line.tokens ?? 0;
+    wallTime += line.iteration_seconds ?? 0;
+    spent.set(line.iteration!, { tokens: counted ? tokens : null, wall_time: wallTime });
+  }
+  return spent;
 }
 
 /**
@@ -25,28 +40,17 @@ export interface CurvePoint {
  * @throws UserError for files that cannot be read, or a run that ended early
  */
 export function readCurve(runDir: string): CurvePoint[] {
-  const summary = readSummary(runDir);
-  const { before, after } = summary.validation;
-  if (before === undefined || after === undefined)
+  const { metrics, summary, validation } = readRunFiles(runDir);
+  if (summary?.validation.before === undefined || summary.validation.after === undefined)
     throw new UserError(
-      `${runDir}: expected a finished run, found one that was stopped at iteration ${summary.iterations}. Resume it.`,
+      `${runDir}: expected a finished run, found one that ${summary === null ? "has no summary.json" : `was stopped at iteration ${summary.iterations}`}. Resume it.`,
     );
-  const spent = new Map([[0, { tokens: 0, wall_time: 0 }]]);
-  let [tokens, wallTime] = [0, 0];
-  for (const line of readMetrics(runDir)) {
-    tokens += Math.round(line.tokens_per_second! * line.iteration_seconds!);
-    wallTime += line.iteration_seconds!;
-    spent.set(line.iteration!, { tokens, wall_time: wallTime });
-  }
-  return [
-    { iteration: 0, validation: before },
-    ...readValidation(runDir).map(({ iteration, ...validation }) => ({ iteration, validation })),
-    { iteration: summary.iterations, validation: after },
-  ].map(({ iteration, validation }) => {
+  const spent = spentBy(metrics);
+  return validation.map(({ iteration, ...accuracies }) => {
     const at = spent.get(iteration);
     if (at === undefined)
       throw new UserError(`${runDir}: metrics.jsonl has no line of iteration ${iteration}, which was evaluated.`);
-    return { iteration, ...at, validation };
+    return { iteration, ...at, validation: accuracies };
   });
 }
 
@@ -58,7 +62,8 @@ export function readCurve(runDir: string): CurvePoint[] {
 export function accuracyAt(curve: readonly CurvePoint[], budget: Budget, at: number, mode: Mode): number | null {
   const points = curve.flatMap((point) => {
     const accuracy = point.validation[mode]?.accuracy;
-    return accuracy === undefined ? [] : [{ spent: point[budget], accuracy }];
+    const spent = point[budget];
+    return accuracy === undefined || spent === null ? [] : [{ spent, accuracy }];
   });
   const next = points.findIndex(({ spent }) => spent >= at);
   if (next === -1) return null;
@@ -78,7 +83,7 @@ export interface Matched {
 /**
  * Two algorithms at equal budgets, seed by seed.
  * @param a [seeds] curves of one, b of the other, in the same order
- * @returns null where some run was not evaluated in this mode
+ * @returns null where some run was not evaluated in this mode, or does not count this budget
  */
 export function matchedAt(
   a: readonly (readonly CurvePoint[])[],
@@ -86,8 +91,11 @@ export function matchedAt(
   budget: Budget,
   mode: Mode,
 ): Matched | null {
-  const spent = a.map((curve, i) => Math.min(curve.at(-1)![budget], b[i]!.at(-1)![budget]));
-  const [ofA, ofB] = [a, b].map((side) => side.map((curve, i) => accuracyAt(curve, budget, spent[i]!, mode)));
-  if ([...ofA!, ...ofB!].includes(null)) return null;
-  return { budgets: spent, a: ofA as number[], b: ofB as number[] };
+  const totals = [a, b].map((side) => side.map((curve) => curve.at(-1)![budget]));
+  if (totals.flat().includes(null)) return null;
+  const [ofA, ofB] = totals as [number[], number[]];
+  const spent = ofA.map((total, i) => Math.min(total, ofB[i]!));
+  const [atA, atB] = [a, b].map((side) => side.map((curve, i) => accuracyAt(curve, budget, spent[i]!, mode)));
+  if ([...atA!, ...atB!].includes(null)) return null;
+  return { budgets: spent, a: atA as number[], b: atB as number[] };
 }

@@ -12,7 +12,7 @@ import { loadConfig } from "../config/load.js";
 import type { RunConfig } from "../config/schema.js";
 import { readsKey } from "../config/validate.js";
 import { UserError, messageOf } from "../errors.js";
-import { modes } from "../eval/folder/result-file.js";
+import { modes } from "../eval/folder/names.js";
 
 const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, "letters, digits, _ . and - (it names a directory)");
 const overrides = z.record(z.string(), z.unknown());
@@ -44,7 +44,7 @@ export const studySchema = z.strictObject({
     /** null = as in training. */
     max_new_tokens: z.int().positive().nullable().default(null),
     temperature: z.number().positive().default(1),
-    /** Of the sampling noise; equal for all. */
+    /** Seed of the sampling noise, equal for all. */
     seed: z.int().nonnegative().default(42),
   }),
   /** The one mode the verdict is on; fixed before anything is run. */

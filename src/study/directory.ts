@@ -2,13 +2,15 @@
  * Where the parts of a study lie, and which of them are finished. The state of a study is what its
  * files say; there is no other record.
  *
- *   study.json                     the study resolved: algorithms, seeds, differences, program, machine
- *   owner.json                     who is running it now; left behind only by a process that was killed
- *   baseline/                      evaluation of the model that training starts from; with several prompts baseline/<prompt>/
+ *   study.json                     algorithms, seeds, differences, program, machine
+ *   owner.json                     who is running it now; only a killed process leaves it behind
+ *   baseline/                      evaluation of the model that training starts from
  *   <algorithm>-seed<k>/           a run directory
- *   <algorithm>-seed<k>/eval/      evaluation of its last checkpoint; with several prompts eval/<prompt>/
+ *   <algorithm>-seed<k>/eval/      evaluation of its last checkpoint
  *   logs/<step>.log                what a child process printed
  *   comparison.json, report.html   the results
+ *
+ * With several prompts, an evaluation has a folder for each.
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -17,13 +19,13 @@ import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { z } from "zod";
 import { packageRoot } from "../config/load.js";
-import type { RunConfig } from "../config/schema.js";
-import { UserError, messageOf } from "../errors.js";
-import { writeJson } from "../files.js";
-import { readEvalResult } from "../eval/folder/result-file.js";
 import { readRunConfig, storedConfigSchema } from "../run/config.js";
-import { configFile, summaryFile } from "../run/layout.js";
-import { readSummary } from "../run/read.js";
+import type { RunConfig } from "../config/schema.js";
+import { UserError } from "../errors.js";
+import { readJson, writeJson } from "../files.js";
+import { readEvalResult } from "../eval/folder/read-results.js";
+import { readRunFiles } from "../run/read.js";
+import { configFile } from "../run/layout.js";
 import { currentCommit } from "../run/write.js";
 import { type Study, type StudyDefinition, differingKeys, studySchema } from "./definition.js";
 
@@ -31,7 +33,7 @@ export const studyFile = (dir: string): string => join(dir, "study.json");
 export const comparisonFile = (dir: string): string => join(dir, "comparison.json");
 export const runDirOf = (dir: string, algorithm: string, seed: number): string => join(dir, `${algorithm}-seed${seed}`);
 
-/** Directory of an evaluation's files: of a run, or of the baseline (`run` null). */
+/** Folder of a run's evaluation, or of the baseline's where `run` is null. */
 export function evalDirOf(
   dir: string,
   run: string | null,
@@ -56,10 +58,7 @@ const recordSchema = z.object({
   configs: z.record(z.string(), storedConfigSchema),
   differences: z.array(settingSchema),
   own: z.array(settingSchema),
-  /**
-   * Commit of the program; null outside a git checkout. The latest, where a resumed study has used
-   * several.
-   */
+  /** The latest commit of the program that ran the study; null outside a git checkout. */
   commit: z.string().nullable(),
   earlier_commits: z.array(z.string().nullable()),
   /** Whether files of the checkout differed from the commit; null outside a checkout. */
@@ -70,7 +69,7 @@ const recordSchema = z.object({
     memory_gib: z.number(),
     system: z.string(),
     node: z.string(),
-    /** Of the program and its numeric libraries. */
+    /** Versions of the program and its numeric libraries. */
     versions: z.record(z.string(), z.string()),
   }),
 });
@@ -83,16 +82,7 @@ export function readStudyRecord(dir: string): StudyRecord {
   const file = studyFile(dir);
   if (!existsSync(file))
     throw new UserError(`${dir}: expected the directory of a study, found no study.json in it. Check the path.`);
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(file, "utf8"));
-  } catch (error) {
-    throw new UserError(`${file}: expected a study, found a file that cannot be read (${messageOf(error)}).`);
-  }
-  const parsed = recordSchema.safeParse(json);
-  if (!parsed.success)
-    throw new UserError(`${file}: expected a study of this version.\n${z.prettifyError(parsed.error)}`);
-  return parsed.data;
+  return readJson(file, recordSchema, "It must be a study of this version.");
 }
 
 /**
@@ -151,9 +141,8 @@ export function trainingState(runDir: string, expected: RunConfig): "new" | "unf
     throw new UserError(
       `${runDir}: expected a run of this study, found one that differs in ${keys.join(", ")}. Move it away, or begin another study with --out DIR.`,
     );
-  if (!existsSync(summaryFile(runDir))) return "unfinished";
-  const { stopped, iterations } = readSummary(runDir);
-  return !stopped && iterations === expected.max_steps ? "finished" : "unfinished";
+  const { summary } = readRunFiles(runDir);
+  return summary !== null && !summary.stopped && summary.iterations === expected.max_steps ? "finished" : "unfinished";
 }
 
 /**

@@ -6,16 +6,16 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RunConfig } from "../config/schema.js";
-import { readEvalResult } from "../eval/folder/result-file.js";
+import { readEvalResult } from "../eval/folder/read-results.js";
 import { checkpointFolder, metricsFile } from "../run/layout.js";
-import { readSummary } from "../run/read.js";
+import { readRunFiles } from "../run/read.js";
 import { type Study, trainingWords } from "./definition.js";
 import { evalDirOf, evalFile, evaluationState, runDirOf, trainingState } from "./directory.js";
 
-export interface Step {
+export interface StudyStep {
   /** Names the log, such as "grpo-seed1" or "grpo-seed1-eval". */
   readonly name: string;
-  /** Steps of one sort take about equally long: "train grpo", "eval". */
+  /** Steps of one sort take about the same time: "train grpo", "eval". */
   readonly sort: string;
   /** Iterations, or completions; null when only the child knows. */
   readonly size: number | null;
@@ -26,14 +26,14 @@ export interface Step {
   readonly isFinished: () => boolean;
   /** Iterations or completions that are on disk. */
   readonly done: () => number;
-  /** Seconds that it took; only of a finished step. */
+  /** Seconds that a finished step took. */
   readonly seconds: () => number;
   /** Script of dist/ and arguments; they depend on whether the step was begun. */
   readonly command: () => { readonly script: "launch" | "cli"; readonly args: readonly string[] };
 }
 
 /** @param file the study file, for messages */
-export function planSteps(dir: string, file: string, study: Study): Step[] {
+export function planSteps(dir: string, file: string, study: Study): StudyStep[] {
   const { definition, configs } = study;
   const algorithms = Object.keys(definition.algorithms);
   const first = Object.values(configs)[0]!;
@@ -59,7 +59,7 @@ function trainingStep(
   seed: number,
   runDir: string,
   file: string,
-): Step {
+): StudyStep {
   const config = { ...configs[algorithm]!, seed };
   const { algo, words } = trainingWords(definition, algorithm, file);
   const files = definition.config.flatMap((path) => ["--config", path]);
@@ -70,7 +70,7 @@ function trainingStep(
     size: config.max_steps,
     isFinished: () => trainingState(runDir, config) === "finished",
     done: () => linesOf(metricsFile(runDir)),
-    seconds: () => readSummary(runDir).wall_seconds,
+    seconds: () => readRunFiles(runDir).summary!.wall_seconds,
     command: () => ({
       script: "launch",
       args: trainingState(runDir, config) === "new" ? fresh : ["--resume", runDir],
@@ -89,7 +89,7 @@ function evaluationSteps(
   model: string,
   trained: Pick<RunConfig, "data" | "max_completion_length" | "actors">,
   prefix = "",
-): Step[] {
+): StudyStep[] {
   const { data, prompts, limit, samples, modes, temperature, seed } = definition.eval;
   const maxNewTokens = definition.eval.max_new_tokens ?? trained.max_completion_length;
   const { system_prompt: system, prompt_suffix: suffix } = trained.data;
@@ -97,7 +97,7 @@ function evaluationSteps(
   const engines = { device, dtype, "max-rows": Math.max(max_rows, samples), "segment-length": segment_length };
   const asTrained = { ...(system !== null && { system }), ...(suffix !== "" && { "prompt-suffix": suffix }) };
   const answers = (modes.includes("greedy") ? 1 : 0) + (modes.includes("sampled") ? samples : 0);
-  return prompts.map((prompt): Step => {
+  return prompts.map((prompt): StudyStep => {
     const out = evalDirOf(dir, runDir, prompt, definition);
     const file = evalFile(dir, runDir, prompt, definition);
     return {

@@ -1,5 +1,5 @@
 /** A study's comparison as text for the terminal. Pure functions. */
-import { percent, range, signed } from "../terminal/format.js";
+import { points, range, signed } from "../terminal/format.js";
 import { type AlgorithmComparison, type StudyComparison, sentence } from "./comparison.js";
 import { type Setting, inWords } from "./definition.js";
 
@@ -19,8 +19,8 @@ export function studyText(comparison: StudyComparison, differences: readonly Set
           ? ""
           : `  (${signed(change.difference)} ${range(change.difference_ci95)}, p = ${change.p_holm.toPrecision(2)})`;
       const samples =
-        row.accuracy_all_samples === row.accuracy ? "" : `; all samples ${percent(row.accuracy_all_samples)}`;
-      return `  ${who.padEnd(16)} ${row.mode.padEnd(7)} ${row.prompt.padEnd(10)} ${percent(row.accuracy)} ${range(row.ci95)}, n = ${row.n}${samples}${gained}`;
+        row.accuracy_all_samples === row.accuracy ? "" : `; all samples ${points(row.accuracy_all_samples)}`;
+      return `  ${who.padEnd(16)} ${row.mode.padEnd(7)} ${row.prompt.padEnd(10)} ${points(row.accuracy)} ${range(row.ci95)}, n = ${row.n}${samples}${gained}`;
     }),
     "",
     `Primary: ${endpoint.mode} accuracy, prompt ${endpoint.prompt}, final checkpoints at equal rollouts`,
@@ -43,6 +43,6 @@ export function differencesText(differences: readonly Setting[]): string[] {
 function comparisonLines(c: AlgorithmComparison, tests: number): string[] {
   return [
     `  ${sentence(c)}`,
-    `    by seed ${c.differences.map(signed).join("  ")}; mean ${signed(c.difference)} ${range(c.difference_ci95)} points (t, ${c.seeds - 1} degrees of freedom), p = ${c.p.toPrecision(2)}, ${c.p_holm.toPrecision(2)} after Holm's correction for ${tests}; detectable ${percent(c.detectable)}`,
+    `    by seed ${c.differences.map(signed).join("  ")}; mean ${signed(c.difference)} ${range(c.difference_ci95)} points (t, ${c.seeds - 1} degrees of freedom), p = ${c.p.toPrecision(2)}, ${c.p_holm.toPrecision(2)} after Holm's correction for ${tests}; detectable ${points(c.detectable)}`,
   ];
 }

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test, vi } from "vitest";
@@ -30,14 +30,18 @@ describe("cli", () => {
       /setup[\s\S]*infer[\s\S]*logprobs[\s\S]*sft[\s\S]*prepare-starter[\s\S]*eval[\s\S]*trajectories/,
     );
     // static imports of the entry points' modules: only what parsing needs
+    const source = (file: string) => readFileSync(new URL(`../../src/${file}`, import.meta.url), "utf8");
     const heavy =
-      /^import (?!type).*from "(onnxruntime-node|@tensorflow\/[^"]+|zeromq|@huggingface\/[^"]+|\.\.?\/learner\/[^"]+|\.\.?\/actors\/[^"]+|\.\.?\/commands\/[^"]+)"/m;
-    for (const file of [
-      "cli.ts",
-      "launch.ts",
-      ...["models", "data", "evaluation", "runs"].map((f) => `commandline/${f}.ts`),
-    ])
-      expect(readFileSync(new URL(`../../src/${file}`, import.meta.url), "utf8")).not.toMatch(heavy);
+      /^import (?!type).*from "(onnxruntime-node|@tensorflow\/[^"]+|zeromq|@huggingface\/[^"]+|\.\.?\/learner\/[^"]+|\.\.?\/actors\/[^"]+)"/m;
+    const files = readdirSync(new URL("../../src/cli", import.meta.url));
+    expect(files.length).toBeGreaterThan(15);
+    for (const file of ["cli.ts", "launch.ts", ...files.map((name) => `cli/${name}`)])
+      expect(source(file)).not.toMatch(heavy);
+    // a command's own file loads its job when it runs
+    const light = /^(node:.*|commander|\.\/options\.js|\.\/on-device\.js|\.\.\/errors\.js|.*\/names\.js)$/;
+    for (const file of files.filter((name) => name !== "on-device.ts"))
+      for (const [, from] of source(`cli/${file}`).matchAll(/^import (?!type).*from "([^"]+)"/gm))
+        expect(from, file).toMatch(light);
   });
 
   test("--version is the package's", async () => {
@@ -54,6 +58,7 @@ describe("cli", () => {
     ["infer --prompt hi", /^error: infer: expected a model\. Name its folder or hub id: infer MODEL …\n$/],
     ["infer m --prompt hi --device gpu", /Allowed choices are auto, cpu, cuda/],
     ["infer m --prompt hi --dtype int8", /Allowed choices are float32, float16/],
+    ["infer m --prompt hi --actors 2", /Actors are processes of a training run; write --engines/],
     ["infer --model m --prompt hi --max-new-tokens 0", /'0' is invalid. Expected a whole number >= 1.\n$/],
     ["infer --model m --prompt hi --temperature 0", /Expected a number > 0.\n$/],
     ["logprobs --model m --input f --engine gpu", /Allowed choices are actor, learner/],
@@ -90,7 +95,7 @@ describe("cli", () => {
       seed: 42,
       device: "auto",
       dtype: "float32",
-      actors: 1,
+      engines: 1,
       maxRows: 256,
       segmentLength: 8,
       threads: 0,

@@ -11,12 +11,12 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { onDevice } from "../../src/cli/on-device.js";
 import { smiList } from "../../src/machine/gpus.js";
 import { actorLibraryPath } from "../../src/machine/onnx-provider.js";
-import { whyNoCuda } from "../../src/doctor/why-no-cuda.js";
+import { whyNoCuda } from "../../src/doctor/describe.js";
 import { until } from "../support/run.js";
 
 vi.mock("../../src/machine/gpus.js");
 vi.mock("../../src/machine/onnx-provider.js");
-vi.mock("../../src/doctor/why-no-cuda.js");
+vi.mock("../../src/doctor/describe.js");
 
 const fixture = fileURLToPath(new URL("../fixtures/say-environment.mjs", import.meta.url));
 /** Runs in the child's place where this process computes. */

@@ -2,10 +2,10 @@ import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test, vi } from "vitest";
-import { doctor } from "../../src/commands/doctor.js";
+import { doctor } from "../../src/cli/doctor.js";
 import { describeMachine } from "../../src/doctor/describe.js";
 import { cpuWorks, cudaGaps } from "../../src/doctor/gaps.js";
-import { inspectMachine, type Machine } from "../../src/doctor/inspect.js";
+import { inspectMachine, type MachineFacts } from "../../src/doctor/inspect.js";
 
 vi.mock("../../src/doctor/inspect.js");
 
@@ -17,7 +17,7 @@ const lost = (name: string) => ({
 });
 
 /** A machine on which all is well. */
-const well: Machine = {
+const well: MachineFacts = {
   node: "v20.20.2",
   platform: "linux x64",
   cores: 16,
@@ -41,12 +41,16 @@ const well: Machine = {
   },
 };
 const onCpu = { ...well.learner.backend!, usesGpu: false };
-const learner = (changes: Partial<Machine["learner"]>): Machine => ({
+const learner = (changes: Partial<MachineFacts["learner"]>): MachineFacts => ({
   ...well,
   learner: { ...well.learner, backend: onCpu, ...changes },
 });
-const actors = (changes: Partial<Machine["actors"]>): Machine => ({ ...well, actors: { ...well.actors, ...changes } });
-const told = (machine: Machine) => cudaGaps(machine).map(({ side, missing, cure }) => `${side}: ${missing} -> ${cure}`);
+const actors = (changes: Partial<MachineFacts["actors"]>): MachineFacts => ({
+  ...well,
+  actors: { ...well.actors, ...changes },
+});
+const told = (machine: MachineFacts) =>
+  cudaGaps(machine).map(({ side, missing, cure }) => `${side}: ${missing} -> ${cure}`);
 
 describe("gaps", () => {
   test("there are none where all is well, and the report says so", () => {
@@ -57,7 +61,7 @@ describe("gaps", () => {
     expect(report).toContain("libtensorflow 2.21.0 on the GPU, CUDA build");
   });
 
-  test.each<[string, Machine, RegExp]>([
+  test.each<[string, MachineFacts, RegExp]>([
     ["no driver", { ...well, driver: null, gpus: [], visibleGpus: [] }, /^both: no NVIDIA driver.*--gpus=1.*--nv/],
     ["a driver without a GPU", { ...well, gpus: [], visibleGpus: [] }, /^both: a driver and no GPU/],
     ["a hidden GPU", { ...well, visibleGpus: [] }, /^both: CUDA_VISIBLE_DEVICES hides every GPU/],
@@ -121,7 +125,7 @@ describe("gaps", () => {
 });
 
 describe("doctor", () => {
-  const outcome = async (machine: Machine, cuda: boolean) => {
+  const outcome = async (machine: MachineFacts, cuda: boolean) => {
     vi.mocked(inspectMachine).mockResolvedValueOnce(machine);
     const write = vi.spyOn(process.stdout, "write").mockReturnValue(true);
     try {
@@ -155,7 +159,7 @@ describe.skipIf(!existsSync(cli))("on this machine, without a GPU (CUDA_VISIBLE_
   test("doctor finds the CPU path working, and what CUDA lacks", () => {
     const { status, stdout, stderr } = run(cli, "doctor", "--json");
     expect([status, stderr]).toEqual([0, ""]);
-    const report = JSON.parse(stdout) as Machine & { ok: object; gaps: object[] };
+    const report = JSON.parse(stdout) as MachineFacts & { ok: object; gaps: object[] };
     expect(report.ok).toEqual({ cpu: true, cuda: false });
     expect(report.gaps.length).toBeGreaterThan(0);
     expect(report.actors.providers["cpu"]).toBeNull();

@@ -3,12 +3,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
 import { cli } from "../../src/cli.js";
-import { type EvalSettings, openEvalFolder } from "../../src/eval/folder/eval-folder.js";
+import type { EvalSettings } from "../../src/eval/folder/settings.js";
+import { openEvalFolder } from "../../src/eval/folder/write-results.js";
 import { fewshotIndices } from "../../src/eval/fewshot.js";
 import { type Prediction, judge } from "../../src/eval/folder/predictions.js";
-import { promptNames } from "../../src/eval/prompt-names.js";
-import { type PromptChoice, findStop, makePrompts } from "../../src/eval/prompts.js";
-import { readEvalResult, sha256OfList } from "../../src/eval/folder/result-file.js";
+import { promptNames } from "../../src/eval/folder/names.js";
+import { type PromptChoice, makePrompts } from "../../src/eval/prompts.js";
+import { findStop } from "../../src/generate/text-stream.js";
+import { sha256OfList } from "../../src/eval/folder/settings.js";
+import { readEvalResult } from "../../src/eval/folder/read-results.js";
 import { summarize } from "../../src/eval/summary.js";
 import { findTarget } from "../../src/eval/target.js";
 
@@ -197,7 +200,7 @@ describe("an evaluation folder", () => {
     evaluation.append(all);
     if (finished) evaluation.finish(all, { sampled: summarize(all, 2, 1) });
     expect(() => open({ temperature: 0.7, prompt: "verl", weights_sha256: sha256OfList(["v"]) })).toThrow(
-      /differs in the model's weights \(--model\) \(\w{12}, now \w{12}\), --prompt \(default, now verl\), --temperature \(1, now 0\.7\)\. Choose/,
+      /differs in the model's weights \(--model\) \(\w{12}, now \w{12}\), the prompt's name \(--prompt\) \(default, now verl\), --temperature \(1, now 0\.7\)\. Choose/,
     );
     expect(() => openEvalFolder(folder, settings, ["sampled", "greedy"], false)).toThrow(
       /--modes \(sampled, now sampled,greedy\)/,

@@ -13,7 +13,7 @@ describe.skipIf(unrunnable)(`check-model${reason}`, () => {
     expect(code, stderr).toBe(0);
     expect(stdout).toMatch(/parameters {2}1,050,752\ndtype {7}F32 on disk.*\nweights {5}sha256 [0-9a-f]{64}\n/);
     const [, gap] = /largest difference (\S+) nats/.exec(stdout)!;
-    expect(Number(gap)).toBeLessThan(1e-4);
+    expect(Number(gap!.replace("−", "-"))).toBeLessThan(1e-4);
     expect(stdout.match(/^\d\. .+\?$/gm)).toHaveLength(8);
     expect(stdout.match(/^ {3}\[(correct|wrong|unparsed|truncated); \d+ tokens\]$/gm)).toHaveLength(8);
   });
@@ -27,7 +27,7 @@ describe.skipIf(unrunnable)(`check-model${reason}`, () => {
     expect(code, stderr).toBe(0);
     expect(stdout).toMatch(/parameters {2}1,050,752, and 7,168 of the LoRA adapter\n/);
     const [, gap] = /largest difference (\S+) nats/.exec(stdout)!;
-    expect(Number(gap)).toBeLessThan(1e-4);
+    expect(Number(gap!.replace("−", "-"))).toBeLessThan(1e-4);
   });
 
   test("a folder without a model is refused in one line", async () => {

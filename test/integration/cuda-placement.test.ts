@@ -1,10 +1,11 @@
 /**
  * Where the pinned ONNX Runtime with its CUDA provider places the nodes of the actor's graphs, and
- * what a decode step copies between host and device: read off onnxruntime-node itself, with the
- * provider of PyPI's onnxruntime-gpu of the same version and a stand-in of CUDA that computes
- * nothing. It shows placement only: nothing has run on CUDA.
+ * what a decode step copies. onnxruntime-node itself says so, with the provider of PyPI's
+ * onnxruntime-gpu of the same version and a stand-in of CUDA. The stand-in computes nothing: this
+ * shows placement only, and nothing has run on CUDA.
  *
- *   python3 -m venv venv && venv/bin/pip install --no-deps -r test/reference/requirements-ort-cuda.txt     (250 MB)
+ *   python3 -m venv venv                                                               (250 MB)
+ *   venv/bin/pip install --no-deps -r test/reference/requirements-ort-cuda.txt
  *   FINELLAMA_ORT_CUDA=venv/bin/python npx vitest run test/integration/cuda-placement.test.ts
  */
 import { execFileSync, spawnSync } from "node:child_process";

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readPredictions } from "../../src/eval/folder/predictions.js";
-import { readEvalResult } from "../../src/eval/folder/result-file.js";
+import { readEvalResult } from "../../src/eval/folder/read-results.js";
 import { root, run } from "../support/run.js";
 
 const folder = mkdtempSync(join(tmpdir(), "eval-cli-"));
@@ -43,7 +43,7 @@ describe("eval", () => {
   });
 
   it("answers the same whatever the number of actors", async () => {
-    const { code, stderr } = await run("cli", args("two", "--actors", "2", "--max-rows", "8"));
+    const { code, stderr } = await run("cli", args("two", "--engines", "2", "--max-rows", "8"));
     expect(code, stderr).toBe(0);
     expect(predictionsOf("two")).toBe(predictionsOf("whole"));
   });

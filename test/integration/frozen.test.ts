@@ -1,13 +1,13 @@
 /**
- * Runs that may not move: with learning rate 0 the weights stay what they are, and what is sampled
- * and earned depends neither on the number of actors nor on whether there are any (design:
- * "reproducible").
+ * Runs with learning rate 0: the weights stay what they are. What is sampled and earned depends
+ * neither on the number of actors nor on whether there are any.
  */
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { uniform } from "../../src/engine/noise.js";
 import { startBackend } from "../../src/learner/backend/backend.js";
-import { disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "../../src/learner/policy/policy.js";
+import { disposeBatch, hiddenStates, prepareMicrobatch } from "../../src/learner/policy/policy.js";
+import { splitFlat } from "../../src/learner/policy/named-weights.js";
 import { readModelConfig } from "../../src/model/config.js";
 import { weightLayout } from "../../src/model/layout.js";
 import { loadPacked } from "../../src/model/model-weights.js";

@@ -102,7 +102,7 @@ describe.skipIf(unrunnable)(`infer${reason}`, () => {
       child.kill("SIGKILL");
       await ended;
       const before = readFileSync(out, "utf8");
-      const { code, stderr } = await run("cli", fromFile("cut.jsonl", "--actors", "2", "--max-rows", "16"));
+      const { code, stderr } = await run("cli", fromFile("cut.jsonl", "--engines", "2", "--max-rows", "16"));
       expect(code, stderr).toBe(1);
       expect(stderr).toMatch(/going on: \d+ of 43 lines are there/);
       expect(readFileSync(out, "utf8").startsWith(before.slice(0, before.lastIndexOf("\n") + 1))).toBe(true);

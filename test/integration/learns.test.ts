@@ -24,8 +24,8 @@ const runs = [
   { algo: "ppo", iterations: 12, learningRate: 2e-4 },
 ];
 /**
- * Of the mean reward, last four iterations against first four. Measured: 0.26 to 0.33; chance alone
- * makes 0.03.
+ * Least rise of the mean reward from the first four iterations to the last four. Measured: 0.26 to
+ * 0.33; chance alone makes 0.03.
  */
 const CLIMB = 0.12;
 

@@ -11,7 +11,8 @@ import type { GeneratedGroup, GenerateRequest } from "../../src/engine/engine-ty
 import { OrtEngine } from "../../src/engine/engine.js";
 import { generateAll } from "../../src/engine/local.js";
 import { startBackend } from "../../src/learner/backend/backend.js";
-import { completionLogprobs, hiddenStates, prepareMicrobatch, splitFlat } from "../../src/learner/policy/policy.js";
+import { completionLogprobs, hiddenStates, prepareMicrobatch } from "../../src/learner/policy/policy.js";
+import { splitFlat } from "../../src/learner/policy/named-weights.js";
 import { readModelConfig } from "../../src/model/config.js";
 import { weightLayout } from "../../src/model/layout.js";
 import { loadPacked } from "../../src/model/model-weights.js";

@@ -11,6 +11,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
+import { Dealer } from "zeromq";
 import type { OrtEngine as Engine } from "../../src/engine/engine.js";
 import { type RunConfig, runConfigSchema } from "../../src/config/schema.js";
 import { batchFile, readBatchFile } from "../../src/run/journal.js";
@@ -21,8 +22,11 @@ import { readModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout } from "../../src/model/layout.js";
 import { hashPacked } from "../../src/model/identity.js";
 import { loadTokenizer } from "../../src/model/tokenizer.js";
+import { TOKEN_VARIABLE } from "../../src/protocol/progress.js";
 import { loadRewards } from "../../src/tasks/rewards.js";
 import { makeScorer } from "../../src/tasks/scorer.js";
+import { decode, encode } from "../../src/protocol/codec.js";
+import { fromLearner } from "../../src/protocol/wire-schemas.js";
 
 const root = resolve(import.meta.dirname, "../..");
 const built = existsSync(join(root, "dist/learner/rollouts/dispatcher-thread.js"));
@@ -77,10 +81,11 @@ async function startSource(run: ReturnType<typeof makeRun>, firstIteration = 0):
   return source;
 }
 
-function startActor(run: ReturnType<typeof makeRun>, { addresses }: Remote, index = 0): ChildProcess {
+function startActor(run: ReturnType<typeof makeRun>, { addresses, token }: Remote, index = 0): ChildProcess {
   const { work, weights } = addresses;
+  const env = { ...process.env, [TOKEN_VARIABLE]: token };
   const args = ["--config", run.file, "--index", String(index), "--work", work, "--weights", weights, "--threads", "1"];
-  return track(fork(join(root, "dist/actors/main.js"), args, { stdio: ["ignore", "inherit", "pipe", "ipc"] }));
+  return track(fork(join(root, "dist/actors/main.js"), args, { env, stdio: ["ignore", "inherit", "pipe", "ipc"] }));
 }
 
 function track(child: ChildProcess): ChildProcess {
@@ -151,7 +156,7 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
       const source = await startSource(run);
       const { work, weights } = source.addresses;
       const actor = track(
-        fork(join(root, "test/fixtures/impatient-actor.mjs"), [run.file, work, weights], {
+        fork(join(root, "test/fixtures/impatient-actor.mjs"), [run.file, work, weights, source.token], {
           stdio: ["ignore", "inherit", "pipe", "ipc"],
         }),
       );
@@ -223,6 +228,29 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
     expect((await source.stats())["actors_live"]).toBe(1);
     await source.close();
     expect(await exits[3]).toMatchObject({ code: 0 });
+  });
+
+  it("a failure of the dispatcher thread keeps its reason, and closing after it ends nobody", async () => {
+    const run = makeRun();
+    const source = await startSource(run);
+    await source.publish(randomWeights(1), 0);
+    const batch = source.batch(0);
+    const stray = new Dealer({ routingId: "stray", linger: 0 });
+    cleanups.push(() => stray.close());
+    stray.connect(source.addresses.work);
+    await stray.send(encode({ type: "hello", token: source.token, pid: 1, index: 0, capacity: 64 }));
+    let task: string | null = null;
+    for await (const frames of stray) {
+      const { header } = decode(fromLearner, frames);
+      if (header.type !== "task" || (task !== null && header.taskId !== task)) continue;
+      task ??= header.taskId;
+      // the task comes back after each refusal, and the last refusal ends the run
+      await stray.send(encode({ type: "group", taskId: task, actorId: "stray", completions: "none" }));
+      if ((await Promise.race([batch.catch((error: Error) => error), pause(200)])) instanceof Error) break;
+    }
+    await expect(batch).rejects.toThrow(/was answered 5 times and refused each time/);
+    await source.close();
+    expect(existsSync(source.addresses.work.replace("ipc://", ""))).toBe(false);
   });
 
   it("a used port, and a setting an actor cannot work with, give one message", async () => {

@@ -64,7 +64,7 @@ describe.skipIf(unrunnable)(`serve${reason}`, () => {
 
   it("an adapter folder is answered for as the merged model, by several engines too", async () => {
     const { adapter, merged } = randomAdapter(starter, temporary(), 0.2);
-    const own = await start(adapter, "--actors", "2");
+    const own = await start(adapter, "--engines", "2");
     try {
       const expected = await inferred(merged);
       expect(await Promise.all([greedy(own.url), greedy(own.url)])).toEqual([expected, expected]);

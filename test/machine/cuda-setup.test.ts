@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { spawnSync } from "node:child_process";
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { setup } from "../../src/commands/setup.js";
+import { setup } from "../../src/machine/prepare.js";
 import { cudaWheels, prepareCudaLibraries } from "../../src/machine/cuda-libraries.js";
 import { ONNX_CUDA_13, onnxVersion, prepareOnnxProvider, providerInPlace } from "../../src/machine/onnx-provider.js";
 import type { Wheel } from "../../src/machine/wheels.js";

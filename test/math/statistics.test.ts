@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { compareSeeds, isShown } from "../../src/eval/compare.js";
+import { compareSeeds, isShown } from "../../src/eval/verdict.js";
 import { studentQuantile } from "../../src/math/distributions.js";
 import {
   detectableOverSeeds,

@@ -14,7 +14,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { getHFHubCachePath } from "@huggingface/hub";
 import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { runDownloadModel } from "../../src/commands/download-model.js";
+import { cli } from "../../src/cli.js";
 import { loadConfig } from "../../src/config/load.js";
 import { UserError } from "../../src/errors.js";
 import { readModelConfig } from "../../src/model/config.js";
@@ -344,11 +344,9 @@ describe("the token", () => {
     try {
       let cuts = 1;
       hub.transfer = (name, response) => (name === first && cuts-- > 0 ? (response.writeHead(503).end(), true) : false);
-      await runDownloadModel(repo, { revision: "main" });
+      await cli(["download-model", repo]);
       hub.refuse = { path: /./, status: 401 };
-      await runDownloadModel(repo, { revision: "main" }).catch(
-        (error: unknown) => (output += String((error as Error).stack)),
-      );
+      await cli(["download-model", repo]).catch((error: unknown) => (output += String((error as Error).stack)));
     } finally {
       vi.unstubAllEnvs();
       vi.restoreAllMocks();

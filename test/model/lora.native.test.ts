@@ -6,20 +6,20 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { UserError } from "../../src/errors.js";
 import { startBackend, type TF } from "../../src/learner/backend/backend.js";
 import { publishedLogprobs } from "../../src/learner/policy/forward.js";
-import { TrainableModel } from "../../src/learner/policy/model.js";
+import { TrainableModel, baseFromPacked } from "../../src/learner/policy/model.js";
 import {
   completionLogprobs,
   disposeBatch,
   hiddenStates,
   prepareMicrobatch,
   type Microbatch,
-  type NamedWeights,
 } from "../../src/learner/policy/policy.js";
+import { type NamedWeights } from "../../src/learner/policy/named-weights.js";
 import { loadAdapter, loraLayout, saveAdapterFolder } from "../../src/model/lora.js";
 import { readSafetensors } from "../../src/model/safetensors/read.js";
 import { writeSafetensors } from "../../src/model/safetensors/write.js";
 import { golden, goldenAdapters, goldenBase, goldenConfig, goldenGroups } from "../support/lora-golden.js";
-import { baseFromPacked, relativeGap, tinyBatch, tinyLearner, tinyRun } from "../support/tiny.js";
+import { relativeGap, tinyBatch, tinyLearner, tinyRun } from "../support/tiny.js";
 
 const run = tinyRun({ lora: { enabled: true, ...(golden.lora as object) }, beta: 0.04 });
 const [config, base, adapters] = [goldenConfig, goldenBase, goldenAdapters];

@@ -4,7 +4,7 @@ import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { trajectories } from "../../src/commands/trajectories.js";
+import { trajectories } from "../../src/run/trajectories.js";
 import { runConfigSchema } from "../../src/config/schema.js";
 import { UserError } from "../../src/errors.js";
 import { Journal, batchFile, journalBatches, readBatchFile, recoverJournal } from "../../src/run/journal.js";
@@ -155,7 +155,8 @@ describe("resume", () => {
     before.receive(answer(task, version, "a", true));
     const substitute = before.book.find("b0-0-r1");
     expect(substitute).toMatchObject({ taskId: "b0-0-r1", batch: 0 });
-    before.receive(answer(makeTask("b0-0-r1"), version));
+    while (before.book.lease("a", 100, 0, false) !== null);
+    before.receive(answer(makeTask("b0-0-r1"), version, "a"));
     await before.close();
     const after = ledger(runDir, 0, fields);
     after.publish(version);
@@ -200,7 +201,7 @@ describe("trajectories command", () => {
       rewards: { correctness: 1 },
       advantages: [...advantages[1]!],
       version: { iteration: 3, sha256: weights(3).version.sha256 },
-      finish_reason: "length",
+      finish_reason: "stop",
       outcome: "wrong",
     });
     expect(lines[2]).toMatchObject({ task_id: "b", advantages: null });

@@ -55,7 +55,7 @@ beforeAll(async () => {
     maxQueue: 16,
     apiKey: null,
     log: (line) => logged.push(line),
-    model: { name: "starter", config, tokenizer, temperature: 1 },
+    model: { name: "starter", shape: config, tokenizer, temperature: 1 },
   };
   app = createApp(settings);
 });

@@ -146,10 +146,15 @@ describe("the directives", () => {
 });
 
 describe("submission", () => {
-  /** submit.sh in a copy of the folder, since it makes logs/ beside it. */
-  function submit(vars: NodeJS.ProcessEnv = {}, args: string[] = []) {
+  /**
+   * Runs submit.sh in a copy of the folder, since it makes logs/ beside it, with an account in
+   * site.env.
+   */
+  function submit(vars: NodeJS.ProcessEnv = {}, args: string[] = [], account = "from-site-env") {
     const copy = join(folder, "project");
     cpSync(join(project, "slurm"), join(copy, "slurm"), { recursive: true });
+    const site = readFileSync(join(project, "slurm/site.env"), "utf8");
+    writeFileSync(join(copy, "slurm/site.env"), site.replace("{ACCOUNT:=YOUR-ACCOUNT}", `{ACCOUNT:=${account}}`));
     const result = spawnSync("bash", [join(copy, "slurm/submit.sh"), ...args], {
       env: { ...env, ...vars },
       encoding: "utf8",
@@ -161,7 +166,7 @@ describe("submission", () => {
     const { status, copy } = submit({}, ["--max-steps", "300"]);
     expect(status).toBe(0);
     expect(record()).toEqual([
-      "sbatch <--account=berzelius-2025-74> <--gpus=1> <--time=24:00:00> <--job-name=finellama-grpo> <--constraint=fat> <slurm/train.sbatch> <--max-steps> <300>",
+      "sbatch <--account=from-site-env> <--gpus=1> <--time=24:00:00> <--job-name=finellama-grpo> <--constraint=fat> <slurm/train.sbatch> <--max-steps> <300>",
     ]);
     for (const path of [join(copy, "logs"), storage("runs"), storage("huggingface")])
       expect(existsSync(path)).toBe(true);
@@ -174,6 +179,14 @@ describe("submission", () => {
     ]);
   });
 
+  test("with the placeholder account of site.env is refused before anything is submitted", () => {
+    const { status, stderr } = submit({}, [], "YOUR-ACCOUNT");
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/ACCOUNT: expected the account .* found the placeholder YOUR-ACCOUNT/);
+    expect(record()).toEqual([""]);
+    expect(existsSync(storage())).toBe(false);
+  });
+
   test.each([
     [{ ALGO: "dpo" }, /ALGO: expected grpo or ppo, found dpo/],
     [{ GPUS: "0" }, /GPUS: expected a whole number of at least 1, found 0/],
@@ -184,6 +197,13 @@ describe("submission", () => {
     expect(stderr).toMatch(message);
     expect(record()).toEqual([""]);
   });
+});
+
+test("no file but the worked example of site.env names an account", () => {
+  const site = readFileSync(join(project, "slurm/site.env"), "utf8");
+  expect(site).toContain(': "${ACCOUNT:=YOUR-ACCOUNT}"');
+  const named = spawnSync("git", ["grep", "-lE", "berzelius-[0-9]"], { cwd: project, encoding: "utf8" });
+  if (named.status === 0) expect(named.stdout).toBe("slurm/site.env\n"); // outside a clone git finds nothing
 });
 
 const hasShellcheck = spawnSync("shellcheck", ["--version"]).status === 0;

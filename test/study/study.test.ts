@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { sha256OfList } from "../../src/eval/folder/result-file.js";
+import { sha256OfList } from "../../src/eval/folder/settings.js";
 import { TaskSource } from "../../src/learner/rollouts/task-source.js";
 import { compareStudy } from "../../src/study/comparison.js";
 import { type CurvePoint, accuracyAt, matchedAt, readCurve } from "../../src/study/curve.js";
@@ -192,7 +192,7 @@ describe("a study directory", () => {
     const lines = Array.from({ length: 20 }, (_, i) => ({
       iteration: i + 1,
       iteration_seconds: secondsPerIteration,
-      tokens_per_second: 1000 / secondsPerIteration,
+      tokens: 1000,
     }));
     write(`${dir}/metrics.jsonl`, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
     const validation = (accuracy: number) => ({ sampled: share(accuracy), greedy: share(1) });
@@ -203,9 +203,9 @@ describe("a study directory", () => {
       iterations: 20,
       wall_seconds: 50,
       train_seconds: 40,
+      checkpoint: "checkpoints/step-000020",
       backend: "tensorflow",
       commit: null,
-      checkpoint: "checkpoints/step-000020",
       stopped: false,
     });
     write(`${dir}/eval/metrics.json`, evaluation(seed, right));
@@ -272,6 +272,18 @@ describe("a study directory", () => {
     expect(trainingState(join(folder, "grpo-seed9"), config)).toBe("new");
     expect(() => trainingState(join(folder, "grpo-seed2"), config)).toThrow(/differs in seed/);
     expect(readCurve(join(folder, "grpo-seed1")).map(({ tokens }) => tokens)).toEqual([0, 10_000, 20_000]);
+  });
+
+  it("compares nothing at equal tokens where a run did not count them", () => {
+    const file = join(folder, "ppo-seed2/metrics.jsonl");
+    writeFileSync(file, readFileSync(file, "utf8").replaceAll('"tokens":1000', '"tokens_per_second":500'));
+    expect(readCurve(join(folder, "ppo-seed2")).map(({ tokens }) => tokens)).toEqual([null, null, null]);
+    const { secondary, notes } = compareStudy(folder);
+    expect(secondary.map((c) => c.matched_by)).toEqual(["rollouts", "wall_time", "wall_time"]);
+    expect(notes).toEqual([
+      "sampled accuracy at equal tokens is not compared: metrics.jsonl of a run does not count tokens.",
+      "greedy accuracy at equal tokens is not compared: metrics.jsonl of a run does not count tokens.",
+    ]);
   });
 
   it("refuses to become another study", () => {

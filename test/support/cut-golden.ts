@@ -27,7 +27,7 @@ export interface CutGolden extends Readonly<Record<Mode, StepGolden>> {
   readonly batch: CutBatch;
   readonly epsilon: number;
   readonly cap: number;
-  /** Of all completion tokens, group by group. */
+  /** Log-probabilities of all completion tokens, group by group. */
   readonly logprobs: readonly number[];
   readonly behaviourLogprobs: readonly number[];
 }
@@ -67,7 +67,7 @@ export function cutBatch(golden: CutGolden): TrainingBatch {
 export interface Gaps {
   readonly loss: number;
   readonly gradientNorms: number;
-  /** Of the entries kept: each against the largest of its tensor. */
+  /** Entries that were kept, each against the largest of its tensor. */
   readonly gradientEntries: number;
 }
 

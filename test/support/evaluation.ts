@@ -6,7 +6,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { runConfigSchema } from "../../src/config/schema.js";
 import { type Prediction, judge } from "../../src/eval/folder/predictions.js";
-import { modes } from "../../src/eval/folder/result-file.js";
+import { modes } from "../../src/eval/folder/names.js";
 import { summarize } from "../../src/eval/summary.js";
 import { studySchema } from "../../src/study/definition.js";
 import { Draw } from "../../src/math/random.js";
@@ -193,6 +193,7 @@ export function writeRun(
     "idle/actor": 0.5,
     iteration_seconds: seconds,
     tokens_per_second: 6_000,
+    tokens: 6_000 * seconds,
     completions_per_second: 512 / seconds,
     wall_seconds: seconds * (i + 1) + 10,
     groups_received: 64 * (i + 1),

@@ -10,7 +10,7 @@ export interface OnnxNode {
   readonly op: string;
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
-  /** Of the attribute `to`, as TensorProto.DataType. */
+  /** The attribute `to`, a TensorProto.DataType. */
   readonly to: number | undefined;
   readonly subgraphs: readonly OnnxGraph[];
 }

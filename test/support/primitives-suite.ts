@@ -8,17 +8,11 @@ import { beforeAll, describe, expect, test } from "vitest";
 import type { BackendName, TF } from "../../src/learner/backend/backend.js";
 import { startBackend } from "../../src/learner/backend/backend.js";
 import { packGroups, type SequenceGroup } from "../../src/learner/policy/packing.js";
-import { disposeBatch, hiddenStates, prepareMicrobatch, splitFlat } from "../../src/learner/policy/policy.js";
-import {
-  attention,
-  attentionTensors,
-  product,
-  rmsNorm,
-  rotary,
-  rotaryTables,
-  swiGlu,
-  tokenLogprobs,
-} from "../../src/learner/policy/primitives.js";
+import { disposeBatch, hiddenStates, prepareMicrobatch } from "../../src/learner/policy/policy.js";
+import { splitFlat } from "../../src/learner/policy/named-weights.js";
+import { product, rmsNorm, rotary, rotaryTables, swiGlu } from "../../src/learner/policy/primitives.js";
+import { tokenLogprobs } from "../../src/learner/policy/token-logprobs.js";
+import { attention, attentionTensors } from "../../src/learner/policy/attention.js";
 import { layoutSize, packShapes, weightLayout } from "../../src/model/layout.js";
 import { loraLayout } from "../../src/model/lora.js";
 import { Draw } from "../../src/math/random.js";

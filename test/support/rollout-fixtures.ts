@@ -23,6 +23,9 @@ import { taskSeed } from "../../src/protocol/seeds.js";
 import type { Addresses } from "../../src/protocol/sockets.js";
 import { resolveAddresses } from "../../src/protocol/sockets.js";
 
+/** Token of every run in tests. */
+export const TOKEN = "token of the run";
+
 /** 1000 float32 weights: 4000 bytes, so several chunks of 512. */
 export const layout = packShapes([
   ["a", [30, 30]],
@@ -52,9 +55,10 @@ export function makeTask(taskId: string, fields: Partial<Task> = {}): Task {
 /** Tokens are a function of the task's seed alone, as the real engine's are. */
 function generate(request: GenerateRequest, version: PolicyVersion): GeneratedGroup {
   const completions = Array.from({ length: request.groupSize }, (_, c) => {
-    const ids = Int32Array.from({ length: 1 + ((Number(request.seed % 97n) + c) % 3) }, (_, t) => 1 + t + c);
-    const logprobs = Float32Array.from(ids, (id) => -id / 8);
-    return { ids, logprobs, finishReason: "length" as const, version };
+    const length = 1 + ((Number(request.seed % 97n) + c) % 3);
+    const ids = Int32Array.from({ length }, (_, t) => (t === length - 1 ? 0 : 1 + t + c));
+    const logprobs = Float32Array.from(ids, (id) => -(id + 1) / 8);
+    return { ids, logprobs, finishReason: "stop" as const, version };
   });
   return { requestId: request.requestId, completions, timing: { queuedMs: 0, prefillMs: 1, decodeMs: 2 } };
 }
@@ -81,25 +85,25 @@ export class FakeEngine implements Engine {
   version: PolicyVersion = { iteration: -1, sha256: "" };
   readonly loads: PolicyVersion[] = [];
   speed = Infinity;
-  private queue: GenerateRequest[] = [];
+  #queue: GenerateRequest[] = [];
 
   get pending(): number {
-    return this.queue.length;
+    return this.#queue.length;
   }
 
   load(packed: Float32Array, iteration: number): PolicyVersion {
-    if (this.queue.length > 0) throw new Error("weights changed under rows in flight");
+    if (this.#queue.length > 0) throw new Error("weights changed under rows in flight");
     this.version = { iteration, sha256: hashPacked(packed, layout) };
     this.loads.push(this.version);
     return this.version;
   }
 
   submit(request: GenerateRequest): void {
-    this.queue.push(request);
+    this.#queue.push(request);
   }
 
   cancel(requestId: string): void {
-    this.queue = this.queue.filter((request) => request.requestId !== requestId);
+    this.#queue = this.#queue.filter((request) => request.requestId !== requestId);
   }
 
   streamed(): [] {
@@ -108,7 +112,7 @@ export class FakeEngine implements Engine {
 
   async step(): Promise<GeneratedGroup[]> {
     await new Promise((resolve) => setTimeout(resolve, 1));
-    return this.queue.splice(0, this.speed).map((request) => generate(request, this.version));
+    return this.#queue.splice(0, this.speed).map((request) => generate(request, this.version));
   }
 
   async dispose(): Promise<void> {}
@@ -143,6 +147,7 @@ export function ledgerOptions(fields: Partial<LedgerOptions> = {}): LedgerOption
     rewardsEqual: (group) => group.completions.every((c) => c.rewards["correctness"] === 1),
     leaseMs: 60_000,
     firstIteration: 0,
+    rules: { vocabSize: 100, rewardNames: ["correctness"] },
     runDir: fields.runDir ?? temporaryDirectory(),
     log: () => {},
     onFatal: (error) => {
@@ -163,8 +168,9 @@ export async function startDispatcher(
   const { log, onFatal } = ledgerOptions({ runDir: "unused", ...ledgerFields });
   const dispatcher = await Dispatcher.start({
     addresses,
+    token: TOKEN,
     chunkBytes: 512,
-    minCapacityRows: 2,
+    minCapacity: 2,
     ledger,
     log,
     onFatal,
@@ -189,8 +195,9 @@ export function startActor(
   serveEngine(port1, engine);
   const actor = new Actor({
     addresses,
+    token: TOKEN,
     index: 0,
-    capacityRows: 4,
+    capacity: 4,
     weightBytes: layoutSize(layout) * 4,
     engine: port2,
     score: async (task, generated, actorId) => scored(task.taskId, generated, actorId),

@@ -4,7 +4,7 @@
  */
 import { runConfigSchema, type RunConfig } from "../../src/config/schema.js";
 import type { TF } from "../../src/learner/backend/backend.js";
-import { TrainableModel, type BaseWeights } from "../../src/learner/policy/model.js";
+import { TrainableModel, baseFromPacked } from "../../src/learner/policy/model.js";
 import type { TrainingBatch } from "../../src/learner/rollouts/rollout-source.js";
 import { Updater } from "../../src/learner/algorithms/update.js";
 import { parseModelConfig } from "../../src/model/config.js";
@@ -113,14 +113,6 @@ export function tinyBatch(options: BatchOptions = {}): TrainingBatch {
   return { batch: 0, tasks, groups: answers, filteredGroups: 0, actorIdleSeconds: 0, actorBusySeconds: 0 };
 }
 
-/** A checkpoint that is in memory already. @param packed in `weightLayout` order */
-export function baseFromPacked(packed: Float32Array): BaseWeights {
-  return {
-    tensor: (entry) => packed.slice(entry.offset, entry.offset + entry.size),
-    all: (into) => into.set(packed),
-  };
-}
-
 /**
  * A model and its updater; `startAt` replaces the trainable vector (adapters and value heads start
  * at 0 otherwise).
@@ -142,7 +134,8 @@ export function tinyLearner(tf: TF, run: RunConfig, startAt?: (layout: readonly 
 }
 
 /**
- * max |actual − reference| / max |reference|, the latter no less than `floor`. Infinity when an entry is not a number.
+ * max |actual − reference| / max |reference|, the latter no less than `floor`. Infinity when an
+ * entry is not a number.
  */
 export function relativeGap(actual: ArrayLike<number>, reference: ArrayLike<number>, floor = 0): number {
   if (actual.length !== reference.length) return Infinity;

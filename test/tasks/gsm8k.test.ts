@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
-import { prepareGsm8k } from "../../src/commands/prepare-data.js";
+import { prepareGsm8k } from "../../src/tasks/prepare-gsm8k.js";
 import { UserError } from "../../src/errors.js";
 import { loadDataset } from "../../src/tasks/dataset.js";
 import { extractAnswer, goldAnswer, isWellFormed, outcomeOf } from "../../src/tasks/extract.js";

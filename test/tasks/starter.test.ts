@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
-import { writeStarterCorpus } from "../../src/commands/prepare-starter.js";
+import { writeStarterCorpus } from "../../src/tasks/starter-corpus.js";
 import { loadTokenizer } from "../../src/model/tokenizer.js";
 import { goldAnswer, isWellFormed } from "../../src/tasks/extract.js";
 import { type Problem, starterCorpus, starterProblem } from "../../src/tasks/starter.js";

@@ -28,10 +28,10 @@ import { readModelConfig } from "../../src/model/config.js";
 import { loraLayout } from "../../src/model/lora.js";
 import { cutBatch, cutRun, gapsOfStep, listGap, logprobsOfBatch, modes, readCutGolden } from "../support/cut-golden.js";
 
-const root = fileURLToPath(new URL("../../../../", import.meta.url));
-/** Of the largest value of what is compared. */
+const root = fileURLToPath(new URL("../../../", import.meta.url));
+/** Largest gap allowed, as a share of the largest value compared. */
 const NUMBERS = 1e-3;
-/** Nats. */
+/** Largest gap of log-probabilities allowed, in nats. */
 const FLOAT16 = 2e-2;
 
 let missed = 0;

@@ -5,10 +5,10 @@
 import { existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../../errors.js";
-import { jsonOf } from "../../json.js";
+import { jsonOf } from "../../files.js";
 import { outcomeOf } from "../../tasks/extract.js";
-import { extractors } from "../extractors.js";
-import { modes } from "./result-file.js";
+import { extractors } from "../extractors/extractors.js";
+import { modes } from "./names.js";
 
 const readingSchema = z.object({
   /** Absent when the extractor sees no answer. */
@@ -20,10 +20,10 @@ export const extractorNames = Object.keys(extractors) as (keyof typeof extractor
 
 const predictionSchema = z.object({
   mode: z.enum(modes),
-  /** Of the question, from 0. */
+  /** The question's place, from 0. */
   index: z.int().min(0),
   id: z.string(),
-  /** Of the question's samples, from 0. */
+  /** Place among the question's samples, from 0. */
   sample: z.int().min(0),
   question: z.string(),
   /** The data set's worked answer. */
@@ -40,10 +40,7 @@ const predictionSchema = z.object({
 
 export type Prediction = z.infer<typeof predictionSchema>;
 
-/**
- * Judges one completion: the outcome, and every extractor's reading. Its fields are in the schema's
- * order.
- */
+/** Judges one completion; the fields come in the schema's order. */
 export function judge(completion: Omit<Prediction, "outcome" | "extracted">): Prediction {
   const { mode, index, id, sample, question, answer, text, finish_reason, tokens } = completion;
   const outcome = outcomeOf(text, finish_reason, answer);

@@ -1,10 +1,9 @@
 /**
- * What a rollout actor will hold, by item, from shapes alone. Each formula names the code that
- * allocates.
+ * What a rollout actor will hold, by item, from shapes alone.
+ * Each formula names the code that allocates.
  *
- * Legend: R rows in flight, G groups (prompts) in flight, which are most in self-test and
- * validation, P prompt length, T completion length, S steps of a segment, H hidden, q and kv widths
- * of queries and keys, I intermediate, V vocabulary, L layers.
+ * Legend: H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
+ * Prompts in flight are most in the self-test and in evaluations.
  */
 import {
   adapterInputs,
@@ -17,33 +16,32 @@ import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
 import { publishedLayout } from "../../model/identity.js";
+import { SELFTEST_COMPLETIONS } from "../../learner/logprob-gap.js";
+import { PREFILL_SCORES } from "../../engine/limits.js";
 import type { MemoryItem } from "./memory-plan.js";
 
-/** engine.ts, PREFILL_SCORES: most scores of one prefill run. */
-const PREFILL_SCORES = 2 ** 24;
 /** sampling.ts: logits over temperature, their exponentials, and one of the two before it. */
 const VOCABULARY_ARRAYS = 3;
 /** qwen2.ts, attention: scores, masked scores, probabilities. */
 const SCORE_ARRAYS = 3;
-/** loop.ts, SELFTEST_COMPLETIONS: each has a prompt of its own, as every validation problem has. */
-const SELFTEST_PROMPTS = 32;
 /**
  * Graph constants live as protobuf in JavaScript, as the runtime's copy of it, and as tensors of
  * the session.
  */
 const CONSTANT_COPIES = 3;
 
-/** Every item of one actor, on `where` its tensors live; what JavaScript holds is in RAM. */
+/** Lists every item of one actor whose tensors live on `where`; JavaScript's are in RAM. */
 export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {
   const { hiddenSize: H, intermediateSize: I, vocabSize: V, numLayers: L } = model;
   const q = model.numHeads * model.headDim;
   const kv = model.numKvHeads * model.headDim;
   const half = run.actors.dtype === "float16";
-  /** Of linear layers, keys and values. */
+  // bytes of an element of linear layers, keys and values
   const width = half ? 2 : 4;
   const rows = run.actors.max_rows;
   const validated = run.eval.sampled || run.eval.greedy ? run.eval.num_problems : 0;
-  const groups = Math.min(rows, Math.max(Math.floor(rows / run.num_generations), SELFTEST_PROMPTS, validated));
+  // Each completion of the self-test and of an evaluation has a prompt of its own.
+  const groups = Math.min(rows, Math.max(Math.floor(rows / run.num_generations), SELFTEST_COMPLETIONS, validated));
   const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length];
   const segment = Math.min(run.actors.segment_length, completion);
 

@@ -6,13 +6,13 @@ import { totalmem } from "node:os";
 import type { RunConfig } from "../../config/schema.js";
 import { gpuBytes, smiList } from "../../machine/gpus.js";
 import { readModelConfig } from "../../model/config.js";
-import { assignDevices, visibleGpus } from "../devices.js";
-import { cures, fits, planMemory, type Cure, type Machine, type MemoryPlan } from "./memory-plan.js";
+import { visibleGpus } from "../../machine/devices.js";
+import { assignDevices } from "../assign-devices.js";
+import { fits, planMemory, type MemoryLimits, type MemoryPlan } from "./memory-plan.js";
 import { refusal } from "./memory-report.js";
 
 export interface MemoryCheck {
   readonly plan: MemoryPlan;
-  readonly ways: readonly Cure[];
   /** Null when the plan fits, else why not and what to change. */
   readonly refused: string | null;
 }
@@ -23,19 +23,17 @@ export interface MemoryCheck {
  * @throws UserError for a model folder whose config.json cannot be used
  */
 export function checkMemory(config: RunConfig, serial: boolean, gpuMemory?: number): MemoryCheck {
-  const machine = machineOf(config, serial, gpuMemory);
+  const limits = limitsOf(config, serial, gpuMemory);
   const model = readModelConfig(config.model.path);
-  const plan = planMemory(config, model, machine, serial);
-  if (fits(plan)) return { plan, ways: [], refused: null };
-  const ways = cures(config, model, machine, serial);
-  return { plan, ways, refused: refusal(plan, ways) };
+  const plan = planMemory(config, model, limits, serial);
+  return { plan, refused: fits(plan) ? null : refusal(plan) };
 }
 
 /**
- * The machine a plan is checked against: this one, with the GPU the configuration asks for added
- * where there is none, so that a run can be planned where it will not run.
+ * Describes the machine that a plan is checked against. Where the configuration asks for a GPU and
+ * there is none, one is added: a run can be planned where it will not run.
  */
-function machineOf(config: RunConfig, serial: boolean, gpuMemory?: number): Machine {
+function limitsOf(config: RunConfig, serial: boolean, gpuMemory?: number): MemoryLimits {
   const found = visibleGpus(process.env, smiList());
   const wanted = gpuMemory !== undefined || config.actors.device === "cuda" || config.learner.device === "cuda";
   const gpus = found.length === 0 && wanted ? ["0"] : found;

@@ -1,29 +1,23 @@
 /**
  * What a learner will hold, by item, from shapes alone. Each formula names the code that allocates.
  *
- * Legend: P trainable parameters, N tokens of a microbatch, M completion tokens of it, g groups in
- * it, H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
+ * Legend: P trainable parameters. A microbatch has N tokens, M completion tokens and g groups.
+ * H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
  * Everything is float32.
  */
+import { needsReference } from "../../config/derived.js";
 import type { RunConfig } from "../../config/schema.js";
+import { MAX_REMEMBERED } from "../../learner/logprob-gap.js";
+import { ADAM_PART_SIZE, ADAM_TEMPORARIES } from "../../learner/policy/optimizer.js";
+import { MAX_MLP } from "../../learner/policy/policy.js";
+import { MAX_LOGITS } from "../../learner/policy/token-logprobs.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
 import { publishedLayout } from "../../model/identity.js";
 import type { MemoryItem } from "./memory-plan.js";
 
-/** primitives.ts, MAX_LOGITS: logits of one chunk, in elements. */
-const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
-/**
- * primitives.ts, `tokenLogprobs`: arrays of a chunk's size that exist at once, in the gradient of a
- * frozen head or of any other.
- */
+/** Arrays of a chunk's size that exist at once in the gradient, see token-logprobs.ts. */
 const LOGITS_COPIES = { frozenHead: 2, other: 3 };
-/** policy.ts, MAX_MLP: elements of one array of an MLP that is recomputed. */
-const MAX_MLP = 4 * 1024 * 1024;
-/** optimizer.ts, PART_SIZE times its temporaries. */
-const ADAM_TEMPORARIES = 20 * 4 * 1024 * 1024;
-/** logprob-gap.ts, MAX_SIZE: larger published vectors are not remembered. */
-const REMEMBERED = 64 * 1024 * 1024;
 /**
  * TensorFlow's BFC allocator (GPU; oneDNN's on the CPU) never gives a region back and cuts best
  * fits to pieces: its peak lies above the tensors' by this share. Measured once: SmolLM2-135M, full
@@ -32,8 +26,8 @@ const REMEMBERED = 64 * 1024 * 1024;
 const BFC_FRAGMENTS = 0.2;
 
 /**
- * Tokens of the largest microbatch of an iteration: packing.ts, `microbatches` over groups of the
- * longest prompts and completions.
+ * Counts the tokens of an iteration's largest microbatch: `microbatches` of packing.ts over groups
+ * of the longest prompts and completions.
  */
 export function microbatchShape(run: RunConfig): { groups: number; tokens: number; targets: number; several: boolean } {
   const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length];
@@ -45,7 +39,7 @@ export function microbatchShape(run: RunConfig): { groups: number; tokens: numbe
   return { groups, tokens: groups * groupTokens, targets: groups * rows * completion, several: groups < perStep };
 }
 
-/** Every item of the learner, on `where` its tensors live; what JavaScript holds is in RAM. */
+/** Lists every item of the learner whose tensors live on `where`; JavaScript's are in RAM. */
 export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {
   const { hiddenSize: H, intermediateSize: I, vocabSize: V, numLayers: L } = model;
   const q = model.numHeads * model.headDim;
@@ -56,13 +50,12 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
   const separate = run.algo === "ppo" && run.value_model === "separate";
   const head = run.algo === "ppo" ? H + 1 : 0;
   const P = published * (separate ? 2 : 1) + head;
-  const reference = run.algo === "grpo" ? run.beta > 0 : run.kl_coef > 0;
   const { groups: g, tokens: N, targets: M, several } = microbatchShape(run);
   const trunks = separate ? 2 : 1;
 
   // model.ts: the frozen tensors are the base under LoRA, the reference policy otherwise.
-  const frozen = lora !== null || reference ? base : 0;
-  // update.ts, #step: the views (`splitFlat` copies), a gradient for each of them, their
+  const frozen = lora !== null || needsReference(run) ? base : 0;
+  // step.ts: the views (`splitFlat` copies), a gradient for each of them, their
   // concatenation, and the sum over microbatches.
   const copies = 3 + Number(several);
   // A tied embedding has two gradients, of lookup and head, and their sum, while the other views'
@@ -77,7 +70,7 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
   const adapters = (inMlp: boolean): number =>
     3 * r * (lora?.target_modules.filter((module) => isMlp(module) === inMlp).length ?? 0);
   const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length - 1];
-  // primitives.ts, `attention`: probabilities of prompts, and of completions over prompt and own
+  // attention.ts: probabilities of prompts, and of completions over prompt and own
   // tokens.
   const probs = g * model.numHeads * (prompt * prompt + run.num_generations * completion * (prompt + completion));
   const attentionSaved = N * (2 * H + 3 * q + 2 * kv + adapters(false)) + probs;
@@ -120,13 +113,20 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
       activations,
       run.model.gradient_checkpointing ? "tokens_per_microbatch" : "model.gradient_checkpointing",
     ),
-    item("logits or largest block's workspace", Math.max(workspace, ADAM_TEMPORARIES), "tokens_per_microbatch"),
+    item(
+      "logits or largest block's workspace",
+      Math.max(workspace, ADAM_TEMPORARIES * ADAM_PART_SIZE),
+      "tokens_per_microbatch",
+    ),
     { name: "fragments of TensorFlow's allocator", bytes: step * BFC_FRAGMENTS, where },
     // model.ts, `published`; remote-source.ts, two buffers shared with the dispatcher's thread
     inRam("published weights: a copy and two shared buffers", 3 * published),
     // weight-server.ts, a file for the actors of this machine
     { ...inRam("published weights as a file in /dev/shm", published), shared: true as const },
     // logprob-gap.ts
-    inRam("weights remembered for the logprob gap", published <= REMEMBERED ? (run.max_staleness + 1) * published : 0),
+    inRam(
+      "weights remembered for the logprob gap",
+      published <= MAX_REMEMBERED ? (run.max_staleness + 1) * published : 0,
+    ),
   ].filter((one) => one.bytes > 0);
 }

@@ -1,7 +1,7 @@
 /**
  * A memory plan in words: the table of `plan`, and the refusal of a run that cannot fit. Pure text.
  */
-import { sumOf, type Cure, type MemoryPlan, type ProcessPlan } from "./memory-plan.js";
+import { sumOf, type MemoryItem, type MemoryPlan, type ProcessPlan } from "./memory-plan.js";
 
 /** A table for each process, and the sums by memory. */
 export function describePlan(plan: MemoryPlan): string {
@@ -32,25 +32,26 @@ const size = (bytes: number): string =>
 const line = (name: string, bytes: number, note: string): string =>
   `  ${name.padEnd(52)}${size(bytes).padStart(10)}  ${note}`;
 
-/** What to write on the command line so that the plan fits. */
-function explainCures(ways: readonly Cure[]): string {
-  if (ways.length === 0)
-    return "No change of batch, rows, adapters or checkpointing is enough: choose a smaller model or a larger machine.";
-  return `It would fit with ${ways.map(({ settings }) => settings.join(" ")).join(", or with ")}.`;
+/** Items that a refusal lists. */
+const LARGEST = 5;
+
+/** Says why a run is not started: the memory that is exceeded and its largest items. */
+export function refusal({ rooms, processes }: MemoryPlan): string {
+  const over = rooms.filter(({ bytes, limit }) => limit !== null && bytes > limit);
+  return [
+    "This run would not fit into memory.",
+    ...over.flatMap(({ name, bytes, limit }) => [
+      `${name}: expected at most ${size(limit!)}, the plan needs ${size(bytes)}. Its largest items, and what changes them:`,
+      ...processes
+        .filter(({ gpu }) => name === "RAM" || name === `GPU ${gpu}`)
+        .flatMap((one) => one.items.map((item) => ({ process: one.name, ...item })))
+        .filter(({ where }) => where === (name === "RAM" ? "ram" : "gpu"))
+        .sort((a, b) => b.bytes - a.bytes)
+        .slice(0, LARGEST)
+        .map((item) => line(`${item.process}: ${item.name}`, item.bytes, changedBy(item))),
+    ]),
+    "Change one of these keys, or choose a smaller model or a larger machine.",
+  ].join("\n");
 }
 
-/** Why a run is not started: what is exceeded, by which items, and what to change. */
-export function refusal(plan: MemoryPlan, ways: readonly Cure[]): string {
-  const over = plan.rooms.filter(({ bytes, limit }) => limit !== null && bytes > limit);
-  const lines = over.map(({ name, bytes, limit }) => {
-    const where = name === "RAM" ? "ram" : "gpu";
-    const largest = plan.processes
-      .filter(({ gpu }) => where === "ram" || name === `GPU ${gpu}`)
-      .flatMap((one) => one.items.filter((item) => item.where === where).map((item) => ({ of: one.name, ...item })))
-      .sort((a, b) => b.bytes - a.bytes)
-      .slice(0, 3)
-      .map((item) => `${item.of}: ${item.name} ${size(item.bytes)}`);
-    return `${name}: expected at most ${size(limit!)}, the plan needs ${size(bytes)} (${largest.join("; ")}).`;
-  });
-  return ["This run would not fit into memory.", ...lines, explainCures(ways)].join("\n");
-}
+const changedBy = ({ key }: MemoryItem): string => (key === undefined ? "" : `--${key}`);

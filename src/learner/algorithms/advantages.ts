@@ -8,26 +8,22 @@
  * entry per row.
  */
 import type { RunConfig } from "../../config/schema.js";
+import { meanOf, unbiasedStd } from "./metrics.js";
 
-// ----------------------------------------------------------------------------------------------------------
-// GRPO
+// ---- GRPO
 
 export interface GroupAdvantages {
   /** One array per group, one advantage per completion. */
   readonly advantages: Float64Array[];
-  /**
-   * Groups whose scored rewards are all equal (or fewer than two were scored): every advantage is
-   * exactly 0.
-   */
+  /** True for groups whose scored rewards are all equal: every advantage is exactly 0. */
   readonly zeroStd: boolean[];
 }
 
 /**
- * Group-relative advantages, (r − mean of the group) / (std + 1e-4): DeepSeekMath
- * (arXiv:2402.03300, §4.1.2) in TRL's form (`grpo_trainer.py`, `sum_then_normalize`): the std is
- * unbiased and taken over the `group` or the whole `batch` (arXiv:2508.08221); `none` divides by
- * nothing (Dr. GRPO, arXiv:2503.20783). The mean is always the group's.
- *
+ * Computes group-relative advantages, (r − mean of the group) / (std + 1e-4).
+ * Source: DeepSeekMath (arXiv:2402.03300, §4.1.2) in TRL's form (`grpo_trainer.py`). The mean is
+ * always the group's. The std is unbiased and that of the `group` or the whole `batch`
+ * (arXiv:2508.08221); `none` divides by nothing (Dr. GRPO, arXiv:2503.20783).
  * @param rewards groups of rewards; null = not scored: left out of mean and std, advantage 0
  */
 export function groupAdvantages(
@@ -42,24 +38,14 @@ export function groupAdvantages(
   const advantages = rewards.map((group, g) => {
     const scored = scoredOf[g]!;
     if (zeroStd[g]) return new Float64Array(group.length);
-    const center = mean(scored);
+    const center = meanOf(scored);
     const divisor = scale === "none" ? 1 : (scale === "batch" ? batchStd : unbiasedStd(scored)) + 1e-4;
     return Float64Array.from(group, (reward) => (reward === null ? 0 : (reward - center) / divisor));
   });
   return { advantages, zeroStd };
 }
 
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-function unbiasedStd(values: readonly number[]): number {
-  const center = mean(values);
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
-}
-
-// -----------------------------------------------------------------------------------------------------------
-// PPO
+// ---- PPO
 
 export interface PpoBatch {
   /** [N] */
@@ -103,11 +89,10 @@ export interface PpoAdvantages {
 }
 
 /**
- * Everything between rollout and PPO's losses: token rewards, GAE, returns, whitening. TRL 1.12
- * `experimental/ppo/ppo_trainer.py`, steps 4 to 6, except that the score is placed on the last real
- * token (TRL puts it on the pad after it, where the policy loss has no mask) and truncated or
- * unscored rows can be masked.
- *
+ * Computes what lies between rollout and PPO's losses: token rewards, GAE, returns, whitening.
+ * Source: TRL 1.12 `experimental/ppo/ppo_trainer.py`, steps 4 to 6, with two differences. The score
+ * is placed on the last real token; TRL puts it on the pad after it, where the policy loss has no
+ * mask. Truncated or unscored rows can be masked.
  * @param options `kl_coef` is the current coefficient, which adaptive control may have moved
  */
 export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions): PpoAdvantages {
@@ -201,7 +186,7 @@ export function whiten(
 ): Float64Array {
   const chosen = [...values].filter((_, t) => mask[t] !== 0);
   if (chosen.length < 2) return values.map((value, t) => (mask[t] === 0 ? 0 : value));
-  const center = mean(chosen);
+  const center = meanOf(chosen);
   const scale = 1 / Math.sqrt(unbiasedStd(chosen) ** 2 + 1e-8);
   const shift = options.keepMean ? center : 0;
   return values.map((value, t) => (mask[t] === 0 ? 0 : (value - center) * scale + shift));

@@ -1,7 +1,7 @@
 /**
  * GRPO, one iteration: DeepSeekMath, arXiv:2402.03300, algorithm 1, lines 7 to 11.
  *
- *   rewards ─▶ group-relative advantages ─▶ for each pass, each part of the batch: loss ─▶ optimizer step
+ *   rewards ─▶ group-relative advantages ─▶ for each pass and part of the batch: loss ─▶ step
  *
  * Knows the order of things; formulas are in advantages.ts and losses.ts.
  */

@@ -91,7 +91,7 @@ export async function trainPpo(
   };
 }
 
-/** Computes token rewards, advantages and returns from the batch and the policy before the update. */
+/** Computes token rewards, advantages and returns under the policy before the update. */
 async function advantagesOf(
   training: Training,
   { sequences, completions }: RolloutBatch,

@@ -1,4 +1,4 @@
-/** A rollout batch as the algorithms see it: sequences for the policy, rewards for the advantages. */
+/** A rollout batch as the algorithms see it: sequences, and rewards for the advantages. */
 import type { RunConfig } from "../../config/schema.js";
 import type { Completion } from "../../protocol/messages.js";
 import { totalReward } from "../../tasks/rewards.js";

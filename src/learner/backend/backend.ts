@@ -1,6 +1,7 @@
 /**
- * The only door to TensorFlow.js: chooses a backend (TensorFlow ─▶ wasm ─▶ cpu), proves that it computes, and hands out the
- * one `tf` everything in the learner uses. Knows nothing of models.
+ * The only place that loads TensorFlow.js. It chooses a backend (TensorFlow, else wasm, else cpu),
+ * proves that it computes, and returns the one `tf` that the whole learner uses.
+ * Knows nothing of models.
  */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -33,6 +34,8 @@ const require = createRequire(import.meta.url);
 
 const FASTEST_FIRST: BackendName[] = ["tensorflow", "wasm", "cpu"];
 
+export type BackendChoice = "auto" | BackendName;
+
 /**
  * Starts the first backend that passes a self-test.
  *
@@ -42,7 +45,7 @@ const FASTEST_FIRST: BackendName[] = ["tensorflow", "wasm", "cpu"];
  *   SHARE_ENV`. wasm and cpu always use one thread.
  * @throws UserError when none (or not the one named) can be used, with each one's reason
  */
-export async function startBackend(choice: "auto" | BackendName, threads: number): Promise<BackendInfo> {
+export async function startBackend(choice: BackendChoice, threads: number): Promise<BackendInfo> {
   const why: string[] = [];
   for (const name of choice === "auto" ? FASTEST_FIRST : [choice]) {
     try {

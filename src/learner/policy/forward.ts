@@ -15,8 +15,8 @@ import {
   hiddenStates,
   prepareMicrobatch,
   type Microbatch,
-  type NamedWeights,
 } from "./policy.js";
+import { type NamedWeights } from "./named-weights.js";
 
 /** What every pass needs: the library, the run's settings and the weights. */
 export interface Training {

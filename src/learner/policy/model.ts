@@ -2,11 +2,11 @@
  * What the learner trains and what stays frozen: one flat vector of trainable parameters, views of
  * it by name, and the frozen tensors beside it.
  *
- *   full:  [ policy | value trunk? | value head? ]          frozen: reference policy, when a loss term needs one
- *   LoRA:  [ adapters | value adapters? | value head? ]     frozen: the base (adapters off = the reference policy)
+ *   full:  [ policy | value trunk? | value head? ]        frozen: the reference policy, if needed
+ *   LoRA:  [ adapters | value adapters? | value head? ]   frozen: the base
  *
- * The policy's part comes first, so what is published is a prefix. Knows names and shapes; knows no
- * losses.
+ * The policy's part comes first, so what is published is a prefix. With adapters off, the base is
+ * the reference policy. Knows names and shapes; knows no losses.
  */
 import type { Tensor, Variable } from "@tensorflow/tfjs";
 import { join } from "node:path";
@@ -23,17 +23,14 @@ import { readTensor } from "../../model/safetensors/read.js";
 import { writeSafetensors } from "../../model/safetensors/write.js";
 import { hashLine, hashOfLines } from "../../model/identity.js";
 import type { TF } from "../backend/backend.js";
-import { splitFlat, type NamedWeights } from "./policy.js";
+import { splitFlat, type NamedWeights } from "./named-weights.js";
 
 /** Prefix of the separate value trunk's (or its adapters') names. */
 const VALUE_PREFIX = "value_model.";
 
 type Views = ReadonlyMap<string, Tensor>;
 
-/**
- * A checkpoint's weights, read when they are asked for: a large model must not exist twice while it
- * is loaded.
- */
+/** Weights read when they are asked for: a large model must not exist twice while it is loaded. */
 export interface BaseWeights {
   /** One tensor's values, in an array of its own. */
   tensor(entry: LayoutEntry): Float32Array;
@@ -49,6 +46,14 @@ export function baseFromFolder(folder: string, shape: ModelConfig): BaseWeights 
   };
 }
 
+/** A checkpoint that is in memory already. @param packed values in `weightLayout` order */
+export function baseFromPacked(packed: Float32Array): BaseWeights {
+  return {
+    tensor: ({ offset, size }) => packed.slice(offset, offset + size),
+    all: (into) => into.set(packed),
+  };
+}
+
 export class TrainableModel {
   readonly #tf: TF;
   readonly #run: RunConfig;
@@ -59,19 +64,16 @@ export class TrainableModel {
   /** The published part alone. */
   readonly publishedLayout: readonly LayoutEntry[];
   readonly flat: Variable;
-  /**
-   * Base weights under LoRA; the reference policy in full fine-tuning; null when neither is needed.
-   */
+  /** Base weights under LoRA, the reference policy otherwise; null when neither is needed. */
   readonly #frozen: Views | null;
   readonly #separateValue: boolean;
 
-  /** Of the frozen tensors, see model/weights.ts; null when there are none. */
+  /** Hash of the frozen tensors; null when there are none. */
   readonly frozenSha256: string | null;
 
   /**
    * @param base the checkpoint's weights
-   * @param trainable resumed vector, or null to start from the base (new adapters: A uniform, B
-   *   zero; value head: zero)
+   * @param trainable resumed vector; null starts from the base, with new adapters and a zero head
    */
   constructor(tf: TF, shape: ModelConfig, run: RunConfig, base: BaseWeights, trainable: Float32Array | null) {
     this.#tf = tf;

@@ -6,9 +6,9 @@
  * packed row goes where, and back. Knows token ids and head counts; knows nothing of weights,
  * rewards or TensorFlow.
  *
- * Legend: G groups, R rows (completions) per group (padded to the largest), P prompt length, C
- * completion length (both padded to the longest of the microbatch), Hq query heads, Hk key/value
- * heads, E = Hq / Hk.
+ * Legend: G groups. R completions per group, padded to the largest group.
+ * P prompt length and C completion length, both padded to the longest of the microbatch.
+ * Hq query heads, Hk key/value heads, E = Hq / Hk.
  */
 
 export interface SequenceGroup {
@@ -67,9 +67,21 @@ export interface AttentionPlan {
 
 const MASKED = -1e9;
 
+/** Sizes of a packed batch; see the legend above. */
+interface Extents {
+  readonly G: number;
+  readonly R: number;
+  readonly P: number;
+  readonly C: number;
+  readonly numTokens: number;
+  readonly numTargets: number;
+  readonly numRows: number;
+}
+
 /**
- * Packs groups. The last token of a completion predicts nothing, so it is left out of the input
- * unless `keepLast` (needed to bootstrap the value after a truncated completion).
+ * Packs groups of completions into one list of tokens.
+ * The last token of a completion predicts nothing and is left out of the input.
+ * @param keepLast keep it: the value after a truncated completion needs it
  */
 export function packGroups(
   groups: readonly SequenceGroup[],
@@ -77,13 +89,43 @@ export function packGroups(
   keepLast = false,
 ): PackedBatch {
   const inputLength = (completion: Int32Array): number => completion.length - (keepLast ? 0 : 1);
-  const G = groups.length;
-  let R = 1;
-  let P = 1;
-  let C = 0;
-  let numTokens = 0;
-  let numTargets = 0;
-  let numRows = 0;
+  const extents = extentsOf(groups, inputLength);
+  const { numTokens, numTargets, numRows } = extents;
+  const ids = new Int32Array(numTokens);
+  const positions = new Int32Array(numTokens);
+  const targets = new Int32Array(numTargets);
+  const predictors = new Int32Array(numTargets);
+  const rowOf = new Int32Array(numTargets);
+  const lastRows = new Int32Array(keepLast ? numRows : 0);
+  let token = 0;
+  const add = (values: Int32Array, from: number): void => {
+    ids.set(values, token);
+    for (let t = 0; t < values.length; t++) positions[token++] = from + t;
+  };
+  const lastOfPrompt = groups.map(({ promptIds }) => {
+    add(promptIds, 0);
+    return token - 1;
+  });
+  let target = 0;
+  let row = 0;
+  groups.forEach(({ promptIds, completions }, g) => {
+    for (const completion of completions) {
+      for (let t = 0; t < completion.length; t++, target++) {
+        targets[target] = completion[t]!;
+        predictors[target] = t === 0 ? lastOfPrompt[g]! : token + t - 1;
+        rowOf[target] = row;
+      }
+      add(completion.subarray(0, inputLength(completion)), promptIds.length);
+      if (keepLast) lastRows[row] = token - 1;
+      row++;
+    }
+  });
+  const attention = attentionPlan(groups, heads, extents, inputLength);
+  return { ids, positions, targets, predictors, rowOf, numRows, lastRows, attention };
+}
+
+function extentsOf(groups: readonly SequenceGroup[], inputLength: (completion: Int32Array) => number): Extents {
+  let [R, P, C, numTokens, numTargets, numRows] = [1, 1, 0, 0, 0, 0];
   for (const { promptIds, completions } of groups) {
     P = Math.max(P, promptIds.length);
     R = Math.max(R, completions.length);
@@ -95,13 +137,16 @@ export function packGroups(
       numTargets += completion.length;
     }
   }
-  const ids = new Int32Array(numTokens);
-  const positions = new Int32Array(numTokens);
-  const targets = new Int32Array(numTargets);
-  const predictors = new Int32Array(numTargets);
-  const rowOf = new Int32Array(numTargets);
-  const lastRows = new Int32Array(keepLast ? numRows : 0);
-  const { numHeads: Hq, numKvHeads: Hk } = heads;
+  return { G: groups.length, R, P, C, numTokens, numTargets, numRows };
+}
+
+/** Index arrays between packed tokens and the rectangles that attention computes in. */
+function attentionPlan(
+  groups: readonly SequenceGroup[],
+  { numHeads: Hq, numKvHeads: Hk }: { numHeads: number; numKvHeads: number },
+  { G, R, P, C, numTokens }: Extents,
+  inputLength: (completion: Int32Array) => number,
+): AttentionPlan {
   const E = Hq / Hk;
   const promptQueries = new Int32Array(G * Hq * P);
   const promptKeys = new Int32Array(G * Hk * P);
@@ -111,13 +156,9 @@ export function packGroups(
   const keysBack = new Int32Array(numTokens * Hk);
   const promptReal = new Float32Array(promptQueries.length);
   const completionReal = new Float32Array(completionQueries.length);
-
   let token = 0;
-  const lastPromptRow = new Int32Array(G);
   groups.forEach(({ promptIds }, g) => {
     for (let t = 0; t < promptIds.length; t++, token++) {
-      ids[token] = promptIds[t]!;
-      positions[token] = t;
       for (let h = 0; h < Hk; h++) {
         const key = (g * Hk + h) * P + t;
         promptKeys[key] = token * Hk + h;
@@ -130,21 +171,10 @@ export function packGroups(
         }
       }
     }
-    lastPromptRow[g] = token - 1;
   });
-  let target = 0;
-  let row = 0;
-  groups.forEach(({ promptIds, completions }, g) => {
+  groups.forEach(({ completions }, g) => {
     completions.forEach((completion, r) => {
-      const length = inputLength(completion);
-      for (let t = 0; t < completion.length; t++, target++) {
-        targets[target] = completion[t]!;
-        predictors[target] = t === 0 ? lastPromptRow[g]! : token + t - 1;
-        rowOf[target] = row;
-      }
-      for (let t = 0; t < length; t++, token++) {
-        ids[token] = completion[t]!;
-        positions[token] = promptIds.length + t;
+      for (let t = 0; t < inputLength(completion); t++, token++) {
         for (let h = 0; h < Hk; h++) {
           const key = ((g * Hk + h) * R + r) * C + t;
           completionKeys[key] = token * Hk + h;
@@ -157,47 +187,42 @@ export function packGroups(
           }
         }
       }
-      if (keepLast) lastRows[row] = token - 1;
-      row++;
     });
   });
+  return {
+    groups: G,
+    rowsPerGroup: R,
+    promptLength: P,
+    completionLength: C,
+    promptQueries,
+    promptKeys,
+    completionQueries,
+    completionKeys,
+    queriesBack,
+    keysBack,
+    ...attentionBiases(groups, P, C),
+    promptReal,
+    completionReal,
+  };
+}
 
+/** Additive masks: causality, and the real tokens of prompts of unequal length. */
+function attentionBiases(
+  groups: readonly SequenceGroup[],
+  P: number,
+  C: number,
+): Pick<AttentionPlan, "promptBias" | "completionBias"> {
   const promptBias = new Float32Array(P * P);
   for (let t = 0; t < P; t++) promptBias.fill(MASKED, t * P + t + 1, (t + 1) * P);
-  const completionBias = new Float32Array(G * C * (P + C));
-  for (let g = 0; g < G; g++) {
-    const promptLength = groups[g]!.promptIds.length;
+  const completionBias = new Float32Array(groups.length * C * (P + C));
+  groups.forEach(({ promptIds }, g) => {
     for (let t = 0; t < C; t++) {
       const start = (g * C + t) * (P + C);
-      completionBias.fill(MASKED, start + promptLength, start + P);
+      completionBias.fill(MASKED, start + promptIds.length, start + P);
       completionBias.fill(MASKED, start + P + t + 1, start + P + C);
     }
-  }
-  return {
-    ids,
-    positions,
-    targets,
-    predictors,
-    rowOf,
-    numRows,
-    lastRows,
-    attention: {
-      groups: G,
-      rowsPerGroup: R,
-      promptLength: P,
-      completionLength: C,
-      promptQueries,
-      promptKeys,
-      completionQueries,
-      completionKeys,
-      queriesBack,
-      keysBack,
-      promptBias,
-      completionBias,
-      promptReal,
-      completionReal,
-    },
-  };
+  });
+  return { promptBias, completionBias };
 }
 
 /** Input tokens a group takes in a packed batch (its prompt counted once). */

@@ -9,14 +9,8 @@ import { columns, packedParts, type Training } from "./forward.js";
 import { mergeMetrics, type Loss } from "./loss.js";
 import { AdamW } from "./optimizer.js";
 import type { PackedBatch, SequenceGroup } from "./packing.js";
-import {
-  completionLogprobs,
-  completionValues,
-  disposeBatch,
-  hiddenStates,
-  type Microbatch,
-  type NamedWeights,
-} from "./policy.js";
+import { completionLogprobs, completionValues, disposeBatch, hiddenStates, type Microbatch } from "./policy.js";
+import { type NamedWeights } from "./named-weights.js";
 import { addGradient } from "./primitives.js";
 
 /** A run with this many non-finite gradients in a row is stopped. */
@@ -141,7 +135,7 @@ export class PolicyOptimizer {
     return { loss, metrics, gradient: Object.values(grads)[0]! };
   }
 
-  /** Adds dropout on the adapters' inputs: in the gradient's forward only, anew in every microbatch. */
+  /** Adds dropout on the adapters' inputs, in the gradient's forward only. */
   #withDropout(weights: NamedWeights, microbatch: number): NamedWeights {
     const { seed, lora } = this.training.run;
     if (weights.lora === null || lora.lora_dropout === 0) return weights;

@@ -20,6 +20,7 @@ import { resolveAddresses } from "../../protocol/sockets.js";
 import { Dispatcher } from "./dispatcher.js";
 import { Ledger } from "./ledger.js";
 import type { Evaluation, EvaluationRequest, TrainingBatch } from "./rollout-source.js";
+import { newToken } from "./run-token.js";
 import { TaskSource, bookOptions } from "./task-source.js";
 
 export interface DispatcherData {
@@ -61,7 +62,7 @@ export interface ThreadError {
 }
 
 export type ThreadMessage =
-  | { readonly type: "listening"; readonly addresses: Addresses }
+  | { readonly type: "listening"; readonly addresses: Addresses; readonly token: string }
   | { readonly type: "result"; readonly id: number; readonly value: unknown }
   | { readonly type: "failed"; readonly id: number; readonly error: ThreadError }
   | { readonly type: "evaluated"; readonly done: number; readonly total: number }
@@ -89,14 +90,21 @@ async function main(data: DispatcherData): Promise<void> {
     shared?.cleanup();
   };
   process.on("exit", cleanup);
-  const dispatcher = await Dispatcher.start({
+  const token = newToken();
+  const starting = Dispatcher.start({
     addresses,
+    token,
     chunkBytes: run.transport.chunk_bytes,
     weightsFolder: shared?.folder ?? null,
-    minCapacityRows: run.num_generations,
+    minCapacity: run.num_generations,
     ledger,
     log,
     onFatal,
+  });
+  // a port in use leaves nothing behind
+  const dispatcher = await starting.catch((error: unknown) => {
+    cleanup();
+    throw error;
   });
 
   const api: DispatcherApi = {
@@ -118,9 +126,12 @@ async function main(data: DispatcherData): Promise<void> {
     flush: () => ledger.flush(),
     stats: async () => dispatcher.stats(),
     async close() {
-      await dispatcher.close("the run is over");
-      await ledger.close();
-      cleanup();
+      try {
+        await dispatcher.close("the run is over");
+        await ledger.close();
+      } finally {
+        cleanup();
+      }
     },
   };
   parentPort!.on("message", ({ id, method, args }: ApiCall) => {
@@ -130,7 +141,7 @@ async function main(data: DispatcherData): Promise<void> {
       (error: unknown) => post({ type: "failed", id, error: toThreadError(error) }),
     );
   });
-  post({ type: "listening", addresses });
+  post({ type: "listening", addresses, token });
 }
 
 function post(message: ThreadMessage): void {

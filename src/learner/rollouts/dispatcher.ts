@@ -19,19 +19,22 @@ import { ProtocolError, decode, encode, groupFromWire, taskToWire } from "../../
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import type { Addresses } from "../../protocol/sockets.js";
 import { HEARTBEAT_MS, SILENCE_MS, Writer, bindRouter } from "../../protocol/sockets.js";
-import type { ActorHeartbeat } from "../../protocol/wire-schemas.js";
+import type { ActorHeartbeat, Hello } from "../../protocol/wire-schemas.js";
 import { fromActor } from "../../protocol/wire-schemas.js";
 import type { Ledger, Log } from "./ledger.js";
 import type { TrainingBatch } from "./rollout-source.js";
+import { sameToken } from "./run-token.js";
 import { WeightServer } from "./weight-server.js";
 
 export interface DispatcherOptions {
   readonly addresses: Addresses;
+  /** What an actor has to know; see run-token.ts. */
+  readonly token: string;
   readonly chunkBytes: number;
   /** In shared memory, for the weights' file; null or absent = chunks alone. */
   readonly weightsFolder?: string | null;
   /** Rows an actor must be able to take: the largest group. */
-  readonly minCapacityRows: number;
+  readonly minCapacity: number;
   readonly ledger: Ledger;
   readonly log: Log;
   readonly onFatal: (error: unknown) => void;
@@ -39,37 +42,42 @@ export interface DispatcherOptions {
   readonly silenceMs?: number;
 }
 
+/** Frames of the largest message: header, ids, log-probabilities. */
+const MAX_PARTS = 3;
+
 interface ActorState {
   readonly id: string;
-  capacityRows: number;
+  capacity: number;
   lastSeenMs: number;
   report: Pick<ActorHeartbeat, "steps" | "busyMs" | "idleMs" | "counters" | "version">;
 }
 
 export class Dispatcher {
-  private readonly options: DispatcherOptions;
-  private readonly ledger: Ledger;
-  private readonly router: Router;
-  private readonly writer: Writer;
-  private readonly weights: WeightServer;
-  private readonly actors = new Map<string, ActorState>();
-  private readonly heartbeatMs: number;
-  private readonly silenceMs: number;
-  private readonly timer: NodeJS.Timeout;
-  private lastTickMs = Date.now();
-  private actorMs = { busy: 0, idle: 0 };
-  private closed = false;
+  readonly #options: DispatcherOptions;
+  readonly #ledger: Ledger;
+  readonly #router: Router;
+  readonly #writer: Writer;
+  readonly #weights: WeightServer;
+  readonly #actors = new Map<string, ActorState>();
+  /** Peers that gave the token once: their answers count even after they were given up for dead. */
+  readonly #admitted = new Set<string>();
+  readonly #heartbeatMs: number;
+  readonly #silenceMs: number;
+  readonly #timer: NodeJS.Timeout;
+  #lastTickMs = Date.now();
+  #actorMs = { busy: 0, idle: 0 };
+  #closed = false;
 
   private constructor(options: DispatcherOptions, router: Router, weights: WeightServer) {
-    this.options = options;
-    this.ledger = options.ledger;
-    this.router = router;
-    this.writer = new Writer(router);
-    this.weights = weights;
-    this.heartbeatMs = options.heartbeatMs ?? HEARTBEAT_MS;
-    this.silenceMs = options.silenceMs ?? SILENCE_MS;
-    this.timer = setInterval(() => this.tick(), this.heartbeatMs);
-    this.receive().catch(options.onFatal);
+    this.#options = options;
+    this.#ledger = options.ledger;
+    this.#router = router;
+    this.#writer = new Writer(router);
+    this.#weights = weights;
+    this.#heartbeatMs = options.heartbeatMs ?? HEARTBEAT_MS;
+    this.#silenceMs = options.silenceMs ?? SILENCE_MS;
+    this.#timer = setInterval(() => this.#tick(), this.#heartbeatMs);
+    this.#receive().catch(options.onFatal);
     weights.serve().catch(options.onFatal);
   }
 
@@ -81,7 +89,12 @@ export class Dispatcher {
       return new Dispatcher(
         options,
         router,
-        await WeightServer.bind(options.addresses.weights, options.chunkBytes, options.weightsFolder ?? null, count),
+        await WeightServer.bind(options.addresses.weights, {
+          token: options.token,
+          chunkBytes: options.chunkBytes,
+          folder: options.weightsFolder ?? null,
+          count,
+        }),
       );
     } catch (error) {
       router.close();
@@ -94,32 +107,32 @@ export class Dispatcher {
    * until the next call.
    */
   publish(packed: Float32Array, version: PolicyVersion): void {
-    this.weights.offer(packed, version);
-    this.ledger.publish(version);
-    for (const actor of this.actors.values()) this.sendHeartbeat(actor.id);
-    this.assign();
+    this.#weights.offer(packed, version);
+    this.#ledger.publish(version);
+    for (const actor of this.#actors.values()) this.#sendHeartbeat(actor.id);
+    this.#assign();
   }
 
   /** All groups of batch k, with the actors' time since the batch before. */
   async batch(k: number): Promise<TrainingBatch> {
-    const finished = await this.ledger.batch(k);
-    const { busy, idle } = this.actorMs;
-    this.actorMs = { busy: 0, idle: 0 };
+    const finished = await this.#ledger.batch(k);
+    const { busy, idle } = this.#actorMs;
+    this.#actorMs = { busy: 0, idle: 0 };
     return { batch: k, ...finished, actorBusySeconds: busy / 1_000, actorIdleSeconds: idle / 1_000 };
   }
 
   async evaluate(tasks: readonly Task[], onDone: (done: number) => void): Promise<TrajectoryGroup[]> {
-    const answers = this.ledger.evaluate(tasks, onDone);
-    this.assign();
+    const answers = this.#ledger.evaluate(tasks, onDone);
+    this.#assign();
     return answers;
   }
 
   /** Running totals: the learner's own, and the actors' (prefix `actor_`). */
   stats(): Record<string, number> {
-    const totals = this.ledger.totals;
-    const current = this.weights.announcement?.sha256;
-    totals["actors_live"] = this.actors.size;
-    totals["actors_on_current_weights"] = [...this.actors.values()].filter(
+    const totals = this.#ledger.totals;
+    const current = this.#weights.announcement?.sha256;
+    totals["actors_live"] = this.#actors.size;
+    totals["actors_on_current_weights"] = [...this.#actors.values()].filter(
       (a) => a.report.version?.sha256 === current,
     ).length;
     return totals;
@@ -127,150 +140,158 @@ export class Dispatcher {
 
   /** Tells the actors to stop, then closes the sockets. */
   async close(reason: string): Promise<void> {
-    if (this.closed) return;
-    this.closed = true;
-    clearInterval(this.timer);
+    if (this.#closed) return;
+    this.#closed = true;
+    clearInterval(this.#timer);
     const message = encode({ type: "stop", reason });
-    await Promise.allSettled([...this.actors.keys()].map((id) => this.writer.send([id, ...message])));
-    this.router.close();
-    this.weights.close();
+    await Promise.allSettled([...this.#actors.keys()].map((id) => this.#writer.send([id, ...message])));
+    this.#router.close();
+    this.#weights.close();
   }
 
-  private async receive(): Promise<void> {
-    for await (const [identity, ...frames] of this.router) {
+  async #receive(): Promise<void> {
+    for await (const [identity, ...frames] of this.#router) {
       const id = identity!.toString("latin1");
       try {
-        this.handle(id, frames);
+        this.#handle(id, frames);
       } catch (error) {
         if (!(error instanceof ProtocolError)) throw error;
-        this.refuseMalformed(id, error);
+        this.#refuseMalformed(id, error);
       }
     }
   }
 
-  private handle(id: string, frames: Buffer[]): void {
+  #handle(id: string, frames: Buffer[]): void {
+    if (frames.length > MAX_PARTS)
+      throw new ProtocolError(`expected at most ${MAX_PARTS} frames, found ${frames.length}`);
     const { header, tensors } = decode(fromActor, frames);
-    if (header.type === "hello") return this.welcome(id, header);
-    if (header.type === "bye") return this.drop(id, `said bye: ${header.reason}`);
-    const actor = this.actors.get(id);
+    if (header.type === "hello") return this.#welcome(id, header);
+    if (!this.#admitted.has(id)) {
+      this.#ledger.count("messages_unknown_sender");
+      return this.#send(id, { type: "unknown" });
+    }
+    if (header.type === "bye") return this.#drop(id, `said bye: ${header.reason}`);
+    const actor = this.#actors.get(id);
     if (actor !== undefined) actor.lastSeenMs = Date.now();
-    // An actor given up for dead may come back: it has to introduce itself, but its answer is as
-    // good as any.
-    else this.send(id, { type: "unknown" });
+    // An actor given up for dead has to introduce itself again; its answers count all the same.
+    else this.#send(id, { type: "unknown" });
     if (header.type === "group") {
       if (header.actorId !== id)
         throw new ProtocolError(`expected the group's actor to be ${id}, found ${header.actorId}`, header.taskId);
-      this.judge(groupFromWire(header, tensors));
-    } else if (actor !== undefined) this.note(actor, header);
-    this.assign();
+      this.#judge(groupFromWire(header, tensors));
+    } else if (actor !== undefined) this.#note(actor, header);
+    this.#assign();
   }
 
-  private welcome(
-    id: string,
-    { pid, index, capacityRows }: { pid: number; index: number; capacityRows: number },
-  ): void {
-    const needed = this.options.minCapacityRows;
-    if (capacityRows < needed) {
-      const reason = `expected room for a group of ${needed} rows, found actors.max_rows ${capacityRows}`;
-      return this.send(id, { type: "refused", taskId: null, reason, fatal: true });
+  #welcome(id: string, { token, pid, index, capacity }: Hello): void {
+    if (!sameToken(token, this.#options.token)) {
+      this.#ledger.count("actors_refused_token");
+      return this.#send(id, { type: "refused", taskId: null, reason: "expected the token of this run", fatal: true });
     }
-    const report = this.actors.get(id)?.report ?? { steps: 0, busyMs: 0, idleMs: 0, counters: {}, version: null };
-    this.actors.set(id, { id, capacityRows, lastSeenMs: Date.now(), report });
-    this.ledger.count("actors_joined");
-    this.options.log("info", "actor joined", { actor: id, pid, index, capacityRows });
-    this.sendHeartbeat(id);
-    this.assign();
+    const needed = this.#options.minCapacity;
+    if (capacity < needed) {
+      const reason = `expected room for a group of ${needed} rows, found actors.max_rows ${capacity}`;
+      return this.#send(id, { type: "refused", taskId: null, reason, fatal: true });
+    }
+    this.#admitted.add(id);
+    const report = this.#actors.get(id)?.report ?? { steps: 0, busyMs: 0, idleMs: 0, counters: {}, version: null };
+    this.#actors.set(id, { id, capacity, lastSeenMs: Date.now(), report });
+    this.#ledger.count("actors_joined");
+    this.#options.log("info", "actor joined", { actor: id, pid, index, capacity });
+    this.#sendHeartbeat(id);
+    this.#assign();
   }
 
-  private note(actor: ActorState, heartbeat: ActorHeartbeat): void {
+  #note(actor: ActorState, heartbeat: ActorHeartbeat): void {
     const { report } = actor;
     // Held tasks are safe only while the engine moves: a stuck one loses its leases.
-    if (heartbeat.steps > report.steps) this.ledger.book.renew(actor.id, heartbeat.held, Date.now());
-    this.actorMs.busy += Math.max(0, heartbeat.busyMs - report.busyMs);
-    this.actorMs.idle += Math.max(0, heartbeat.idleMs - report.idleMs);
+    if (heartbeat.steps > report.steps) this.#ledger.book.renew(actor.id, heartbeat.held, Date.now());
+    this.#actorMs.busy += Math.max(0, heartbeat.busyMs - report.busyMs);
+    this.#actorMs.idle += Math.max(0, heartbeat.idleMs - report.idleMs);
     for (const [name, total] of Object.entries(heartbeat.counters)) {
       const news = total - (report.counters[name] ?? 0);
-      if (news > 0) this.ledger.count(`actor_${name}`, news);
+      if (news > 0) this.#ledger.count(`actor_${name}`, news);
     }
-    actor.capacityRows = heartbeat.capacityRows;
+    actor.capacity = heartbeat.capacity;
     actor.report = heartbeat;
   }
 
-  private judge(group: TrajectoryGroup): void {
-    const verdict = this.ledger.receive(group);
+  #judge(group: TrajectoryGroup): void {
+    const verdict = this.#ledger.receive(group);
     const { taskId, actorId } = group;
     if (verdict.kind === "refused")
-      this.send(actorId, { type: "refused", taskId, reason: verdict.reason, fatal: false });
-    else this.send(actorId, { type: "ack", taskId });
+      this.#send(actorId, { type: "refused", taskId, reason: verdict.reason, fatal: false });
+    else this.#send(actorId, { type: "ack", taskId });
   }
 
-  private refuseMalformed(id: string, error: ProtocolError): void {
-    this.ledger.count("messages_malformed");
-    this.options.log("warn", "malformed message refused", { actor: id, reason: error.message });
+  #refuseMalformed(id: string, error: ProtocolError): void {
+    this.#ledger.count("messages_malformed");
+    this.#options.log("warn", "malformed message refused", { actor: id, reason: error.message });
     const { taskId } = error;
-    if (taskId !== null) this.ledger.refuse({ taskId, actorId: id }, "groups_refused_malformed", error.message);
+    if (taskId !== null) this.#ledger.refuse({ taskId, actorId: id }, "groups_refused_malformed", error.message);
     // A peer that never managed a hello (another release, perhaps) cannot be of use.
-    this.send(id, { type: "refused", taskId, reason: error.message, fatal: !this.actors.has(id) });
-    this.assign();
+    const reason = error.message.slice(0, 1_000);
+    this.#send(id, { type: "refused", taskId, reason, fatal: !this.#admitted.has(id) });
+    this.#assign();
   }
 
   /** Leases open tasks, each to the actor with most room, so that a batch spreads evenly. */
-  private assign(): void {
-    const room = [...this.actors.values()].map((actor) => ({
+  #assign(): void {
+    const room = [...this.#actors.values()].map((actor) => ({
       id: actor.id,
-      rows: actor.capacityRows - this.ledger.book.leasedRows(actor.id),
+      rows: actor.capacity - this.#ledger.book.leasedCompletions(actor.id),
     }));
     for (;;) {
       room.sort((a, b) => b.rows - a.rows);
       const leased = room.some((actor) => {
-        const task = this.ledger.book.lease(actor.id, actor.rows, Date.now(), room.length > 1);
+        const task = this.#ledger.book.lease(actor.id, actor.rows, Date.now(), room.length > 1);
         if (task === null) return false;
         actor.rows -= task.groupSize;
-        this.ledger.count("tasks_leased");
+        this.#ledger.count("tasks_leased");
         const { header, tensors } = taskToWire(task);
-        this.send(actor.id, header, tensors);
+        this.#send(actor.id, header, tensors);
         return true;
       });
       if (!leased) return;
     }
   }
 
-  private tick(): void {
+  #tick(): void {
     const now = Date.now();
     // After a pause of this very thread (a suspended machine) the actors' heartbeats wait in the
     // socket: read first.
-    const paused = now - this.lastTickMs > 3 * this.heartbeatMs;
-    this.lastTickMs = now;
+    const paused = now - this.#lastTickMs > 3 * this.#heartbeatMs;
+    this.#lastTickMs = now;
     if (paused) return;
-    for (const actor of this.actors.values())
-      if (now - actor.lastSeenMs > this.silenceMs) this.drop(actor.id, `silent for ${this.silenceMs} ms`);
-    const expired = this.ledger.book.releaseExpired(now);
+    for (const actor of this.#actors.values())
+      if (now - actor.lastSeenMs > this.#silenceMs) this.#drop(actor.id, `silent for ${this.#silenceMs} ms`);
+    const expired = this.#ledger.book.releaseExpired(now);
     if (expired > 0) {
-      this.ledger.count("tasks_released_timeout", expired);
-      this.options.log("warn", "leases expired", { tasks: expired });
+      this.#ledger.count("tasks_released_timeout", expired);
+      this.#options.log("warn", "leases expired", { tasks: expired });
     }
-    for (const id of this.actors.keys()) this.sendHeartbeat(id);
-    this.assign();
+    for (const id of this.#actors.keys()) this.#sendHeartbeat(id);
+    this.#assign();
   }
 
-  private drop(id: string, reason: string): void {
-    if (!this.actors.delete(id)) return;
-    const released = this.ledger.book.releaseActor(id);
-    this.ledger.count("actors_lost");
-    this.ledger.count("tasks_released_actor_gone", released);
-    this.options.log("warn", "actor lost", { actor: id, reason, releasedTasks: released });
-    this.assign();
+  #drop(id: string, reason: string): void {
+    if (!this.#actors.delete(id)) return;
+    const released = this.#ledger.book.releaseActor(id);
+    this.#ledger.count("actors_lost");
+    this.#ledger.count("tasks_released_actor_gone", released);
+    this.#options.log("warn", "actor lost", { actor: id, reason, releasedTasks: released });
+    this.#assign();
   }
 
-  private sendHeartbeat(id: string): void {
-    this.send(id, { type: "heartbeat", weights: this.weights.announcement });
+  #sendHeartbeat(id: string): void {
+    this.#send(id, { type: "heartbeat", weights: this.#weights.announcement });
   }
 
-  private send(id: string, header: object, tensors: readonly ArrayBufferView[] = []): void {
-    if (this.closed) return;
+  #send(id: string, header: object, tensors: readonly ArrayBufferView[] = []): void {
+    if (this.#closed) return;
     // ROUTER_MANDATORY: an unreachable actor is an error here, not silence.
-    this.writer.send([Buffer.from(id, "latin1"), ...encode(header, tensors)]).catch((error: unknown) => {
-      if (!this.closed) this.drop(id, `unreachable: ${String(error)}`);
+    this.#writer.send([Buffer.from(id, "latin1"), ...encode(header, tensors)]).catch((error: unknown) => {
+      if (!this.#closed) this.#drop(id, `unreachable: ${String(error)}`);
     });
   }
 }

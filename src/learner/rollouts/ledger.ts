@@ -8,6 +8,7 @@ import type { PolicyVersion } from "../../model/identity.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import { Journal, recoverJournal } from "../../run/journal.js";
 import { trajectoriesFolder } from "../../run/layout.js";
+import { groupFault, type GroupRules } from "./group-rules.js";
 import type { FinishedBatch, TaskBookOptions } from "./task-book.js";
 import { TaskBook } from "./task-book.js";
 
@@ -17,6 +18,7 @@ export type Log = (level: "info" | "warn" | "error", message: string, fields?: R
 export interface LedgerOptions extends TaskBookOptions {
   /** Completed training iterations at the start: 0, or the checkpoint's when resuming. */
   readonly firstIteration: number;
+  readonly rules: GroupRules;
   readonly runDir: string;
   readonly log: Log;
   /**
@@ -40,31 +42,31 @@ interface Waiter<T> {
 
 export class Ledger {
   readonly book: TaskBook;
-  private readonly options: LedgerOptions;
-  private readonly directory: string;
-  private readonly journal: Journal;
-  private readonly known = new Map<number, string>();
-  private readonly refusals = new Map<string, number>();
-  private readonly counters = new Map<string, number>();
-  private readonly batchWaiters = new Map<number, Waiter<FinishedBatch>>();
-  private evaluationWaiter:
-    (Waiter<TrajectoryGroup[]> & { readonly onDone: (done: number) => void; total: number }) | null = null;
-  private recovered = false;
+  readonly #options: LedgerOptions;
+  readonly #directory: string;
+  readonly #journal: Journal;
+  readonly #known = new Map<number, string>();
+  readonly #refusals = new Map<string, number>();
+  readonly #counters = new Map<string, number>();
+  readonly #batchWaiters = new Map<number, Waiter<FinishedBatch>>();
+  #evaluationWaiter: (Waiter<TrajectoryGroup[]> & { readonly onDone: (done: number) => void; total: number }) | null =
+    null;
+  #recovered = false;
 
   constructor(options: LedgerOptions) {
-    this.options = options;
-    this.directory = trajectoriesFolder(options.runDir);
+    this.#options = options;
+    this.#directory = trajectoriesFolder(options.runDir);
     this.book = new TaskBook(options.firstIteration, options);
-    this.journal = new Journal(this.directory, options.onFatal);
+    this.#journal = new Journal(this.#directory, options.onFatal);
   }
 
   /** Adds to a running total. Names are snake_case; they end up in the metrics. */
   count(name: string, n = 1): void {
-    this.counters.set(name, (this.counters.get(name) ?? 0) + n);
+    this.#counters.set(name, (this.#counters.get(name) ?? 0) + n);
   }
 
   get totals(): Record<string, number> {
-    return Object.fromEntries(this.counters);
+    return Object.fromEntries(this.#counters);
   }
 
   /**
@@ -72,13 +74,13 @@ export class Ledger {
    * still to be trained.
    */
   publish(version: PolicyVersion): void {
-    if (this.evaluationWaiter !== null)
+    if (this.#evaluationWaiter !== null)
       throw new Error("a policy was published while the one before was being evaluated");
-    this.known.set(version.iteration, version.sha256);
+    this.#known.set(version.iteration, version.sha256);
     this.book.advance(version.iteration);
-    if (!this.recovered) this.recover(version);
-    this.journal.closeBefore(version.iteration - 1).catch(this.options.onFatal);
-    this.settle();
+    if (!this.#recovered) this.#recover(version);
+    this.#journal.closeBefore(version.iteration - 1).catch(this.#options.onFatal);
+    this.#settle();
   }
 
   /** Judges an answer; when accepted, it is in the journal on return. */
@@ -88,26 +90,29 @@ export class Ledger {
       this.count("groups_duplicate");
       return { kind: "duplicate" };
     }
-    if (task === null) return this.refuse(group, "groups_refused_unknown_task", "no such task was asked");
-    const fault = this.faultOf(task, group);
+    if (task === null || !this.book.wasAskedOf(group.taskId, group.actorId)) {
+      this.count("groups_refused_unknown_task");
+      return { kind: "refused", reason: "no such task was asked of this actor" };
+    }
+    const fault = this.#faultOf(task, group);
     if (fault !== null) return this.refuse(group, fault.counter, fault.reason);
-    if (task.kind === "train") this.journal.append(task.batch, { type: "trajectory", task, group });
-    this.accept(group);
+    if (task.kind === "train") this.#journal.append(task.batch, { type: "trajectory", task, group });
+    this.#accept(group);
     this.count("groups_received");
     return { kind: "accepted" };
   }
 
-  /** Counts a refused answer and opens its task again. */
+  /** Counts a refused answer; its task opens again if it was asked of this actor. */
   refuse(group: { taskId: string; actorId: string }, counter: string, reason: string): Verdict {
     const { taskId, actorId } = group;
     this.count(counter);
+    if (!this.book.wasAskedOf(taskId, actorId)) return { kind: "refused", reason };
     this.book.release(taskId, actorId);
-    this.options.log("warn", "trajectory group refused", { taskId, actorId, reason });
-    const times = (this.refusals.get(taskId) ?? 0) + 1;
-    this.refusals.set(taskId, times);
-    const task = this.book.find(taskId);
-    if (times >= MAX_REFUSALS && task !== null && task !== "finished")
-      this.options.onFatal(new Error(`task ${taskId} was answered ${times} times and refused each time: ${reason}`));
+    this.#options.log("warn", "trajectory group refused", { taskId, actorId, reason });
+    const times = (this.#refusals.get(taskId) ?? 0) + 1;
+    this.#refusals.set(taskId, times);
+    if (times >= MAX_REFUSALS)
+      this.#options.onFatal(new Error(`task ${taskId} was answered ${times} times and refused each time: ${reason}`));
     return { kind: "refused", reason };
   }
 
@@ -115,8 +120,8 @@ export class Ledger {
   batch(k: number): Promise<FinishedBatch> {
     return new Promise((resolve, reject) => {
       if (!this.book.mayBecomeReady(k)) throw new Error(`batch ${k} was trained on already or is beyond max_steps`);
-      this.batchWaiters.set(k, { resolve, reject });
-      this.settle();
+      this.#batchWaiters.set(k, { resolve, reject });
+      this.#settle();
     });
   }
 
@@ -127,43 +132,35 @@ export class Ledger {
   evaluate(tasks: readonly Task[], onDone: (done: number) => void): Promise<TrajectoryGroup[]> {
     return new Promise((resolve, reject) => {
       this.book.addEvaluation(tasks);
-      this.evaluationWaiter = { resolve, reject, onDone, total: tasks.length };
-      this.settle();
+      this.#evaluationWaiter = { resolve, reject, onDone, total: tasks.length };
+      this.#settle();
     });
   }
 
   /** @param advantages by task id: one [T] array per completion */
   recordAdvantages(k: number, advantages: Iterable<readonly [string, readonly Float32Array[]]>): void {
-    for (const [taskId, rows] of advantages) this.journal.append(k, { type: "advantages", taskId, advantages: rows });
+    for (const [taskId, rows] of advantages) this.#journal.append(k, { type: "advantages", taskId, advantages: rows });
   }
 
   flush(): Promise<void> {
-    return this.journal.flush();
+    return this.#journal.flush();
   }
 
   /** Ends all waits with `error` and closes the journal. */
   async close(error: Error = new Error("the rollout source was closed")): Promise<void> {
-    for (const waiter of this.batchWaiters.values()) waiter.reject(error);
-    this.batchWaiters.clear();
-    this.evaluationWaiter?.reject(error);
-    this.evaluationWaiter = null;
-    await this.journal.close();
+    for (const waiter of this.#batchWaiters.values()) waiter.reject(error);
+    this.#batchWaiters.clear();
+    this.#evaluationWaiter?.reject(error);
+    this.#evaluationWaiter = null;
+    await this.#journal.close();
   }
 
-  private faultOf(task: Task, group: TrajectoryGroup): { counter: string; reason: string } | null {
-    if (group.completions.length !== task.groupSize)
-      return {
-        counter: "groups_refused_malformed",
-        reason: `expected ${task.groupSize} completions, found ${group.completions.length}`,
-      };
-    for (const { ids, version } of group.completions) {
-      if (ids.length > task.sampling.maxNewTokens)
-        return {
-          counter: "groups_refused_malformed",
-          reason: `expected at most ${task.sampling.maxNewTokens} tokens, found ${ids.length}`,
-        };
+  #faultOf(task: Task, group: TrajectoryGroup): { counter: string; reason: string } | null {
+    const fault = groupFault(task, group, this.#options.rules);
+    if (fault !== null) return { counter: "groups_refused_malformed", reason: fault };
+    for (const { version } of group.completions) {
       const { iteration, sha256 } = version;
-      const known = this.known.get(iteration);
+      const known = this.#known.get(iteration);
       if (known !== sha256)
         return {
           counter: "groups_refused_unknown_weights",
@@ -179,47 +176,47 @@ export class Ledger {
     return null;
   }
 
-  private accept(group: TrajectoryGroup): void {
+  #accept(group: TrajectoryGroup): void {
     if (this.book.complete(group)) this.count("groups_filtered");
-    this.refusals.delete(group.taskId);
-    this.settle();
+    this.#refusals.delete(group.taskId);
+    this.#settle();
   }
 
-  private recover(version: PolicyVersion): void {
-    this.recovered = true;
+  #recover(version: PolicyVersion): void {
+    this.#recovered = true;
     const keep = (task: Task, group: TrajectoryGroup): boolean => {
       const open = this.book.find(group.taskId);
       if (open === null || open === "finished" || !samePrompt(open, task)) return false;
       // Older policies were checked when their trajectories came in; later ones never happened in
       // this history.
       for (const { version: v } of group.completions)
-        if (v.iteration < version.iteration) this.known.set(v.iteration, v.sha256);
-      if (this.faultOf(open, group) !== null) return false;
-      this.accept(group);
+        if (v.iteration < version.iteration) this.#known.set(v.iteration, v.sha256);
+      if (this.#faultOf(open, group) !== null) return false;
+      this.#accept(group);
       return true;
     };
-    const { kept, discarded, tornTails } = recoverJournal(this.directory, version.iteration, keep);
+    const { kept, discarded, tornTails } = recoverJournal(this.#directory, version.iteration, keep);
     if (kept + discarded + tornTails === 0) return;
     this.count("journal_groups_reused", kept);
     this.count("journal_groups_discarded", discarded);
     this.count("journal_torn_tails", tornTails);
-    this.options.log("info", "journal recovered", { iteration: version.iteration, kept, discarded, tornTails });
+    this.#options.log("info", "journal recovered", { iteration: version.iteration, kept, discarded, tornTails });
   }
 
   /** Wakes whoever waits for what has become complete. */
-  private settle(): void {
-    for (const [k, waiter] of this.batchWaiters) {
+  #settle(): void {
+    for (const [k, waiter] of this.#batchWaiters) {
       const batch = this.book.finishedBatch(k);
       if (batch === null) continue;
-      this.batchWaiters.delete(k);
+      this.#batchWaiters.delete(k);
       waiter.resolve(batch);
     }
-    const waiter = this.evaluationWaiter;
+    const waiter = this.#evaluationWaiter;
     if (waiter === null) return;
     waiter.onDone(waiter.total - this.book.evaluationMissing);
     const groups = this.book.takeEvaluation();
     if (groups === null) return;
-    this.evaluationWaiter = null;
+    this.#evaluationWaiter = null;
     waiter.resolve(groups);
   }
 }

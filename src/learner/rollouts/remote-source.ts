@@ -4,6 +4,7 @@
  * the thread.
  */
 import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import type { RunConfig } from "../../config/schema.js";
 import { UserError } from "../../errors.js";
@@ -25,6 +26,9 @@ export interface RemoteSourceOptions {
   readonly baseSha256: string | null;
 }
 
+/** A thread that does not close its sockets in this time is ended all the same. */
+const CLOSE_MS = 5_000;
+
 interface Call {
   readonly resolve: (value: unknown) => void;
   readonly reject: (error: Error) => void;
@@ -33,22 +37,31 @@ interface Call {
 export class RemoteSource implements RolloutSource {
   /** Where actors connect. */
   readonly addresses: Addresses;
-  private readonly worker: Worker;
-  private readonly buffers: DispatcherData["buffers"];
-  private readonly calls = new Map<number, Call>();
-  private nextId = 0;
-  private nextBuffer: 0 | 1 = 0;
+  /** What they have to know. */
+  readonly token: string;
+  readonly #worker: Worker;
+  readonly #buffers: DispatcherData["buffers"];
+  readonly #calls = new Map<number, Call>();
+  #nextId = 0;
+  #nextBuffer: 0 | 1 = 0;
   #onEvaluated: (done: number, total: number) => void = () => {};
-  private broken: Error | null = null;
-  private closing = false;
+  #broken: Error | null = null;
+  #closing = false;
+  #hasExited = false;
+  readonly #exit: Promise<unknown>;
 
-  private constructor(worker: Worker, buffers: DispatcherData["buffers"], addresses: Addresses) {
-    this.worker = worker;
-    this.buffers = buffers;
+  private constructor(worker: Worker, buffers: DispatcherData["buffers"], addresses: Addresses, token: string) {
+    this.#worker = worker;
+    this.#buffers = buffers;
     this.addresses = addresses;
-    worker.on("message", (message: ThreadMessage) => this.handle(message));
-    worker.on("error", (error) => this.fail(error));
-    worker.on("exit", (code) => this.fail(new Error(`the dispatcher thread ended with code ${code}`)));
+    this.token = token;
+    worker.on("message", (message: ThreadMessage) => this.#handle(message));
+    worker.on("error", (error) => this.#fail(error));
+    this.#exit = once(worker, "exit");
+    worker.on("exit", (code) => {
+      this.#hasExited = true;
+      this.#fail(new Error(`the dispatcher thread ended with code ${code}`));
+    });
   }
 
   /**
@@ -65,7 +78,7 @@ export class RemoteSource implements RolloutSource {
       if (first.type === "fatal") throw fromThreadError(first.error);
       if (first.type !== "listening")
         throw new Error(`expected the dispatcher thread's addresses, found ${first.type}`);
-      return new RemoteSource(worker, buffers, first.addresses);
+      return new RemoteSource(worker, buffers, first.addresses, first.token);
     } catch (error) {
       await worker.terminate();
       throw error;
@@ -73,84 +86,93 @@ export class RemoteSource implements RolloutSource {
   }
 
   async publish(packed: Float32Array, iteration: number): Promise<PolicyVersion> {
-    const buffer = this.nextBuffer;
-    this.nextBuffer = buffer === 0 ? 1 : 0;
-    new Float32Array(this.buffers[buffer]).set(packed);
-    return this.call("publish", buffer, iteration);
+    const buffer = this.#nextBuffer;
+    this.#nextBuffer = buffer === 0 ? 1 : 0;
+    new Float32Array(this.#buffers[buffer]).set(packed);
+    return this.#call("publish", buffer, iteration);
   }
 
   batch(k: number): Promise<TrainingBatch> {
-    return this.call("batch", k);
+    return this.#call("batch", k);
   }
 
   evaluate(request: EvaluationRequest, onDone: (done: number, total: number) => void = () => {}): Promise<Evaluation> {
     this.#onEvaluated = onDone;
-    return this.call("evaluate", request);
+    return this.#call("evaluate", request);
   }
 
   recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void> {
-    return this.call("recordAdvantages", k, advantages);
+    return this.#call("recordAdvantages", k, advantages);
   }
 
   flush(): Promise<void> {
-    return this.call("flush");
+    return this.#call("flush");
   }
 
   stats(): Promise<Record<string, number>> {
-    return this.call("stats");
+    return this.#call("stats");
   }
 
-  /** Tells the actors to stop, closes sockets and journal, ends the thread. */
+  /**
+   * Tells the actors to stop, closes sockets and journal, ends the thread.
+   * A thread that has reported a failure still closes its own sockets: to end it while one receives
+   * would abort the process, and with it the message that says why.
+   */
   async close(): Promise<void> {
-    if (this.closing) return;
-    this.closing = true;
-    if (this.broken === null) await this.call("close");
-    await this.worker.terminate();
+    if (this.#closing) return;
+    this.#closing = true;
+    if (!this.#hasExited) {
+      const closed = this.#post("close");
+      closed.catch(() => {});
+      await Promise.race([closed, this.#exit, sleep(CLOSE_MS, undefined, { ref: false })]);
+    }
+    await this.#worker.terminate();
   }
 
-  private call<M extends keyof DispatcherApi>(
-    method: M,
-    ...args: Parameters<DispatcherApi[M]>
-  ): ReturnType<DispatcherApi[M]> {
+  #call<M extends keyof DispatcherApi>(method: M, ...args: Parameters<DispatcherApi[M]>): ReturnType<DispatcherApi[M]> {
+    if (this.#broken !== null) return Promise.reject(this.#broken) as ReturnType<DispatcherApi[M]>;
+    return this.#post(method, ...args);
+  }
+
+  #post<M extends keyof DispatcherApi>(method: M, ...args: Parameters<DispatcherApi[M]>): ReturnType<DispatcherApi[M]> {
     const result = new Promise<unknown>((resolve, reject) => {
-      if (this.broken !== null) return reject(this.broken);
-      const id = this.nextId++;
-      this.calls.set(id, { resolve, reject });
+      const id = this.#nextId++;
+      this.#calls.set(id, { resolve, reject });
       const message: ApiCall = { id, method, args };
-      this.worker.postMessage(message);
+      this.#worker.postMessage(message);
     });
     return result as ReturnType<DispatcherApi[M]>;
   }
 
-  private handle(message: ThreadMessage): void {
+  #handle(message: ThreadMessage): void {
     switch (message.type) {
       case "result":
-        this.take(message.id)?.resolve(message.value);
+        this.#take(message.id)?.resolve(message.value);
         break;
       case "failed":
-        this.take(message.id)?.reject(fromThreadError(message.error));
+        this.#take(message.id)?.reject(fromThreadError(message.error));
         break;
       case "evaluated":
         this.#onEvaluated(message.done, message.total);
         break;
       case "fatal":
-        this.fail(fromThreadError(message.error));
+        this.#fail(fromThreadError(message.error));
         break;
       case "listening":
     }
   }
 
-  private take(id: number): Call | undefined {
-    const call = this.calls.get(id);
-    this.calls.delete(id);
+  #take(id: number): Call | undefined {
+    const call = this.#calls.get(id);
+    this.#calls.delete(id);
     return call;
   }
 
   /** Nothing works any more: whoever waits, or calls later, is told the first reason. */
-  private fail(error: Error): void {
-    this.broken ??= error;
-    for (const call of this.calls.values()) call.reject(this.broken);
-    this.calls.clear();
+  #fail(error: Error): void {
+    this.#broken ??= error;
+    for (const call of this.#calls.values()) call.reject(this.#broken);
+    this.#calls.clear();
   }
 }
 

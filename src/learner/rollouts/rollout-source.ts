@@ -44,7 +44,7 @@ export interface RolloutSource {
    * @param onDone is told of the groups finished so far, at the start as well
    */
   evaluate(request: EvaluationRequest, onDone?: (done: number, total: number) => void): Promise<Evaluation>;
-  /** Writes advantages beside the batch's trajectories: by task id, one [T] array per completion. */
+  /** Writes advantages beside the trajectories: by task id, one [T] array per completion. */
   recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void>;
   /** Resolves when everything received so far is on disk (fsync). */
   flush(): Promise<void>;

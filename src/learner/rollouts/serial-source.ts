@@ -21,34 +21,34 @@ export interface SerialSourceOptions extends Omit<LedgerOptions, "maxStaleness" 
 const ACTOR_ID = "serial";
 
 export class SerialSource implements RolloutSource {
-  private readonly options: SerialSourceOptions;
-  private readonly ledger: Ledger;
-  private failure: Error | null = null;
-  private busyMs = 0;
-  private idleMs = 0;
-  private idleSinceMs = performance.now();
+  readonly #options: SerialSourceOptions;
+  readonly #ledger: Ledger;
+  #failure: Error | null = null;
+  #busyMs = 0;
+  #idleMs = 0;
+  #idleSinceMs = performance.now();
 
   constructor(options: SerialSourceOptions) {
-    this.options = options;
+    this.#options = options;
     const onFatal = (error: unknown) => {
-      this.failure ??= error instanceof Error ? error : new Error(String(error));
+      this.#failure ??= error instanceof Error ? error : new Error(String(error));
     };
     // One process answers each task at once: no lease can run out, and no policy but the current
     // one samples.
-    this.ledger = new Ledger({ ...options, maxStaleness: 0, leaseMs: Infinity, onFatal });
+    this.#ledger = new Ledger({ ...options, maxStaleness: 0, leaseMs: Infinity, onFatal });
   }
 
   async publish(packed: Float32Array, iteration: number): Promise<PolicyVersion> {
-    const version = await this.options.engine.load(packed, iteration);
-    this.ledger.publish(version);
+    const version = await this.#options.engine.load(packed, iteration);
+    this.#ledger.publish(version);
     return version;
   }
 
   async batch(k: number): Promise<TrainingBatch> {
-    const [finished] = await Promise.all([this.ledger.batch(k), this.answerAll()]);
-    const times = { actorBusySeconds: this.busyMs / 1_000, actorIdleSeconds: this.idleMs / 1_000 };
-    this.busyMs = 0;
-    this.idleMs = 0;
+    const [finished] = await Promise.all([this.#ledger.batch(k), this.#answerAll()]);
+    const times = { actorBusySeconds: this.#busyMs / 1_000, actorIdleSeconds: this.#idleMs / 1_000 };
+    this.#busyMs = 0;
+    this.#idleMs = 0;
     return { batch: k, ...finished, ...times };
   }
 
@@ -56,40 +56,40 @@ export class SerialSource implements RolloutSource {
     request: EvaluationRequest,
     onDone: (done: number, total: number) => void = () => {},
   ): Promise<Evaluation> {
-    const tasks = this.options.evalTasks(request);
+    const tasks = this.#options.evalTasks(request);
     const report = (done: number): void => onDone(done, tasks.length);
     report(0);
-    const [groups] = await Promise.all([this.ledger.evaluate(tasks, report), this.answerAll()]);
+    const [groups] = await Promise.all([this.#ledger.evaluate(tasks, report), this.#answerAll()]);
     return { tasks, groups };
   }
 
   async recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void> {
-    this.ledger.recordAdvantages(k, advantages);
+    this.#ledger.recordAdvantages(k, advantages);
   }
 
   flush(): Promise<void> {
-    return this.ledger.flush();
+    return this.#ledger.flush();
   }
 
   async stats(): Promise<Record<string, number>> {
-    return this.ledger.totals;
+    return this.#ledger.totals;
   }
 
   async close(): Promise<void> {
-    await this.ledger.close();
-    await this.options.engine.dispose();
+    await this.#ledger.close();
+    await this.#options.engine.dispose();
   }
 
   /** Samples until no task is open. */
-  private async answerAll(): Promise<void> {
-    const { engine, maxRows, score } = this.options;
-    const { book } = this.ledger;
+  async #answerAll(): Promise<void> {
+    const { engine, maxRows, score } = this.#options;
+    const { book } = this.#ledger;
     const startMs = performance.now();
-    this.idleMs += startMs - this.idleSinceMs;
+    this.#idleMs += startMs - this.#idleSinceMs;
     const asked = new Map<string, Task>();
     for (;;) {
       let task: Task | null;
-      while ((task = book.lease(ACTOR_ID, maxRows - book.leasedRows(ACTOR_ID), 0, false)) !== null) {
+      while ((task = book.lease(ACTOR_ID, maxRows - book.leasedCompletions(ACTOR_ID), 0, false)) !== null) {
         asked.set(task.taskId, task);
         const { taskId: requestId, promptIds, groupSize, seed, sampling } = task;
         engine.submit({ requestId, promptIds, groupSize, seed, sampling });
@@ -97,12 +97,12 @@ export class SerialSource implements RolloutSource {
       if (engine.pending === 0) break;
       for (const generated of await engine.step()) {
         const group = await score(asked.get(generated.requestId)!, generated, ACTOR_ID);
-        const verdict = this.ledger.receive(group);
+        const verdict = this.#ledger.receive(group);
         if (verdict.kind === "refused") throw new Error(`${group.taskId}: ${verdict.reason}`);
       }
-      if (this.failure !== null) throw this.failure;
+      if (this.#failure !== null) throw this.#failure;
     }
-    this.idleSinceMs = performance.now();
-    this.busyMs += this.idleSinceMs - startMs;
+    this.#idleSinceMs = performance.now();
+    this.#busyMs += this.#idleSinceMs - startMs;
   }
 }

@@ -8,7 +8,7 @@
  */
 import type { RunConfig } from "../../config/schema.js";
 import { UserError } from "../../errors.js";
-import { readModelConfig } from "../../model/config.js";
+import { readModelConfig, type ModelConfig } from "../../model/config.js";
 import type { ChatMessage, Tokenizer } from "../../model/tokenizer.js";
 import { loadTokenizer } from "../../model/tokenizer.js";
 import type { Sampling, Task } from "../../protocol/messages.js";
@@ -17,6 +17,7 @@ import type { Dataset, Problem } from "../../tasks/dataset.js";
 import { PromptOrder, loadDataset } from "../../tasks/dataset.js";
 import { hash32 } from "../../math/random.js";
 import { rewardWeights, totalReward } from "../../tasks/rewards.js";
+import type { GroupRules } from "./group-rules.js";
 import type { EvaluationRequest } from "./rollout-source.js";
 import type { TaskBookOptions } from "./task-book.js";
 
@@ -27,40 +28,47 @@ export interface ProblemSets {
 }
 
 export class TaskSource {
-  private readonly config: RunConfig;
-  private readonly tokenizer: Tokenizer;
-  private readonly problems: ProblemSets;
-  private readonly order: PromptOrder;
-  private readonly reserve: PromptOrder;
+  readonly #run: RunConfig;
+  readonly #tokenizer: Tokenizer;
+  readonly #problems: ProblemSets;
+  readonly #order: PromptOrder;
+  readonly #reserve: PromptOrder;
   /** Longest prompt + completion of the model, in tokens. */
-  private readonly maxPositions: number;
+  readonly #maxPositions: number;
   readonly groupsPerBatch: number;
+  readonly rules: GroupRules;
 
-  constructor(config: RunConfig, tokenizer: Tokenizer, problems: ProblemSets, maxPositions: number) {
-    this.config = config;
-    this.tokenizer = tokenizer;
-    this.problems = problems;
-    this.order = new PromptOrder(problems.train.size, config.seed);
-    this.reserve = new PromptOrder(problems.train.size, hash32(config.seed, 1));
-    this.maxPositions = maxPositions;
-    this.groupsPerBatch = config.generation_batch_size / config.num_generations;
+  constructor(
+    run: RunConfig,
+    tokenizer: Tokenizer,
+    problems: ProblemSets,
+    { maxPositions, vocabSize }: Pick<ModelConfig, "maxPositions" | "vocabSize">,
+  ) {
+    this.#run = run;
+    this.#tokenizer = tokenizer;
+    this.#problems = problems;
+    this.#order = new PromptOrder(problems.train.size, run.seed);
+    this.#reserve = new PromptOrder(problems.train.size, hash32(run.seed, 1));
+    this.#maxPositions = maxPositions;
+    this.rules = { vocabSize, rewardNames: rewardWeights(run).map(({ name }) => name) };
+    this.groupsPerBatch = run.generation_batch_size / run.num_generations;
   }
 
   /**
    * Reads the data sets and the tokenizer a configuration names.
    * @throws UserError when one is missing or malformed, or a file's prompt is too long
    */
-  static open(config: RunConfig): TaskSource {
-    const model = readModelConfig(config.model.path);
-    const tokenizer = loadTokenizer(config.model.path, model);
-    const train = loadDataset(config.data.train, "train");
-    const validation = loadDataset(config.data.validation, "validation");
-    const source = new TaskSource(config, tokenizer, { train, validation }, model.maxPositions);
+  static open(run: RunConfig): TaskSource {
+    const model = readModelConfig(run.model.path);
+    const tokenizer = loadTokenizer(run.model.path, model);
+    const train = loadDataset(run.data.train, "train");
+    const validation = loadDataset(run.data.validation, "validation");
+    const source = new TaskSource(run, tokenizer, { train, validation }, model);
     for (const [spec, dataset] of [
-      [config.data.train, train],
-      [config.data.validation, validation],
+      [run.data.train, train],
+      [run.data.validation, validation],
     ] as const)
-      if (spec !== "starter") source.checkPrompts(dataset);
+      if (spec !== "starter") source.#checkPrompts(dataset);
     return source;
   }
 
@@ -68,8 +76,8 @@ export class TaskSource {
    * A file is read whole at the start, so that a prompt that is too long does not end a run that is
    * half done.
    */
-  private checkPrompts(dataset: Dataset): void {
-    for (let i = 0; i < dataset.size; i++) this.promptIds(dataset.problem(i));
+  #checkPrompts(dataset: Dataset): void {
+    for (let i = 0; i < dataset.size; i++) this.#promptIds(dataset.problem(i));
   }
 
   /**
@@ -78,82 +86,83 @@ export class TaskSource {
    *   the context
    */
   taskAt(batch: number, slot: number, replacement: number): Task {
-    const { config } = this;
+    const run = this.#run;
     const position = batch * this.groupsPerBatch + slot;
     const index =
       replacement === 0
-        ? this.order.index(position)
-        : this.reserve.index(position * config.filter_groups_max_rounds + replacement - 1);
+        ? this.#order.index(position)
+        : this.#reserve.index(position * run.filter_groups_max_rounds + replacement - 1);
     const suffix = replacement === 0 ? "" : `-r${replacement}`;
     const taskId = `b${pad(batch)}-${pad(slot, 4)}${suffix}`;
-    const minIteration = Math.max(0, batch - config.max_staleness);
-    const task = { taskId, kind: "train", batch, groupSize: config.num_generations, minIteration } as const;
-    return this.complete(task, this.problems.train.problem(index), config.temperature);
+    const minIteration = Math.max(0, batch - run.max_staleness);
+    const task = { taskId, kind: "train", batch, groupSize: run.num_generations, minIteration } as const;
+    return this.#complete(task, this.#problems.train.problem(index), run.temperature);
   }
 
   /**
    * The first held-out problems, one completion each, for the policy of one iteration.
    */
   evalTasks({ iteration, n, mode, purpose }: EvaluationRequest): Task[] {
-    const temperature = mode === "greedy" ? 0 : this.config.temperature;
-    return Array.from({ length: Math.min(n, this.problems.validation.size) }, (_, i) => {
+    const temperature = mode === "greedy" ? 0 : this.#run.temperature;
+    return Array.from({ length: Math.min(n, this.#problems.validation.size) }, (_, i) => {
       const taskId = `${purpose}${pad(iteration)}-${mode}-${pad(i, 5)}`;
       const task = { taskId, kind: "eval", batch: iteration, groupSize: 1, minIteration: iteration } as const;
-      return this.complete(task, this.problems.validation.problem(i), temperature);
+      return this.#complete(task, this.#problems.validation.problem(i), temperature);
     });
   }
 
-  private complete(
+  #complete(
     task: Pick<Task, "taskId" | "kind" | "batch" | "groupSize" | "minIteration">,
     problem: Problem,
     temperature: number,
   ): Task {
     const sampling: Sampling = {
       temperature,
-      maxNewTokens: this.config.max_completion_length,
-      stopIds: this.tokenizer.stopIds,
+      maxNewTokens: this.#run.max_completion_length,
+      stopIds: this.#tokenizer.stopIds,
     };
-    const promptIds = this.promptIds(problem);
+    const promptIds = this.#promptIds(problem);
     const { question, answer } = problem;
     return {
       ...task,
       promptIds,
-      seed: taskSeed(this.config.seed, task.taskId),
+      seed: taskSeed(this.#run.seed, task.taskId),
       sampling,
       problem: { question, answer },
     };
   }
 
-  private promptIds({ question }: Problem): Int32Array {
-    const { data, max_completion_length: maxNew } = this.config;
+  #promptIds({ question }: Problem): Int32Array {
+    const { data, max_completion_length: maxNew } = this.#run;
     const messages: ChatMessage[] = [{ role: "user", content: question + data.prompt_suffix }];
     if (data.system_prompt !== null) messages.unshift({ role: "system", content: data.system_prompt });
-    const ids = this.tokenizer.chatPrompt(messages);
+    const ids = this.#tokenizer.chatPrompt(messages);
     const start = JSON.stringify(question.slice(0, 60));
     if (ids.length > data.max_prompt_length)
       throw new UserError(
         `data.max_prompt_length: expected prompts of at most ${data.max_prompt_length} tokens, found ${ids.length} (${start}…). ` +
           `Raise data.max_prompt_length or remove the problem: prompts are never cut.`,
       );
-    if (ids.length + maxNew > this.maxPositions)
+    if (ids.length + maxNew > this.#maxPositions)
       throw new UserError(
         `The prompt ${start}… has ${ids.length} tokens; with max_completion_length ${maxNew} that is more than the ` +
-          `model's context of ${this.maxPositions}. Lower max_completion_length or remove the problem.`,
+          `model's context of ${this.#maxPositions}. Lower max_completion_length or remove the problem.`,
       );
     return ids;
   }
 }
 
 /** The part of the task book's options that a configuration decides. */
-export function bookOptions(config: RunConfig, source: TaskSource): TaskBookOptions {
+export function bookOptions(run: RunConfig, source: TaskSource): TaskBookOptions & { rules: GroupRules } {
   return {
+    rules: source.rules,
     taskAt: (batch, slot, replacement) => source.taskAt(batch, slot, replacement),
     groupsPerBatch: source.groupsPerBatch,
-    maxBatches: config.max_steps,
-    maxStaleness: config.max_staleness,
-    maxReplacements: config.filter_groups ? config.filter_groups_max_rounds : 0,
-    rewardsEqual: rewardsEqual(config),
-    leaseMs: config.actors.lease_seconds * 1_000,
+    maxBatches: run.max_steps,
+    maxStaleness: run.max_staleness,
+    maxReplacements: run.filter_groups ? run.filter_groups_max_rounds : 0,
+    rewardsEqual: rewardsEqual(run),
+    leaseMs: run.actors.lease_seconds * 1_000,
   };
 }
 
@@ -161,8 +170,8 @@ export function bookOptions(config: RunConfig, source: TaskSource): TaskBookOpti
  * Whether no completion of a group earned more than another: all its group-relative advantages
  * would be 0.
  */
-function rewardsEqual(config: RunConfig): TaskBookOptions["rewardsEqual"] {
-  const functions = rewardWeights(config);
+function rewardsEqual(run: RunConfig): TaskBookOptions["rewardsEqual"] {
+  const functions = rewardWeights(run);
   return (group) => {
     const totals = group.completions.map((c) => totalReward(c.rewards, functions)).filter((total) => total !== null);
     return totals.every((total) => total === totals[0]);

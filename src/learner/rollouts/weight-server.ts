@@ -14,62 +14,69 @@ import type { Router } from "zeromq";
 import type { PolicyVersion } from "../../model/identity.js";
 import { ProtocolError, decode, encode } from "../../protocol/codec.js";
 import { Writer, bindRouter } from "../../protocol/sockets.js";
+import { sameToken } from "./run-token.js";
 import type { Announcement } from "../../protocol/wire-schemas.js";
 import { weightsRequest } from "../../protocol/wire-schemas.js";
+
+export interface WeightServerOptions {
+  /** What an actor has to know. */
+  readonly token: string;
+  readonly chunkBytes: number;
+  /** In shared memory, for the file; null = chunks alone. */
+  readonly folder: string | null;
+  /** Adds to a running total. */
+  readonly count: (name: string) => void;
+}
+
+/** Replies that wait for one actor; it has at most four requests under way. */
+const UNREAD_CHUNKS = 8;
 
 export class WeightServer {
   /** What is on offer; null before the first policy. */
   announcement: Announcement | null = null;
-  private bytes: Buffer = Buffer.alloc(0);
-  private readonly router: Router;
-  private readonly writer: Writer;
-  private readonly chunkBytes: number;
-  private readonly folder: string | null;
-  private readonly count: (name: string) => void;
+  #bytes: Buffer = Buffer.alloc(0);
+  readonly #router: Router;
+  readonly #writer: Writer;
+  readonly #chunkBytes: number;
+  readonly #folder: string | null;
+  readonly #count: (name: string) => void;
+  readonly #token: string;
 
-  private constructor(router: Router, chunkBytes: number, folder: string | null, count: (name: string) => void) {
-    this.router = router;
-    this.folder = folder;
-    this.writer = new Writer(router);
-    this.chunkBytes = chunkBytes;
-    this.count = count;
+  private constructor(router: Router, { token, chunkBytes, folder, count }: WeightServerOptions) {
+    this.#router = router;
+    this.#folder = folder;
+    this.#writer = new Writer(router);
+    this.#chunkBytes = chunkBytes;
+    this.#count = count;
+    this.#token = token;
   }
 
-  /**
-   * @param folder in shared memory, for the file; null = chunks alone
-   * @param count adds to a running total
-   * @throws UserError when the address cannot be bound
-   */
-  static async bind(
-    address: string,
-    chunkBytes: number,
-    folder: string | null,
-    count: (name: string) => void,
-  ): Promise<WeightServer> {
-    return new WeightServer(await bindRouter(address), chunkBytes, folder, count);
+  /** @throws UserError when the address cannot be bound */
+  static async bind(address: string, options: WeightServerOptions): Promise<WeightServer> {
+    return new WeightServer(await bindRouter(address, UNREAD_CHUNKS), options);
   }
 
   /** Puts weights on offer. `packed` must stay as it is until the next offer. */
   offer(packed: Float32Array, version: PolicyVersion): void {
     const { iteration, sha256 } = version;
-    this.bytes = Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength);
+    this.#bytes = Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength);
     const last = this.announcement?.file;
-    const file = this.writeFile(version);
-    this.announcement = { iteration, sha256, totalBytes: packed.byteLength, chunkBytes: this.chunkBytes, file };
+    const file = this.#writeFile(version);
+    this.announcement = { iteration, sha256, totalBytes: packed.byteLength, chunkBytes: this.#chunkBytes, file };
     // An actor that is reading it keeps what it has opened; one that comes too late asks for
     // chunks.
     if (last && last !== file) rmSync(last, { force: true });
   }
 
   /** Null when there is no folder, or no room in it. */
-  private writeFile({ iteration, sha256 }: PolicyVersion): string | null {
-    if (this.folder === null) return null;
-    const file = join(this.folder, `${iteration}-${sha256}.bin`);
+  #writeFile({ iteration, sha256 }: PolicyVersion): string | null {
+    if (this.#folder === null) return null;
+    const file = join(this.#folder, `${iteration}-${sha256}.bin`);
     try {
-      writeFileSync(file, this.bytes, { mode: 0o600 });
+      writeFileSync(file, this.#bytes, { mode: 0o600 });
       return file;
     } catch {
-      this.count("weights_files_failed");
+      this.#count("weights_files_failed");
       rmSync(file, { force: true });
       return null;
     }
@@ -77,31 +84,35 @@ export class WeightServer {
 
   /** Answers requests until `close`. */
   async serve(): Promise<void> {
-    for await (const [identity, ...frames] of this.router) {
+    for await (const [identity, ...frames] of this.#router) {
       try {
         const { header } = decode(weightsRequest, frames);
+        if (!sameToken(header.token, this.#token)) {
+          this.#count("weights_requests_refused_token");
+          continue;
+        }
         // An actor that vanished meanwhile needs no chunk; its next life asks again.
-        this.writer.send([identity!, ...this.reply(header)]).catch(() => this.count("weights_chunks_undeliverable"));
+        this.#writer.send([identity!, ...this.#reply(header)]).catch(() => this.#count("weights_chunks_undeliverable"));
       } catch (error) {
         if (!(error instanceof ProtocolError)) throw error;
-        this.count("messages_malformed");
+        this.#count("messages_malformed");
       }
     }
   }
 
   close(): void {
-    this.router.close();
+    this.#router.close();
   }
 
-  private reply({ sha256, chunk }: { sha256: string; chunk: number }): Uint8Array[] {
-    const start = chunk * this.chunkBytes;
-    if (sha256 !== this.announcement?.sha256 || start >= this.bytes.length) {
-      this.count("weights_requests_gone");
+  #reply({ sha256, chunk }: { sha256: string; chunk: number }): Uint8Array[] {
+    const start = chunk * this.#chunkBytes;
+    if (sha256 !== this.announcement?.sha256 || start >= this.#bytes.length) {
+      this.#count("weights_requests_gone");
       return encode({ type: "gone", sha256 });
     }
     // A copy: the buffer may be overwritten by a later policy while ZeroMQ still holds the frame.
-    const bytes = Buffer.copyBytesFrom(this.bytes, start, this.chunkBytes);
-    this.count("weights_chunks_served");
+    const bytes = Buffer.copyBytesFrom(this.#bytes, start, this.#chunkBytes);
+    this.#count("weights_chunks_served");
     return encode({ type: "chunk", sha256, chunk, crc32: crc32(bytes) }, [bytes]);
   }
 }

@@ -7,12 +7,12 @@ import { existsSync, readdirSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../errors.js";
-import { type EvalDir, isEvalDir, readEvalDir } from "../../eval/folder/eval-dir.js";
+import { type EvalDir, isEvalDir, readEvalDir } from "../../eval/folder/read-results.js";
 import { type StudyRecord, comparisonFile, readStudyRecord, runDirOf, studyFile } from "../directory.js";
 import { readJson } from "../../files.js";
 import { type RunFiles, isRunDir, readRunFiles } from "../../run/read.js";
 
-export interface Run extends RunFiles {
+export interface ReportedRun extends RunFiles {
   readonly name: string;
   readonly dir: string;
   /** The study's name for the algorithm; of a single run its `algo`. */
@@ -22,7 +22,7 @@ export interface Run extends RunFiles {
 }
 
 const interval = z.tuple([z.number(), z.number()]);
-/** Of comparison.json, which study/comparison.ts describes. */
+/** A comparison in comparison.json, which study/comparison.ts describes. */
 const difference = z.object({
   mode: z.string(),
   prompt: z.string(),
@@ -60,7 +60,7 @@ export interface Gathered {
   readonly study: StudyRecord | null;
   /** The model before training, one per prompt. */
   readonly baseline: readonly EvalDir[];
-  readonly runs: readonly Run[];
+  readonly runs: readonly ReportedRun[];
   /** comparison.json of a study. */
   readonly comparison: Comparison | null;
   /** What a whole directory would have held. */
@@ -107,13 +107,13 @@ function gatherStudy(dir: string): Gathered {
   };
 }
 
-function missingOf({ name, summary, evals }: Run): string[] {
+function missingOf({ name, summary, evals }: ReportedRun): string[] {
   const unfinished =
     summary === null ? [`${name}: training has not ended`] : summary.stopped ? [`${name}: stopped early`] : [];
   return [...unfinished, ...(evals.length === 0 ? [`${name}: not evaluated (no eval/ in it)`] : [])];
 }
 
-function readRun(dir: string, name: string, algorithm: string | null): Run {
+function readRun(dir: string, name: string, algorithm: string | null): ReportedRun {
   const files = readRunFiles(dir);
   return { ...files, name, dir, algorithm: algorithm ?? files.config.algo, evals: readEvals(join(dir, "eval")) };
 }

@@ -9,7 +9,7 @@ class Html {
     this.text = text;
   }
 }
-type Part = Html | string | number | readonly Part[];
+type Inserted = Html | string | number | readonly Inserted[];
 
 const entities: Readonly<Record<string, string>> = {
   "&": "&amp;",
@@ -19,14 +19,14 @@ const entities: Readonly<Record<string, string>> = {
   "'": "&#39;",
 };
 
-function inserted(part: Part): string {
+function inserted(part: Inserted): string {
   if (part instanceof Html) return part.text;
   if (typeof part === "object") return part.map(inserted).join("");
   return String(part).replace(/[&<>"']/g, (sign) => entities[sign]!);
 }
 
 /** Template tag: what is interpolated is text, unless it is `Html` itself. */
-function html(strings: TemplateStringsArray, ...parts: readonly Part[]): Html {
+function html(strings: TemplateStringsArray, ...parts: readonly Inserted[]): Html {
   return new Html(strings.map((string, i) => string + (i < parts.length ? inserted(parts[i]!) : "")).join(""));
 }
 

@@ -1,10 +1,10 @@
 /**
- * What evaluations say: means over seeds with intervals, and what became of each question between
- * before and after. Knows evaluation folders; knows no layout.
+ * Means of evaluations over seeds with intervals, and how the answer to each question changed.
+ * Knows no layout.
  */
-import { type AnswerClass, type Changes, analyze, changes } from "../../eval/analyze.js";
-import type { EvalDir, ModeFigures } from "../../eval/folder/eval-dir.js";
-import { type Mode, modes } from "../../eval/folder/result-file.js";
+import { type AnswerClass, type Changes, analyze, changes } from "../../eval/error-classes.js";
+import type { EvalDir, ModeFigures } from "../../eval/folder/read-results.js";
+import { type Mode, modes } from "../../eval/folder/names.js";
 import { type Interval, tTest, wilsonInterval } from "../../math/statistics.js";
 import type { Gathered } from "./gather.js";
 import { mean, sum } from "../../math/means.js";
@@ -21,10 +21,7 @@ export interface Result {
   /** Training seeds; none for the baseline. */
   readonly seeds: readonly number[];
   readonly accuracy: number;
-  /**
-   * Of the mean over seeds: the wider of Student's t and Wilson's over questions. Of one model:
-   * Wilson's.
-   */
+  /** Over seeds the wider of Student's t and Wilson's over questions; for one model Wilson's. */
   readonly ci95: Interval;
   /** One per seed, or the baseline's own. */
   readonly accuracies: readonly number[];
@@ -85,8 +82,8 @@ export function results({ baseline, runs }: Gathered): Result[] {
 }
 
 /**
- * The mean over seeds, and the wider of Student's t interval over them and Wilson's over questions:
- * seeds that happen to agree say nothing of other questions. Of a single model its own interval.
+ * The mean over seeds with the wider of two intervals: Student's t over seeds and Wilson's over
+ * questions. Seeds that happen to agree say nothing of other questions.
  */
 function overSeeds(
   list: readonly { readonly accuracy: number; readonly ci95: readonly [number, number] }[],

@@ -289,8 +289,7 @@ describe("PPO losses", () => {
   });
 });
 
-// ------------------------------------------------------------------------------------------------------
-// properties
+// ---- properties
 
 const VOCAB = 4;
 const logit = fc.integer({ min: -64, max: 64 }).map((n) => n / 32);

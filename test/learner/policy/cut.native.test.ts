@@ -5,7 +5,7 @@
 import { beforeAll, describe, expect, test } from "vitest";
 import { cutAdapters, cutTensor, cutWeights } from "../../../bench/cut-model.js";
 import { startBackend, type TF } from "../../../src/learner/backend/backend.js";
-import { TrainableModel } from "../../../src/learner/policy/model.js";
+import { TrainableModel, baseFromPacked } from "../../../src/learner/policy/model.js";
 import { Updater } from "../../../src/learner/algorithms/update.js";
 import { parseModelConfig } from "../../../src/model/config.js";
 import { weightLayout } from "../../../src/model/layout.js";
@@ -20,7 +20,6 @@ import {
   readCutGolden,
 } from "../../support/cut-golden.js";
 import { root } from "../../support/run.js";
-import { baseFromPacked } from "../../support/tiny.js";
 
 const golden = readCutGolden(root, "qwen3b_cut_small");
 const config = parseModelConfig(golden.config, "golden");

@@ -8,10 +8,9 @@ import {
   disposeBatch,
   hiddenStates,
   prepareMicrobatch,
-  splitFlat,
   type Microbatch,
-  type NamedWeights,
 } from "../../../src/learner/policy/policy.js";
+import { splitFlat, type NamedWeights } from "../../../src/learner/policy/named-weights.js";
 import { parseModelConfig } from "../../../src/model/config.js";
 import { layoutSize, packShapes, weightLayout } from "../../../src/model/layout.js";
 

@@ -12,6 +12,7 @@ import { bindRouter, resolveAddresses } from "../../../src/protocol/sockets.js";
 import { fromLearner } from "../../../src/protocol/wire-schemas.js";
 import {
   FakeEngine,
+  TOKEN,
   answer,
   later,
   ledgerOptions,
@@ -45,8 +46,8 @@ function connectPeer(addresses: Addresses, id: string) {
     tasks,
     messages,
     send,
-    hello: (capacityRows: number) => send({ type: "hello", pid: 1, index: 0, capacityRows }),
-    heartbeat: (fields: object) => send({ ...heartbeat, capacityRows: 4, ...fields }),
+    hello: (capacity: number) => send({ type: "hello", token: TOKEN, pid: 1, index: 0, capacity }),
+    heartbeat: (fields: object) => send({ ...heartbeat, capacity: 4, ...fields }),
     answer: (group: TrajectoryGroup) => {
       const { header, tensors } = groupToWire(group);
       return send(header, tensors);
@@ -118,7 +119,8 @@ describe("pacing", () => {
 /** Answers every open task. */
 function fill(ledger: Ledger, iteration: number): void {
   const { version } = weights(iteration);
-  for (let task; (task = ledger.book.lease("a", Infinity, 0, false)) !== null;) ledger.receive(answer(task, version));
+  for (let task; (task = ledger.book.lease("a", Infinity, 0, false)) !== null;)
+    ledger.receive(answer(task, version, "a"));
 }
 
 describe("leases", () => {
@@ -139,7 +141,7 @@ describe("leases", () => {
     dispatcher.publish(weights(0).packed, weights(0).version);
     const hung = new FakeEngine();
     hung.speed = 0;
-    const leaving = startActor(addresses, hung, { capacityRows: 8 });
+    const leaving = startActor(addresses, hung, { capacity: 8 });
     await until(() => dispatcher.stats()["tasks_leased"] === 4);
     await leaving.actor.close("restarting");
     startActor(addresses);
@@ -187,7 +189,7 @@ describe("leases", () => {
 
   it("an actor without room for one group is refused with the reason", async () => {
     const { addresses } = await startDispatcher();
-    const { actor } = startActor(addresses, new FakeEngine(), { capacityRows: 1 });
+    const { actor } = startActor(addresses, new FakeEngine(), { capacity: 1 });
     await expect(actor.done).rejects.toThrow(/group of 2 rows, found actors.max_rows 1/);
   });
 });
@@ -274,7 +276,7 @@ describe("answers", () => {
   it("a peer of another protocol version is refused for good, by name", async () => {
     const { addresses, dispatcher } = await startDispatcher();
     const peer = connectPeer(addresses, "old");
-    await peer.send({ protocol: 0, type: "hello", pid: 1, index: 0, capacityRows: 8 });
+    await peer.send({ protocol: 0, type: "hello", token: TOKEN, pid: 1, index: 0, capacity: 8 });
     await until(() => peer.messages.length === 1);
     expect(peer.messages[0]).toMatchObject({ type: "refused", fatal: true });
     expect(peer.messages[0]!.reason).toContain("expected protocol version 2, found 0");
@@ -290,7 +292,85 @@ describe("answers", () => {
     await peer.hello(8);
     await until(() => peer.tasks.length === 4);
   });
+
+  it("count only from those who were asked, however right they are", async () => {
+    const { dispatcher, addresses, ledger } = await startDispatcher({ maxStaleness: 0, groupsPerBatch: 1 });
+    const { packed, version } = weights(0);
+    dispatcher.publish(packed, version);
+    const [asked, stranger, guest] = ["asked", "stranger", "guest"].map((id) => connectPeer(addresses, id));
+    await asked!.hello(8);
+    await until(() => asked!.tasks.length === 1);
+    const task = asked!.tasks[0]!;
+    // one that never said hello, and one that did but was not asked
+    await stranger!.answer(answer(task, version, "stranger"));
+    await until(() => stranger!.messages.some((m) => m.type === "unknown"));
+    await guest!.hello(8);
+    await guest!.answer(answer(task, version, "guest"));
+    await until(() => guest!.messages.some((m) => m.type === "refused"));
+    for (let i = 0; i < 10; i++) await guest!.send({ type: "group", taskId: task.taskId, completions: 7 });
+    await until(() => guest!.messages.length === 11);
+    expect(ledger.book.find(task.taskId)).toMatchObject({ taskId: task.taskId });
+    await asked!.answer(answer(task, version, "asked"));
+    expect((await dispatcher.batch(0)).groups.map((g) => g.actorId)).toEqual(["asked"]);
+    expect(dispatcher.stats()).toMatchObject({
+      messages_unknown_sender: 1,
+      groups_refused_unknown_task: 1,
+      groups_received: 1,
+    });
+  });
 });
+
+describe("the door", () => {
+  const heartbeat = { type: "heartbeat", capacity: 4, version: null, held: [], steps: 0, busyMs: 0, idleMs: 0 };
+
+  it("is closed to a peer without the token, which gets no task", async () => {
+    const { dispatcher, addresses } = await startDispatcher({ maxStaleness: 0 });
+    dispatcher.publish(weights(0).packed, weights(0).version);
+    const peer = connectPeer(addresses, "p");
+    await peer.send({ type: "hello", token: `${TOKEN}x`, pid: 1, index: 0, capacity: 8 });
+    await until(() => peer.messages.length === 1);
+    expect(peer.messages[0]).toMatchObject({ type: "refused", fatal: true });
+    await peer.heartbeat({ steps: 5 });
+    await until(() => peer.messages.length === 2);
+    expect(dispatcher.stats()).toMatchObject({ actors_refused_token: 1, actors_live: 0, messages_unknown_sender: 1 });
+    expect(peer.tasks).toHaveLength(0);
+  });
+
+  it.each<[string, object]>([
+    ["more room than any actor has", { type: "hello", token: TOKEN, pid: 1, index: 0, capacity: 1e9 }],
+    ["a counter that is no name", { ...heartbeat, counters: { "a b": 1 } }],
+    ["a thousand counters", { ...heartbeat, counters: Object.fromEntries(counterNames(1_000).map((n) => [n, 1])) }],
+    ["a counter that is not finite", { ...heartbeat, counters: { a: Infinity } }],
+    ["a reason of a megabyte", { type: "bye", reason: "x".repeat(1_000_000) }],
+    ["a task id of a megabyte", { type: "group", taskId: "x".repeat(1_000_000) }],
+  ])("refuses a message with %s", async (_, message) => {
+    const { dispatcher, addresses } = await startDispatcher();
+    const peer = connectPeer(addresses, "p");
+    await peer.hello(8);
+    await until(() => dispatcher.stats()["actors_live"] === 1);
+    await peer.send(message);
+    await until(() => dispatcher.stats()["messages_malformed"] === 1);
+    await until(() => peer.messages.length === 1);
+    expect(peer.messages[0]!.reason!.length).toBeLessThanOrEqual(1_000);
+    expect(dispatcher.stats()["actors_live"]).toBe(1);
+  });
+
+  it("refuses a message of more frames than any has", async () => {
+    const { dispatcher, addresses } = await startDispatcher();
+    const peer = connectPeer(addresses, "p");
+    await peer.hello(8);
+    await peer.socket.send([...encode(heartbeat), ...Array.from({ length: 100 }, () => Buffer.alloc(10))]);
+    await until(() => dispatcher.stats()["messages_malformed"] === 1);
+    expect(dispatcher.stats()["actors_live"]).toBe(1);
+  });
+});
+
+/** Names a, b, …, aa, ab, … */
+function counterNames(count: number): string[] {
+  return Array.from({ length: count }, (_, i) =>
+    i.toString(26).replace(/./g, (d) => "abcdefghijklmnopqrstuvwxyz"[parseInt(d, 26)]!),
+  );
+}
 
 describe("dynamic sampling", () => {
   it("replaces groups of equal rewards by fresh tasks of the same batch, at most max_rounds times", async () => {

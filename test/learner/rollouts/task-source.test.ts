@@ -29,7 +29,7 @@ function source(overrides: Record<string, unknown> = {}, size = 1_000, maxPositi
     config,
     tokenizer,
     { train: problems("train"), validation: problems("validation") },
-    maxPositions,
+    { maxPositions, vocabSize: 512 },
   );
 }
 

@@ -18,6 +18,7 @@ import {
   startDispatcher,
   until,
   weights,
+  TOKEN,
 } from "../../support/rollout-fixtures.js";
 
 type Counts = Record<string, number>;
@@ -27,15 +28,20 @@ async function startServer(chunkBytes = 512, folder: string | null = null) {
   const { addresses, cleanup } = resolveAddresses("ipc");
   later(cleanup);
   const counts: Counts = {};
-  const server = await WeightServer.bind(addresses.weights, chunkBytes, folder, counter(counts));
+  const server = await WeightServer.bind(addresses.weights, {
+    token: TOKEN,
+    chunkBytes,
+    folder,
+    count: counter(counts),
+  });
   void server.serve();
   later(() => server.close());
   return { server, addresses, counts };
 }
 
-function connectFetcher(address: string) {
+function connectFetcher(address: string, token = TOKEN) {
   const counts: Counts = {};
-  const fetcher = new WeightFetcher(address, `fetcher-${Math.random()}`, counter(counts));
+  const fetcher = new WeightFetcher(address, `fetcher-${Math.random()}`, token, counter(counts));
   later(() => fetcher.close());
   return { fetcher, counts };
 }
@@ -198,7 +204,7 @@ describe("an actor's weights", () => {
     // FakeEngine.load throws when a request is in flight.
     const slow = new FakeEngine();
     slow.speed = 1;
-    const { actor } = startActor(addresses, slow, { capacityRows: 100 });
+    const { actor } = startActor(addresses, slow, { capacity: 100 });
     dispatcher.publish(weights(0).packed, weights(0).version);
     await dispatcher.batch(0);
     dispatcher.publish(weights(1).packed, weights(1).version);

@@ -11,7 +11,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { writeReport } from "../../../src/commands/report.js";
+import { writeReport } from "../../../src/study/report/write-report.js";
 import { UserError } from "../../../src/errors.js";
 import { wilsonInterval } from "../../../src/math/statistics.js";
 import { writeRun, writeStudy } from "../../support/evaluation.js";

@@ -1,27 +1,27 @@
 /**
- * What the charts share: looks of the series, axes, legends, and the drawing itself (ECharts, SVG
- * text, no browser). Each series differs from the next in colour (Okabe & Ito's palette), in dash
- * and in marker. Knows numbers and names.
+ * What the charts share: styles, axes, legends, and the drawing itself (ECharts, SVG text, no
+ * browser). Series differ in colour (Okabe & Ito's palette), in dash and in marker.
  */
 import * as echarts from "echarts";
 import type { EChartsOption } from "echarts";
+import { figure, scientific, whole } from "../../../terminal/format.js";
 
 /** How a series looks in every chart of a report. */
-export interface Style {
+export interface SeriesStyle {
   readonly color: string;
   readonly dash: "solid" | number[];
   readonly symbol: "circle" | "triangle" | "diamond" | "rect";
 }
 
 /** Okabe & Ito 2008, "Color Universal Design". */
-const styles: readonly Style[] = [
+const styles: readonly SeriesStyle[] = [
   { color: "#0072B2", dash: "solid", symbol: "circle" },
   { color: "#D55E00", dash: [8, 4], symbol: "triangle" },
   { color: "#009E73", dash: [2, 3], symbol: "diamond" },
   { color: "#CC79A7", dash: [10, 3, 2, 3], symbol: "rect" },
 ];
-export const baselineStyle: Style = { color: "#000000", dash: [1, 3], symbol: "rect" };
-export const styleOf = (i: number): Style => styles[i % styles.length]!;
+export const baselineStyle: SeriesStyle = { color: "#000000", dash: [1, 3], symbol: "rect" };
+export const styleOf = (i: number): SeriesStyle => styles[i % styles.length]!;
 
 export interface Axis {
   readonly name: string;
@@ -41,9 +41,8 @@ export const text = { fontFamily: FONT, fontSize: 13, color: INK };
 
 /** Three digits or all before the point: 12,000; 350; 0.25; 1e−4. */
 export function tick(value: number): string {
-  if (value !== 0 && Math.abs(value) < 0.001) return value.toExponential(0).replaceAll("-", "−");
-  if (Math.abs(value) >= 100) return Math.round(value).toLocaleString("en-US").replace("-", "−");
-  return String(Number(value.toPrecision(3))).replace("-", "−");
+  if (value !== 0 && Math.abs(value) < 0.001) return scientific(value, 0);
+  return Math.abs(value) >= 100 ? whole(value) : figure(value);
 }
 
 export function valueAxis(
@@ -81,7 +80,7 @@ export function rowAxis(rows: readonly string[]): object {
   };
 }
 
-/** Room for the longest name; text is not measured without a browser, so by its usual width. */
+/** Room for the longest name, by its usual width: text cannot be measured without a browser. */
 export const rowLabelWidth = (rows: readonly string[]): number =>
   Math.min(420, 7.3 * Math.max(...rows.map((row) => row.length)) + 18);
 

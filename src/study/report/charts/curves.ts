@@ -1,13 +1,13 @@
 /** A chart of curves with bands. */
 import type { CustomSeriesOption, SeriesOption } from "echarts";
-import { type Axis, type Style, legend, render, valueAxis } from "./common.js";
+import { type Axis, type SeriesStyle, legend, render, valueAxis } from "./common.js";
 
 export interface Curve {
   readonly name: string;
-  readonly style: Style;
-  /** Of increasing x; low and high are the band, where there is one. */
+  readonly style: SeriesStyle;
+  /** In order of x; low and high are the band, where there is one. */
   readonly points: readonly { readonly x: number; readonly y: number; readonly low?: number; readonly high?: number }[];
-  /** Points are marked: for few of them. */
+  /** Draws a marker at each point, for curves of few points. */
   readonly marked: boolean;
 }
 
@@ -39,7 +39,7 @@ export function curveChart(x: Axis, y: Axis, curves: readonly Curve[]): string {
 }
 
 /** The area between low and high. */
-function band(points: Curve["points"], { color }: Style): CustomSeriesOption {
+function band(points: Curve["points"], { color }: SeriesStyle): CustomSeriesOption {
   const inside = points.filter((point) => point.low !== undefined && point.high !== undefined);
   return {
     type: "custom",

@@ -1,6 +1,17 @@
 /** Charts with a row for each thing compared: values with intervals, and bars cut into parts. */
 import type { CustomSeriesOption, SeriesOption } from "echarts";
-import { type Axis, INK, type Style, legend, render, rowAxis, rowLabelWidth, text, tick, valueAxis } from "./common.js";
+import {
+  type Axis,
+  INK,
+  type SeriesStyle,
+  legend,
+  render,
+  rowAxis,
+  rowLabelWidth,
+  text,
+  tick,
+  valueAxis,
+} from "./common.js";
 
 export interface Estimate {
   readonly value: number;
@@ -10,7 +21,7 @@ export interface Estimate {
 
 export interface Estimates {
   readonly name: string;
-  readonly style: Style;
+  readonly style: SeriesStyle;
   /** One per row; null where there is none. */
   readonly estimates: readonly (Estimate | null)[];
 }
@@ -61,7 +72,7 @@ export function intervalChart(
   });
 }
 
-function whiskers(estimates: Estimates["estimates"], { color }: Style, offset: number): CustomSeriesOption {
+function whiskers(estimates: Estimates["estimates"], { color }: SeriesStyle, offset: number): CustomSeriesOption {
   const present = estimates.flatMap((estimate, row) => (estimate === null ? [] : [{ ...estimate, row }]));
   return {
     type: "custom",

@@ -1,0 +1,94 @@
+/** Options that several commands share, and parsers that say what was expected. */
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { PoolOptions } from "../engine/pool.js";
+import { type DeviceChoice, deviceChoices, onDevice } from "./on-device.js";
+
+export const backendOption = () =>
+  new Option("--backend <name>", "of TensorFlow.js").choices(["auto", "tensorflow", "wasm", "cpu"]).default("auto");
+export const threadsOption = () => new Option("--threads <n>", "0 = all cores").argParser(atLeast(0)).default(0);
+
+/** Options of the engines, for commands that answer without a learner. */
+export type EngineFlags = Required<Omit<PoolOptions, "device">> & { readonly device: DeviceChoice };
+
+/** @param maxRows default of --max-rows */
+export function addEngineOptions(command: Command, maxRows: number): Command {
+  return command
+    .addOption(
+      new Option("--device <name>", "auto = a GPU that can be used, else the CPU; cuda fails where it cannot")
+        .choices(deviceChoices)
+        .default("auto"),
+    )
+    .addOption(
+      new Option("--dtype <name>", "of linear layers, keys and values; float16 is meant for cuda")
+        .choices(["float32", "float16"])
+        .default("float32"),
+    )
+    .option("--engines <n>", "engines, each in a thread of its own, that share the work", atLeast(1), 1)
+    .addOption(new Option("--actors <n>", "an earlier name of --engines").argParser(renamed).hideHelp())
+    .option("--max-rows <n>", "completions in flight in each engine: fewer take less memory", atLeast(1), maxRows)
+    .option(
+      "--segment-length <n>",
+      "decode steps per graph run; requests join, leave and stream between runs",
+      atLeast(1),
+      8,
+    )
+    .option("--threads <n>", "of each engine; 0 = the cores, shared out", atLeast(0), 0);
+}
+
+/** Runs a command with its engines on the device that was asked for. */
+export function withEngines<T extends EngineFlags>(
+  flags: T,
+  run: (options: Omit<T, keyof EngineFlags> & { engines: PoolOptions }) => Promise<void>,
+): Promise<void> {
+  const { device: asked, dtype, engines, maxRows, segmentLength, threads, ...options } = flags;
+  const pool = { dtype, engines, maxRows, segmentLength, threads };
+  return onDevice(asked, (device) => run({ ...options, engines: { ...pool, device } }));
+}
+
+function renamed(): never {
+  throw new InvalidArgumentError("Actors are processes of a training run; write --engines for threads that answer.");
+}
+
+/** Parses a whole number of at least `least`. */
+export function atLeast(least: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < least || !Number.isSafeInteger(value))
+      throw new InvalidArgumentError(`Expected a whole number >= ${least}.`);
+    return value;
+  };
+}
+
+/** Parses a number of at least `least`. */
+export function number(least: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || !Number.isFinite(value) || value < least)
+      throw new InvalidArgumentError(`Expected a number >= ${least}.`);
+    return value;
+  };
+}
+
+/** Parses a share, 0 to 1. */
+export function share(text: string): number {
+  const value = number(0)(text);
+  if (value > 1) throw new InvalidArgumentError("Expected a number from 0 to 1.");
+  return value;
+}
+
+/** Parses a number greater than `limit`. */
+export function above(limit: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!Number.isFinite(value) || value <= limit) throw new InvalidArgumentError(`Expected a number > ${limit}.`);
+    return value;
+  };
+}
+
+/** Parses an amount of memory, "80GB" or "40GiB", into bytes. */
+export function memorySize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*(G|GB|GiB|M|MB|MiB)$/i.exec(text.trim());
+  if (match === null) throw new InvalidArgumentError("Expected an amount of memory, such as 80GB or 40GiB.");
+  const unit = match[2]!.toLowerCase();
+  return Number(match[1]) * (unit.endsWith("ib") ? 1024 : 1000) ** (unit.startsWith("g") ? 3 : 2);
+}

@@ -1,0 +1,43 @@
+/** `sft`: supervised fine-tuning on worked answers. */
+import type { Command } from "commander";
+import type { SftFlags } from "../learner/run-sft.js";
+import { above, atLeast, backendOption, number } from "./options.js";
+
+export function addSft(program: Command): void {
+  program
+    .command("sft")
+    .description("supervised fine-tuning on worked answers, before reinforcement learning")
+    .requiredOption("--model <dir>", "Hugging Face folder to start from, or the hub id of a downloaded model")
+    .requiredOption("--data <source>", '"starter", or a JSONL file with question/answer (GSM8K\'s format)')
+    .requiredOption("--out <dir>", "folder of the trained model; checkpoints go to its checkpoints/")
+    .option("--from-scratch", "random weights; of --model only config.json and tokenizer are read", false)
+    .option("--resume", "continue from the last checkpoint in --out", false)
+    .option("--max-steps <n>", "optimizer steps", atLeast(1), 1000)
+    .option("--batch-size <n>", "examples per step", atLeast(1), 64)
+    .option("--learning-rate <rate>", "peak rate of the cosine schedule", above(0), 1e-3)
+    .option("--warmup-steps <n>", "steps of linear warm-up", atLeast(0), 50)
+    .option("--weight-decay <x>", "decoupled; none on norms and biases", number(0), 0.01)
+    .option("--max-grad-norm <x>", "clipping by global norm", above(0), 1)
+    .option("--tokens-per-microbatch <n>", "gradient accumulation by token budget", atLeast(1), 16384)
+    .option("--save-steps <n>", "checkpoint every N steps; 0 = only at the end", atLeast(0), 500)
+    .option("--seed <n>", "seed of the order of examples and of initial weights", atLeast(0), 42)
+    .addOption(backendOption())
+    .action(async (options: SftFlags) => {
+      const { runSft } = await import("../learner/run-sft.js");
+      const { showProgress } = await import("../terminal/progress-bar.js");
+      let smoothed: number | undefined;
+      let text = "…";
+      const progress = showProgress({
+        name: "step",
+        total: options.maxSteps,
+        text: (done) => `${done}/${options.maxSteps}  ${text}`,
+        everyMs: 5000,
+      });
+      await runSft(options, ({ step, loss, gradNorm, learningRate }) => {
+        smoothed = smoothed === undefined ? loss : 0.98 * smoothed + 0.02 * loss;
+        text = `loss ${smoothed.toFixed(4)}  grad norm ${gradNorm.toFixed(2)}  lr ${learningRate.toExponential(2)}`;
+        progress.update(step);
+      }).finally(progress.stop);
+      console.log(`${options.out}: trained model (config.json, model.safetensors, tokenizer)`);
+    });
+}

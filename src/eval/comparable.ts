@@ -1,0 +1,69 @@
+/** Whether results can be compared: of the same questions, asked alike, and paired by seed. */
+import { UserError } from "../errors.js";
+import { type EvalResult, modesOf } from "./folder/read-results.js";
+import { differencesOf } from "./folder/settings.js";
+
+/** What must be equal for question i of two results to be one question, asked in one way. */
+const sameness = [
+  "n",
+  "questions_sha256",
+  "prompt",
+  "prompt_sha256",
+  "max_new_tokens",
+  "temperature",
+  "samples",
+  "dtype",
+  "modes",
+] as const;
+
+/** @throws UserError naming two files and everything in which they differ */
+export function refuseDifferent(results: readonly EvalResult[]): void {
+  const [first, ...others] = results.map((result) => ({ ...result, modes: modesOf(result).join(",") }));
+  for (const other of others) {
+    const differences = differencesOf(first!, other, sameness, " and ");
+    if (differences.length > 0)
+      throw new UserError(
+        `${first!.file} and ${other.file}: expected results of the same questions, asked alike; found different: ${differences.join(", ")}. Evaluate both in the same way.`,
+      );
+  }
+}
+
+/**
+ * Two lists are compared seed by seed: pair i must come from one training seed, where the files
+ * know it.
+ * @throws UserError for lists of different length, fewer than two seeds, a seed twice, or a pair of
+ *   two seeds
+ */
+export function refuseUnpaired(a: readonly EvalResult[], b: readonly EvalResult[]): void {
+  if (a.length !== b.length) {
+    const seeds = (side: readonly EvalResult[]): string => side.map((r) => r.train_seed ?? "?").join(", ");
+    throw new UserError(
+      `--a and --b: expected the same seeds on both sides, found ${a.length} files (training seeds ${seeds(a)}) and ${b.length} (${seeds(b)}): a seed is missing. Add its file, or leave its partner out.`,
+    );
+  }
+  if (a.length < 2)
+    throw new UserError(
+      `--a and --b: expected at least 2 seeds on each side, found ${a.length}. One seed says nothing of an algorithm; for two checkpoints use "compare A B".`,
+    );
+  for (const [side, results] of Object.entries({ a, b }))
+    for (const [i, result] of results.entries()) {
+      const twin = results
+        .slice(0, i)
+        .find(
+          (other) =>
+            other.weights_sha256 === result.weights_sha256 ||
+            (other.train_seed !== null && other.train_seed === result.train_seed),
+        );
+      if (twin !== undefined)
+        throw new UserError(
+          `--${side}: expected every seed once; ${twin.file} and ${result.file} are of the same ${twin.weights_sha256 === result.weights_sha256 ? "weights" : `training seed ${result.train_seed}`}. Remove one.`,
+        );
+    }
+  for (const [i, result] of a.entries()) {
+    const partner = b[i]!;
+    if (result.train_seed !== null && partner.train_seed !== null && result.train_seed !== partner.train_seed)
+      throw new UserError(
+        `--a and --b: expected the same seeds in the same order; pair ${i + 1} is ${result.file} (training seed ${result.train_seed}) and ${partner.file} (training seed ${partner.train_seed}). Reorder them.`,
+      );
+  }
+}

@@ -1,0 +1,78 @@
+/**
+ * How others read an answer out of a completion, each exactly as its owner does. One completion may
+ * be right for one extractor and wrong for another, so a published accuracy must name its own.
+ *
+ * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` (version 3) with its RegexFilter and
+ * exact_match; verl 0.9.1 `utils/reward_score/gsm8k.py`; qwen-math.ts. Ours is tasks/extract.ts,
+ * the one that rewards. Golden values come from the owners' own code.
+ *
+ * Python and JavaScript differ in what `\d` and `$` match and in the unit of length; the code
+ * handles this where it has an effect.
+ */
+import { extractAnswer, goldAnswer, sameNumber } from "../../tasks/extract.js";
+import { type Reading, qwenBoxed } from "./qwen-math.js";
+
+/** @param gold the data set's worked answer, ending in `#### n` */
+export type Extractor = (text: string, gold: string) => Reading;
+
+/** In the order of the agreement table. */
+export const extractors = {
+  ours,
+  lm_eval_strict: lmEvalStrict,
+  lm_eval_flexible: lmEvalFlexible,
+  verl,
+  boxed: qwenBoxed,
+} as const satisfies Record<string, Extractor>;
+
+/** The number after the last `####` or in the last `\boxed{}`, compared as a number. */
+function ours(text: string, gold: string): Reading {
+  const value = extractAnswer(text)?.value;
+  const right = goldAnswer(gold);
+  return {
+    answer: value?.toString(),
+    correct: value !== undefined && right !== undefined && sameNumber(value, right),
+  };
+}
+
+/** lm-eval "strict-match": the first `#### `, exactly one space, then a number. */
+function lmEvalStrict(text: string, gold: string): Reading {
+  return lmEvalReading(/#### (-?[0-9.,]+)/.exec(text)?.[1], gold);
+}
+
+/** lm-eval "flexible-extract": the last thing that looks like a number, which may be "." or "$". */
+function lmEvalFlexible(text: string, gold: string): Reading {
+  return lmEvalReading(text.match(/-?[$0-9.,]{2,}|-?[0-9]+/g)?.at(-1), gold);
+}
+
+function lmEvalReading(answer: string | undefined, gold: string): Reading {
+  return { answer, correct: lmEvalNormalized(answer ?? "[invalid]") === lmEvalNormalized(gold) };
+}
+
+/**
+ * exact_match with the task's regexes_to_ignore, in order, and ignore_case. Python's `$` also
+ * matches before a last newline.
+ */
+function lmEvalNormalized(text: string): string {
+  return text
+    .replaceAll(",", "")
+    .replaceAll("$", "")
+    .replace(/^[^]*#### /, "")
+    .replace(/\.(?=\n?$)/g, "")
+    .toLowerCase();
+}
+
+/**
+ * verl, method "strict" (its default): the last `#### ` number within the last 300 characters (code
+ * points), less its commas.
+ */
+function verl(text: string, gold: string): Reading {
+  const end = Array.from(text).slice(-300).join("");
+  const answer = end
+    .match(/#### -?[0-9.,]+/g)
+    ?.at(-1)
+    ?.slice("#### ".length)
+    .replaceAll(",", "");
+  // its data preparation takes the first match of the gold answer
+  const right = /#### (-?[0-9.,]+)/.exec(gold)?.[1]?.replaceAll(",", "");
+  return { answer, correct: answer !== undefined && answer === right };
+}

@@ -1,0 +1,190 @@
+/**
+ * Compares evaluation results: checkpoints paired by question, algorithms paired by seed. The
+ * caller has checked that the questions are the same. Knows no files and prints nothing.
+ *
+ * Two checkpoints show which of the two is better. Only several seeds show whether an algorithm is
+ * better, because runs of one recipe differ by more than chance over questions.
+ */
+import type { Mode } from "./folder/names.js";
+import { points } from "../terminal/format.js";
+import type { EvalResult } from "./folder/read-results.js";
+import { modesOf } from "./folder/read-results.js";
+import {
+  type Interval,
+  detectableOverSeeds,
+  detectablePaired,
+  holmAdjusted,
+  mcnemarMidP,
+  pairedBootstrapInterval,
+  tTest,
+  wilsonInterval,
+} from "../math/statistics.js";
+
+/** The bootstrap's seed is fixed, so that a comparison is a function of its files. */
+const BOOTSTRAP_SEED = 1;
+/** Level of all tests, after Holm's correction. */
+const LEVEL = 0.05;
+
+export interface CheckpointComparison {
+  readonly mode: Mode;
+  /** Indices into the files compared; differences are b − a. */
+  readonly a: number;
+  readonly b: number;
+  readonly n: number;
+  readonly accuracy: readonly [a: number, b: number];
+  /** Wilson. */
+  readonly ci95: readonly [a: Interval, b: Interval];
+  readonly difference: number;
+  /** Paired bootstrap over questions. */
+  readonly difference_ci95: Interval;
+  /** Questions only one of the two got right. */
+  readonly only_a: number;
+  readonly only_b: number;
+  /** Mid-p McNemar. */
+  readonly p: number;
+  readonly p_holm: number;
+  /**
+   * Smallest difference that would be shown 4 times in 5, at this share of questions that differ
+   * and at LEVEL / tests. Null when too few differ.
+   */
+  readonly detectable: number | null;
+}
+
+/** Every pair of results. */
+export function allPairs(results: readonly unknown[]): (readonly [a: number, b: number])[] {
+  return results.flatMap((_, a) => results.slice(a + 1).map((_, i) => [a, a + 1 + i] as const));
+}
+
+/**
+ * Pairs of results in each of their modes; Holm's correction is over all of them.
+ * @param pairs indices into the results
+ */
+export function compareCheckpoints(
+  results: readonly EvalResult[],
+  pairs: readonly (readonly [a: number, b: number])[] = allPairs(results),
+): CheckpointComparison[] {
+  const modes = modesOf(results[0]!);
+  const level = LEVEL / (pairs.length * modes.length);
+  return withHolm(pairs.flatMap(([a, b]) => modes.map((mode) => comparePair(results, a, b, mode, level))));
+}
+
+function comparePair(
+  results: readonly EvalResult[],
+  a: number,
+  b: number,
+  mode: Mode,
+  level: number,
+): Omit<CheckpointComparison, "p_holm"> {
+  const [answersA, answersB] = [results[a]![mode]!.correct, results[b]![mode]!.correct];
+  const n = answersA.length;
+  const [rightA, rightB] = [count(answersA), count(answersB)];
+  const differences = answersB.map((right, i) => right - answersA[i]!);
+  const onlyA = differences.filter((d) => d < 0).length;
+  const onlyB = differences.filter((d) => d > 0).length;
+  return {
+    mode,
+    a,
+    b,
+    n,
+    accuracy: [rightA / n, rightB / n],
+    ci95: [wilsonInterval(rightA, n), wilsonInterval(rightB, n)],
+    difference: (rightB - rightA) / n,
+    difference_ci95: pairedBootstrapInterval(differences, BOOTSTRAP_SEED),
+    only_a: onlyA,
+    only_b: onlyB,
+    p: mcnemarMidP(onlyA, onlyB),
+    detectable: detectablePaired(n, (onlyA + onlyB) / n, level),
+  };
+}
+
+/** Accuracies of two algorithms at one endpoint, run i of both with the same training seed. */
+export interface SeedPairs {
+  readonly mode: Mode;
+  /** Questions asked. */
+  readonly n: number;
+  /** [seeds], at least two. */
+  readonly a: readonly number[];
+  readonly b: readonly number[];
+}
+
+export interface SeedComparison extends SeedPairs {
+  readonly seeds: number;
+  /** Mean accuracies over seeds. */
+  readonly accuracy: readonly [a: number, b: number];
+  /** [seeds] accuracy of b − a. */
+  readonly differences: readonly number[];
+  readonly difference: number;
+  /** Standard deviation of the differences. */
+  readonly sd: number;
+  /** Student's t, seeds − 1 degrees of freedom. */
+  readonly difference_ci95: Interval;
+  readonly p: number;
+  readonly p_holm: number;
+  /** Smallest mean difference that would be shown 4 times in 5 at this sd and LEVEL / tests. */
+  readonly detectable: number;
+}
+
+/**
+ * Every verdict on algorithms comes from here: seed i of one against seed i of the other.
+ * @param family comparisons that are judged together: Holm's correction is over all of them
+ */
+export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & SeedComparison)[] {
+  return withHolm(
+    family.map((pairs) => {
+      const { a, b, n } = pairs;
+      const differences = b.map((accuracy, i) => accuracy - a[i]!);
+      // Accuracies are multiples of 1/n: each carries a rounding error of variance 1/(12 n²)
+      // (Sheppard), a difference twice that. Differences that happen to be equal are therefore no
+      // proof that seeds do not scatter.
+      const { mean, sd, interval, p } = tTest(differences, 1 / (n * Math.sqrt(6)));
+      return {
+        ...pairs,
+        seeds: a.length,
+        accuracy: [average(a), average(b)] as const,
+        differences,
+        difference: mean,
+        sd,
+        difference_ci95: interval,
+        p,
+        detectable: detectableOverSeeds(sd, a.length, LEVEL / family.length),
+      };
+    }),
+  );
+}
+
+/** Whether a difference counts as shown. */
+export function isShown({ p_holm }: { readonly p_holm: number }): boolean {
+  return p_holm < LEVEL;
+}
+
+/** One sentence on one comparison, which may be that nothing was shown. */
+export function verdict(comparison: CheckpointComparison | SeedComparison, nameA: string, nameB: string): string {
+  const { difference, difference_ci95, p_holm, detectable } = comparison;
+  const by = `${points(Math.abs(difference))} points`;
+  if (!isShown(comparison)) {
+    const seen = difference === 0 ? "equal accuracy" : `${nameB} ${difference < 0 ? "behind" : "ahead"} by ${by}`;
+    const power =
+      detectable === null
+        ? "too few questions differ"
+        : detectable > 1
+          ? "seeds scatter too much to show any"
+          : `4 in 5 times, ${points(detectable)} would be`;
+    return `no difference shown (${seen}, corrected p = ${p_holm.toPrecision(2)}; ${power}).`;
+  }
+  const [better, worse] = difference > 0 ? [nameB, nameA] : [nameA, nameB];
+  const [low, high] = difference > 0 ? difference_ci95 : ([-difference_ci95[1], -difference_ci95[0]] as const);
+  return `${better} is better than ${worse} by ${by} (95 % interval ${points(low)} to ${points(high)}).`;
+}
+
+function withHolm<T extends { readonly p: number }>(comparisons: readonly T[]): (T & { p_holm: number })[] {
+  const adjusted = holmAdjusted(comparisons.map((comparison) => comparison.p));
+  return comparisons.map((comparison, i) => ({ ...comparison, p_holm: adjusted[i]! }));
+}
+
+function count(answers: readonly number[]): number {
+  return answers.filter((right) => right === 1).length;
+}
+
+function average(values: readonly number[]): number {
+  return values.reduce((sum, x) => sum + x, 0) / values.length;
+}

@@ -1,0 +1,175 @@
+/** Answers one prompt, at once or as the text comes, or each line of a file. */
+import type { GenerateRequest } from "../engine/engine-types.js";
+import { EnginePool, type PoolOptions } from "../engine/pool.js";
+import { UserError } from "../errors.js";
+import {
+  type AnswerFile,
+  type AnswerLine,
+  type PromptLine,
+  openAnswerFile,
+  parsePrompt,
+  readPromptLines,
+  shortHash,
+} from "./prompt-file.js";
+import { type Asking, answersOf, makeRequest } from "./prompting.js";
+import { notAppliedNote } from "../model/generation-config.js";
+import { type ModelFiles, readModel } from "../model/read-model.js";
+import { type Generation, generate } from "./generation.js";
+
+export interface InferOptions {
+  /** Model or adapter folder, or hub id. */
+  readonly model: string;
+  /** Either this or `input`. */
+  readonly prompt?: string;
+  /** File of JSON lines, see prompt-file.ts. */
+  readonly input?: string;
+  /** Goes with `input`. */
+  readonly output?: string;
+  readonly overwrite: boolean;
+  /** System message; undefined = the template's own default. */
+  readonly system?: string;
+  /** The prompt is taken as it is, without the chat template. */
+  readonly raw: boolean;
+  /** Answers to each prompt. */
+  readonly samples: number;
+  readonly greedy: boolean;
+  /** Undefined = what the model's generation_config.json says. */
+  readonly temperature?: number;
+  readonly maxNewTokens: number;
+  readonly seed: number;
+  readonly stream: boolean;
+  readonly json: boolean;
+  /** Where and how the engines compute. */
+  readonly engines: PoolOptions;
+}
+
+/** Everything an answer needs besides the prompt. */
+interface Asked {
+  readonly pool: EnginePool;
+  readonly files: ModelFiles;
+  readonly asking: Asking;
+}
+
+/** Shows how many lines of a file are answered. */
+export type LineProgress = (total: number, present: number) => { add(count: number): void; stop(): void };
+
+export async function runInfer(options: InferOptions, progress: LineProgress): Promise<void> {
+  const { input, output, prompt, samples, engines: settings } = options;
+  refuseCombinations(options);
+  const lines = input === undefined ? [] : readPromptLines(input);
+  const files = readModel(options.model);
+  const asking: Asking = {
+    system: options.system ?? null,
+    raw: options.raw,
+    samples,
+    temperature: options.greedy ? 0 : (options.temperature ?? files.generation.temperature),
+    maxNewTokens: options.maxNewTokens,
+    seed: options.seed,
+  };
+  const note = asking.temperature === 0 ? undefined : notAppliedNote(files.generation);
+  if (note !== undefined) process.stderr.write(`${note}\n`);
+  // before the weights are read: a prompt that cannot be asked
+  const request = prompt === undefined ? null : makeRequest(files, prompt, asking, "--prompt", 0);
+  const { pool, version } = await EnginePool.open(files, settings);
+  const asked: Asked = { pool, files, asking };
+  try {
+    if (request === null) {
+      const settingsHash = shortHash(JSON.stringify([version.sha256, settings.dtype, asking]));
+      const file = openAnswerFile(output!, input!, lines, settingsHash, options.overwrite);
+      try {
+        await answerLines(asked, lines, file, settingsHash, progress);
+      } finally {
+        file.close();
+      }
+      process.stderr.write(`${output}: ${lines.length} lines, ${file.errors()} errors\n`);
+      if (file.errors() > 0) process.exitCode = 1;
+    } else if (options.stream) await streamAnswer(asked, request);
+    else await printAnswers(asked, request, options.json);
+  } finally {
+    await pool.stop();
+  }
+}
+
+function refuseCombinations({ prompt, input, output, stream, samples, engines }: InferOptions): void {
+  if ((prompt === undefined) === (input === undefined))
+    throw new UserError("infer: expected --prompt TEXT or --input FILE. Give one of them.");
+  if ((input === undefined) !== (output === undefined))
+    throw new UserError("infer: --input and --output go together: the answers to a file are written to another.");
+  if (stream && samples > 1)
+    throw new UserError(`--stream: expected one answer, found -n ${samples}. Leave one of them out.`);
+  if (samples > engines.maxRows)
+    throw new UserError(`-n ${samples}: expected at most --max-rows (${engines.maxRows}). Lower it, or raise that.`);
+}
+
+async function printAnswers({ pool, files }: Asked, request: GenerateRequest, json: boolean): Promise<void> {
+  const group = await pool.generate(request);
+  for (const [c, { text, finish_reason, tokens, logprob }] of answersOf(group, files).entries()) {
+    if (json) {
+      const ids = { prompt_ids: [...request.promptIds], completion_ids: [...group.completions[c]!.ids] };
+      console.log(JSON.stringify({ ...ids, text, finish_reason, logprob }));
+      continue;
+    }
+    if (request.groupSize > 1) console.log(`--- ${c + 1} of ${request.groupSize} (${finish_reason}, ${tokens} tokens)`);
+    console.log(text);
+  }
+}
+
+/** Prints text as it comes. */
+async function streamAnswer({ pool, files, asking }: Asked, request: GenerateRequest): Promise<void> {
+  const { requestId, promptIds, seed, sampling } = request;
+  const generation: Generation = {
+    requestId,
+    promptIds,
+    n: 1,
+    temperature: asking.temperature,
+    maxTokens: sampling.maxNewTokens,
+    stopIds: sampling.stopIds,
+    stops: [],
+    seed,
+    top: false,
+    scorePrompt: false,
+  };
+  await generate(pool, files.tokenizer, generation, undefined, ({ text }) => void process.stdout.write(text));
+  process.stdout.write("\n");
+}
+
+/** Answers the lines that are not there yet, as many at a time as keep every engine busy. */
+async function answerLines(
+  { pool, files, asking }: Asked,
+  lines: readonly PromptLine[],
+  file: AnswerFile,
+  settingsHash: string,
+  progress: LineProgress,
+): Promise<void> {
+  if (file.kept > 0) process.stderr.write(`going on: ${file.kept} of ${lines.length} lines are there\n`);
+  const bar = progress(lines.length, file.kept);
+  const open = lines.slice(file.kept).values();
+  const lane = async (): Promise<void> => {
+    for (const line of open) {
+      file.add(await answerLine(line));
+      bar.add(1);
+    }
+  };
+  const answerLine = async (line: PromptLine): Promise<AnswerLine> => {
+    const { index, where, text } = line;
+    const hashes = { input_hash: shortHash(text), settings_hash: settingsHash };
+    let head: Pick<AnswerLine, "index" | "id"> = { index };
+    let request: GenerateRequest;
+    try {
+      const { prompt, ...id } = parsePrompt(line);
+      head = { index, ...id };
+      request = makeRequest(files, prompt, asking, where, index);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      return { ...head, ...hashes, error: error.message };
+    }
+    const completions = answersOf(await pool.generate(request), files);
+    return { ...head, ...hashes, prompt_tokens: request.promptIds.length, completions };
+  };
+  const lanes = Math.max(1, Math.ceil((2 * pool.capacity) / asking.samples));
+  try {
+    await Promise.all(Array.from({ length: Math.min(lanes, lines.length) }, lane));
+  } finally {
+    bar.stop();
+  }
+}

@@ -1,0 +1,33 @@
+/** What is refused before a run is started or anything is written. */
+import { existsSync } from "node:fs";
+import type { RunConfig } from "../config/schema.js";
+import { UserError } from "../errors.js";
+import { readModelConfig } from "../model/config.js";
+
+/** @throws UserError for missing files and unsupported models */
+export function checkInputs(run: RunConfig): void {
+  const { maxPositions } = readModelConfig(run.model.path);
+  if (run.max_completion_length >= maxPositions)
+    throw new UserError(
+      `max_completion_length (${run.max_completion_length}) leaves no room for a prompt: ${run.model.path} holds ${maxPositions} tokens. Lower it.`,
+    );
+  for (const key of ["train", "validation"] as const) {
+    const source = run.data[key];
+    if (source !== "starter" && !existsSync(source))
+      throw new UserError(
+        `data.${key}: expected "starter" or a JSONL file, found nothing at ${source}. Correct the path.`,
+      );
+  }
+}
+
+/** @throws UserError saying what is missing where CUDA was requested and cannot be used */
+export async function checkDevices(run: RunConfig): Promise<void> {
+  const asked = (["learner", "actors"] as const).filter((side) => run[side].device === "cuda");
+  if (asked.length === 0) return;
+  const { whyNoCuda } = await import("../doctor/describe.js");
+  const obstacle = await whyNoCuda(asked);
+  if (obstacle !== null)
+    throw new UserError(
+      `${asked.map((side) => `${side}.device=cuda`).join(" and ")}: CUDA cannot be used on this machine.\n${obstacle.report}`,
+    );
+}

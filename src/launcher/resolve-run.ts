@@ -1,0 +1,78 @@
+/** From the flags of `launch` to the configuration and directory of a new or a continued run. */
+import { resolve } from "node:path";
+import { type LoadedConfig, loadConfig, resumeConfig, shortPath } from "../config/load.js";
+import type { RunConfig } from "../config/schema.js";
+import { UserError } from "../errors.js";
+import { checkNewRunDir, checkResumableRunDir, latestRunDir, newRunDir } from "../run/run-dir.js";
+import { readRunConfig } from "../run/config.js";
+import { configFile } from "../run/layout.js";
+
+type ResolvedRun = Pick<LoadedConfig, "config" | "notes"> & { readonly runDir: string };
+
+export interface LaunchFlags {
+  algo?: RunConfig["algo"];
+  config?: string[];
+  runDir?: string;
+  maxSteps?: number;
+  seed?: number;
+  actors?: number;
+  resume?: string | true;
+  dryRun?: true;
+  /** False with --no-plan. */
+  plan: boolean;
+  serial?: true;
+  debug?: true;
+}
+
+/**
+ * @param words `--key=value` for configuration keys
+ * @param flagNames names of flags, for the nearest name in an error
+ */
+export function resolveRun(flags: LaunchFlags, words: readonly string[], flagNames: readonly string[]): ResolvedRun {
+  const overrides = [...words, ...shorthands(flags)];
+  const loaded =
+    flags.resume === undefined
+      ? newRun(flags, overrides, flagNames)
+      : resumedRun(flags, flags.resume, overrides, flagNames);
+  return { ...loaded, config: { ...loaded.config, run_dir: loaded.runDir } };
+}
+
+function newRun(
+  { algo, config, runDir }: LaunchFlags,
+  words: readonly string[],
+  flags: readonly string[],
+): ResolvedRun {
+  const cwd = process.cwd();
+  const overrides = runDir === undefined ? words : [...words, `--run_dir=${JSON.stringify(runDir)}`];
+  const loaded = loadConfig({ algo, files: config ?? [], overrides, flags, cwd });
+  const dir = loaded.config.run_dir ?? newRunDir(loaded.config.algo, cwd);
+  checkNewRunDir(dir);
+  return { ...loaded, runDir: dir };
+}
+
+function resumedRun(
+  flags: LaunchFlags,
+  resume: string | true,
+  overrides: readonly string[],
+  flagNames: readonly string[],
+): ResolvedRun {
+  if (flags.config !== undefined)
+    throw new UserError("--resume takes the configuration of the run it continues; remove --config.");
+  const cwd = process.cwd();
+  const named = resume === true ? flags.runDir : resume;
+  const runDir = named === undefined ? latestRunDir(cwd) : resolve(cwd, named);
+  checkResumableRunDir(runDir);
+  const loaded = resumeConfig(readRunConfig(configFile(runDir)), overrides, flagNames);
+  if (flags.algo !== undefined && flags.algo !== loaded.config.algo)
+    throw new UserError(
+      `--algo ${flags.algo}: ${shortPath(runDir)} is a run of ${loaded.config.algo}. Remove --algo, or start a new run.`,
+    );
+  return { ...loaded, notes: [`Continuing ${shortPath(runDir)}`, ...loaded.notes], runDir };
+}
+
+/** Flags that stand for configuration keys. */
+function shorthands({ maxSteps, seed, actors }: LaunchFlags): string[] {
+  return Object.entries({ max_steps: maxSteps, seed, "actors.num": actors }).flatMap(([key, value]) =>
+    value === undefined ? [] : [`--${key}=${value}`],
+  );
+}

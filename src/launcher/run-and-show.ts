@@ -1,0 +1,58 @@
+/** Supervises the processes of a run under a view and under signals. */
+import { availableParallelism } from "node:os";
+import { shortPath } from "../config/load.js";
+import type { RunConfig } from "../config/schema.js";
+import { cudaLibraryPath } from "../machine/cuda-libraries.js";
+import { visibleGpus } from "../machine/devices.js";
+import { smiList } from "../machine/gpus.js";
+import { actorLibraryPath } from "../machine/onnx-provider.js";
+import { heedSignals } from "../run/children.js";
+import { assignDevices } from "./assign-devices.js";
+import { report } from "./render.js";
+import type { LaunchFlags } from "./resolve-run.js";
+import { type SuperviseOptions, supervise } from "./supervise.js";
+import { planThreads } from "./threads.js";
+import { createView } from "./view.js";
+
+/** @returns the exit code */
+export async function runAndShow(
+  run: RunConfig,
+  runDir: string,
+  flags: LaunchFlags,
+  scripts: SuperviseOptions["scripts"],
+): Promise<number> {
+  const serial = flags.serial === true;
+  const threads = planThreads(availableParallelism(), run, serial);
+  const header = {
+    runDir: shortPath(runDir),
+    algo: run.algo,
+    model: shortPath(run.model.path),
+    serial,
+    numActors: run.actors.num,
+    threads,
+  };
+  const view = createView(process.stdout, header, run.max_steps);
+  const supervised = supervise({
+    runDir,
+    actors: run.actors,
+    threads,
+    devices: assignDevices(visibleGpus(process.env, smiList()), run, serial),
+    libraryPath: { learner: cudaLibraryPath("12"), actor: actorLibraryPath() },
+    scripts,
+    serial,
+    resume: flags.resume !== undefined,
+    debug: flags.debug === true,
+    onEvent: view.event,
+    onActors: view.actors,
+  });
+  const signals = heedSignals((signal) => {
+    view.note(`${signal}: writing a checkpoint, then stopping. Once more kills everything at once.`);
+    supervised.stop();
+  }, supervised.kill);
+  const { summary, failure } = await supervised.ended;
+  signals.release();
+  view.close();
+  if (summary !== undefined) process.stdout.write(`${report(summary, shortPath(runDir))}\n`);
+  if (failure !== undefined) process.stderr.write(`error: ${failure}\n`);
+  return signals.exitCode() ?? (failure === undefined ? 0 : 1);
+}

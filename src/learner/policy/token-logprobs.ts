@@ -1,0 +1,123 @@
+/**
+ * Log-probabilities and entropies of tokens from hidden states, in chunks, with a hand-written
+ * gradient: [tokens, vocabulary] never exists where it would be large.
+ */
+import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
+import type { TF } from "../backend/backend.js";
+import { addGradient, customGrad } from "./primitives.js";
+
+/**
+ * Elements of one chunk of logits. Two arrays of this size exist at once, three in the gradient of
+ * a trained head or of entropies. Chunks are larger where the head is trained: each has a gradient
+ * as large as the head, to be added to the others'.
+ */
+export const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
+
+/**
+ * Log-probability of each target under softmax(h · headᵀ / temperature), and the entropy of that
+ * distribution. Works in chunks of rows so that [M, V] never exists when it would be large; the
+ * backward pass recomputes each chunk. H = logsumexp(z) - Σ p·z with z = logits / temperature.
+ * @param h [M, hidden] states that predict the targets
+ * @param head [V, hidden]
+ * @param targets [M]
+ * @param options.entropyGradient whether the entropy column carries a gradient (entropy bonus);
+ *   default no
+ * @param options.frozenHead the head has no gradient (LoRA), and must outlive the gradient of h;
+ *   default no
+ * @param options.maxLogits logits held at once, in elements
+ * @returns [M, 2]: log-probabilities (nats), entropies (nats)
+ */
+export function tokenLogprobs(
+  tf: TF,
+  h: Tensor,
+  head: Tensor,
+  targets: Int32Array,
+  temperature: number,
+  options: { readonly entropyGradient?: boolean; readonly frozenHead?: boolean; readonly maxLogits?: number } = {},
+): Tensor2D {
+  const { entropyGradient = false, frozenHead = false } = options;
+  const maxLogits = options.maxLogits ?? MAX_LOGITS[frozenHead ? "frozenHead" : "trainedHead"];
+  const V = head.shape[0]!;
+  const M = targets.length;
+  const chunk = Math.max(1, Math.min(M, Math.floor(maxLogits / V)));
+  const starts = Array.from({ length: Math.ceil(M / chunk) }, (_, i) => i * chunk);
+
+  /** z [rows, V] logits less their largest, exp(z), and the sums of exp(z) [rows, 1]. */
+  const distribution = (h: Tensor, head: Tensor): { z: Tensor; exp: Tensor; sum: Tensor } => {
+    const logits = tf.matMul(tf.mul(h, 1 / temperature) as Tensor2D, head as Tensor2D, false, true);
+    const z: Tensor = tf.sub(logits, tf.max(logits, 1, true));
+    logits.dispose();
+    const exp: Tensor = tf.exp(z);
+    return { z, exp, sum: tf.sum(exp, 1, true) };
+  };
+  const idsOf = (start: number): Int32Array => targets.subarray(start, Math.min(start + chunk, M));
+  /** dy/T · (head[target] − p · head) of one chunk, without a third array of its size. */
+  const frozenGradient = (h: Tensor, head: Tensor, dLogprob: Tensor, start: number): Tensor => {
+    const { z, exp, sum } = distribution(h, head);
+    z.dispose();
+    const chosen = tf.gather(head, tf.tensor1d(idsOf(start), "int32"));
+    const expected = tf.div(tf.matMul(exp as Tensor2D, head as Tensor2D), sum);
+    return tf.mul(tf.sub(chosen, expected), tf.mul(dLogprob, 1 / temperature));
+  };
+  const rowsOf = (x: Tensor, start: number): Tensor =>
+    chunk >= M ? x : tf.slice(x, [start, 0], [Math.min(chunk, M - start), -1]);
+  /** Flat positions of the targets in a chunk's [rows, V]. */
+  const flatTargets = (start: number): Tensor1D =>
+    tf.tensor1d(
+      idsOf(start).map((id, i) => i * V + id),
+      "int32",
+    );
+
+  return customGrad(tf, frozenHead ? [h] : [h, head], (inputs, save) => {
+    const h = inputs[0]!;
+    const parts = starts.map((start) =>
+      tf.tidy(() => {
+        const { z, exp, sum } = distribution(rowsOf(h, start), head);
+        const logSum = tf.log(sum);
+        const picked = tf.reshape(tf.gather(tf.reshape(z, [-1]), flatTargets(start)), [-1, 1]);
+        // Σ exp·z of each row as a product of matrices, which makes no array of the products
+        const dots = tf.matMul(tf.reshape(exp, [-1, 1, V]), tf.reshape(z, [-1, V, 1]));
+        const entropy = tf.sub(logSum, tf.div(tf.reshape(dots, [-1, 1]), sum));
+        return tf.concat([tf.sub(picked, logSum), entropy], 1);
+      }),
+    );
+    save(inputs);
+    return {
+      value: parts.length === 1 ? parts[0]! : tf.concat(parts, 0),
+      gradFunc: (dy, saved) => {
+        // The saved head, not the captured one: a view made in a gradient function is gone by now.
+        const [h, savedHead = head] = saved as [Tensor, Tensor?];
+        let dHead: Tensor | null = null;
+        const dh = starts.map((start) => {
+          const [dhPart, dHeadPart] = tf.tidy(() => {
+            const hPart = rowsOf(h, start);
+            const [dLogprob, dEntropy] = tf.split(rowsOf(dy, start), 2, 1) as [Tensor, Tensor];
+            if (frozenHead && !entropyGradient) return [frozenGradient(hPart, savedHead, dLogprob, start)];
+            const dLogits = tf.tidy(() => {
+              const { z, exp, sum } = distribution(hPart, savedHead);
+              if (!entropyGradient) z.dispose();
+              const probs = tf.div(exp, sum);
+              exp.dispose();
+              // d logprob / dz = onehot - p ; d H / dz = -p (log p + H)
+              const toTarget = tf.tidy(() => tf.sub(tf.oneHot(tf.tensor1d(idsOf(start), "int32"), V), probs));
+              let dz = tf.mul(toTarget, dLogprob);
+              toTarget.dispose();
+              if (entropyGradient) {
+                const logp = tf.sub(z, tf.log(sum));
+                const entropy = tf.neg(tf.sum(tf.mul(probs, logp), 1, true));
+                dz = tf.sub(dz, tf.mul(tf.mul(probs, tf.add(logp, entropy)), dEntropy));
+              }
+              return tf.mul(dz, 1 / temperature);
+            }) as Tensor2D;
+            const dhPart: Tensor = tf.matMul(dLogits, savedHead as Tensor2D);
+            return frozenHead ? [dhPart] : [dhPart, tf.matMul(dLogits, hPart as Tensor2D, true, false)];
+          }) as [Tensor, Tensor?];
+          if (dHeadPart !== undefined) dHead = addGradient(tf, dHead, dHeadPart);
+          return dhPart;
+        });
+        const dhAll = dh.length === 1 ? dh[0]! : tf.concat(dh, 0);
+        return frozenHead ? [dhAll] : [dhAll, dHead!];
+      },
+    };
+  }) as Tensor2D;
+}

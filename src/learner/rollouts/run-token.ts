@@ -1,0 +1,13 @@
+/**
+ * The secret of a run: made by the learner, passed on by the launcher in the environment of its
+ * actors. It keeps other users of a machine out where the sockets are open to them (tcp).
+ */
+import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
+
+export const newToken = (): string => randomBytes(24).toString("base64url");
+
+/** Compares in a time that tells nothing about the token. */
+export function sameToken(found: string, expected: string): boolean {
+  const digest = (text: string): Buffer => createHash("sha256").update(text).digest();
+  return timingSafeEqual(digest(found), digest(expected));
+}

@@ -1,0 +1,142 @@
+/**
+ * Supervised warm-start: cross-entropy on answers, AdamW, cosine schedule, checkpoints, resume.
+ * It takes the same steps on the same policy as reinforcement learning, with another loss.
+ */
+import type { Scalar } from "@tensorflow/tfjs";
+import { runConfigSchema, type RunConfig } from "../config/schema.js";
+import { mulberry32 } from "../math/normal.js";
+import type { ModelConfig } from "../model/config.js";
+import { layoutSize, weightLayout } from "../model/layout.js";
+import { listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
+import { learningRateAt } from "./algorithms/schedule.js";
+import type { TF } from "./backend/backend.js";
+import { TrainableModel, type BaseWeights } from "./policy/model.js";
+import { groupTokens, type SequenceGroup } from "./policy/packing.js";
+import { PolicyOptimizer } from "./policy/step.js";
+
+export interface SftOptions {
+  readonly maxSteps: number;
+  /** Examples per step. */
+  readonly batchSize: number;
+  readonly learningRate: number;
+  readonly warmupSteps: number;
+  readonly weightDecay: number;
+  readonly maxGradNorm: number;
+  readonly seed: number;
+  readonly saveSteps: number;
+  readonly tokensPerMicrobatch: number;
+}
+
+export interface SftProgress {
+  readonly step: number;
+  /** Mean negative log-likelihood of the answers' tokens, in nats. */
+  readonly loss: number;
+  readonly gradNorm: number;
+  readonly learningRate: number;
+  readonly tokens: number;
+}
+
+/**
+ * Draws weights as Hugging Face does: normal(0, 0.02) for matrices, 0 for biases, 1 for norms.
+ * Source: transformers, `PreTrainedModel._init_weights`, initializer_range 0.02.
+ */
+export function initialWeights(config: ModelConfig, seed: number): Float32Array {
+  const layout = weightLayout(config);
+  const packed = new Float32Array(layoutSize(layout));
+  const random = mulberry32(seed);
+  for (const { name, offset, size } of layout) {
+    if (name.endsWith(".bias")) continue;
+    for (let i = offset; i < offset + size; i++) {
+      // Box-Muller transform
+      packed[i] = name.includes("norm")
+        ? 1
+        : 0.02 * Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+    }
+  }
+  return packed;
+}
+
+/** Yields example indices; each epoch is a shuffle of its own, a function of (seed, epoch). */
+function* exampleOrder(numExamples: number, seed: number): Generator<number> {
+  for (let epoch = 0; ; epoch++) {
+    const order = Int32Array.from({ length: numExamples }, (_, i) => i);
+    const random = mulberry32(seed * 1_000_003 + epoch);
+    for (let i = numExamples - 1; i > 0; i--) {
+      const j = Math.floor(random() * (i + 1));
+      [order[i], order[j]] = [order[j]!, order[i]!];
+    }
+    yield* order;
+  }
+}
+
+/** What is trained on: worked answers, each a prompt with one completion. */
+export interface SftExamples {
+  readonly size: number;
+  readonly example: (i: number) => SequenceGroup;
+}
+
+/** The run configuration that says the same as these options. */
+function sftRun(sourceFolder: string, options: SftOptions): RunConfig {
+  return runConfigSchema.parse({
+    model: { path: sourceFolder },
+    seed: options.seed,
+    max_steps: options.maxSteps,
+    learning_rate: options.learningRate,
+    lr_scheduler_type: "cosine",
+    warmup_steps: options.warmupSteps,
+    adam_beta2: 0.98,
+    weight_decay: options.weightDecay,
+    max_grad_norm: options.maxGradNorm,
+    tokens_per_microbatch: options.tokensPerMicrobatch,
+  });
+}
+
+/**
+ * Trains and leaves the final model as an HF folder in `outDir`, with checkpoints in
+ * `outDir/checkpoints`.
+ * @param base initial weights
+ * @param sourceFolder gives config.json and the tokenizer's files
+ */
+export async function trainSft(
+  tf: TF,
+  shape: ModelConfig,
+  base: BaseWeights,
+  sourceFolder: string,
+  outDir: string,
+  { size, example }: SftExamples,
+  options: SftOptions,
+  resume: boolean,
+  onStep: (progress: SftProgress) => void,
+): Promise<void> {
+  const run = sftRun(sourceFolder, options);
+  const last = resume ? listCheckpoints(outDir).at(-1) : undefined;
+  const state = last === undefined ? null : loadTrainingState(outDir, last);
+  const model = new TrainableModel(tf, shape, run, base, state?.vectors.weights ?? null);
+  const policy = new PolicyOptimizer({ tf, run, model });
+  if (state !== null) policy.optimizer.restore({ step: last!, m: state.vectors.adam_m!, v: state.vectors.adam_v! });
+  const order = exampleOrder(size, options.seed);
+  for (let i = 0; i < (last ?? 0) * options.batchSize; i++) order.next();
+
+  const all = Array.from({ length: options.batchSize }, (_, i) => i);
+  for (let step = (last ?? 0) + 1; step <= options.maxSteps; step++) {
+    const groups = all.map(() => example(order.next().value as number));
+    const targets = groups.reduce((sum, group) => sum + group.completions[0]!.length, 0);
+    const learningRate = learningRateAt(run, step - 1, 0);
+    const { loss, gradNorm } = await policy.step(groups, all, learningRate, (input) => ({
+      loss: tf.mul(tf.sum(input.policy().logprobs), -1 / targets) as Scalar,
+      metrics: {},
+    }));
+    onStep({ step, loss, gradNorm, learningRate, tokens: groups.reduce((sum, group) => sum + groupTokens(group), 0) });
+    if (step % options.saveSteps !== 0 && step !== options.maxSteps) continue;
+    const weights = (await model.flat.data()) as Float32Array;
+    const adam = await policy.optimizer.state();
+    saveCheckpoint(outDir, step, (folder) => model.save(folder, sourceFolder, weights), {
+      vectors: { weights, adam_m: adam.m, adam_v: adam.v },
+      values: { step, loss, options },
+    });
+    pruneCheckpoints(outDir, 2);
+  }
+  model.save(outDir, sourceFolder, (await model.flat.data()) as Float32Array);
+  policy.optimizer.dispose();
+  model.dispose();
+}

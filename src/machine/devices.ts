@@ -1,0 +1,69 @@
+/**
+ * Which GPUs this process may use, and the environment that shows one of them to a child process.
+ * Pure: what the machine says comes in as text. A child sees at most one GPU, by
+ * CUDA_VISIBLE_DEVICES, so it is device 0 to each of them.
+ */
+
+/**
+ * The GPUs this process may use, by names that CUDA_VISIBLE_DEVICES takes, in order.
+ *
+ * CUDA_VISIBLE_DEVICES decides when it is set. SLURM sets it, with indices counted inside the job
+ * where it hides the others. Otherwise nvidia-smi's list decides. SLURM_JOB_GPUS holds indices of
+ * the whole node, so it is used only where nvidia-smi lists more GPUs than the job has, or nothing.
+ * @param smiList output of `nvidia-smi -L`; null when there is none
+ */
+export function visibleGpus(env: Readonly<Record<string, string | undefined>>, smiList: string | null): string[] {
+  const given = env["CUDA_VISIBLE_DEVICES"];
+  if (given !== undefined) return namesOf(given);
+  const listed = parseSmiList(smiList ?? "");
+  const ofJob = namesOf(env["SLURM_JOB_GPUS"] ?? "");
+  if (listed.length === 0) return ofJob.map((_, index) => String(index));
+  const chosen = listed.filter(({ gpu }) => ofJob.includes(gpu));
+  const gpusListed = new Set(listed.map(({ gpu }) => gpu)).size;
+  return (ofJob.length > 0 && gpusListed > ofJob.length && chosen.length > 0 ? chosen : listed).map(({ uuid }) => uuid);
+}
+
+/** The entries before the first that names no device: CUDA ignores that one and all after it. */
+function namesOf(list: string): string[] {
+  const names = list.split(",").map((name) => name.trim());
+  const end = names.findIndex((name) => !/^(\d+|GPU-[\w-]+|MIG-[\w/-]+)$/.test(name));
+  return [...new Set(end === -1 ? names : names.slice(0, end))];
+}
+
+/**
+ *   GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-5d5ba0d6-…)
+ *     MIG 3g.40gb     Device  0: (UUID: MIG-7ba6f1c2-…)
+ * A GPU that is cut into MIG devices computes through those alone.
+ */
+function parseSmiList(text: string): { gpu: string; uuid: string }[] {
+  const devices: { gpu: string; uuid: string }[] = [];
+  let gpu = "";
+  for (const line of text.split("\n")) {
+    const uuid = /\(UUID: ((?:GPU|MIG)-[^)]+)\)/.exec(line)?.[1];
+    if (uuid === undefined) continue;
+    const index = /^GPU (\d+):/.exec(line)?.[1];
+    if (index !== undefined) gpu = index;
+    else if (devices.at(-1)?.uuid.startsWith("GPU-") === true) devices.pop();
+    devices.push({ gpu, uuid });
+  }
+  return devices;
+}
+
+/**
+ * Environment of a process on `device`. The libraries' folders come before those the user has set.
+ * A process on the CPU sees no GPU, so that it takes no memory of one.
+ */
+export function deviceEnv(
+  device: string | null,
+  libraryPath: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): NodeJS.ProcessEnv {
+  if (device === null) return { CUDA_VISIBLE_DEVICES: "" };
+  const path = [...libraryPath, env["LD_LIBRARY_PATH"] ?? ""].filter((folder) => folder !== "").join(":");
+  return {
+    CUDA_VISIBLE_DEVICES: device,
+    // actor and learner may share this GPU: TensorFlow must not take all of its memory
+    TF_FORCE_GPU_ALLOW_GROWTH: "true",
+    ...(path !== "" && { LD_LIBRARY_PATH: path }),
+  };
+}

@@ -1,0 +1,108 @@
+/** Listens for HTTP requests and answers them until a signal comes. */
+import type { AddressInfo } from "node:net";
+import type { Server } from "node:http";
+import { serve } from "@hono/node-server";
+import { EnginePool, type PoolOptions } from "../engine/pool.js";
+import { UserError, messageOf } from "../errors.js";
+import { notAppliedNote } from "../model/generation-config.js";
+import { readModel } from "../model/read-model.js";
+import { isLoopback } from "./access.js";
+import { createApp } from "./app.js";
+
+export interface ServeOptions {
+  readonly host: string;
+  /** 0 = any free one. */
+  readonly port: number;
+  /** By default FINELLAMA_API_KEY of the environment, or none. */
+  readonly apiKey?: string;
+  /** By default the model as it was named on the command line. */
+  readonly modelName?: string;
+  /** Completions that may wait. */
+  readonly maxQueue: number;
+  /** Where and how the engines compute. */
+  readonly engines: PoolOptions;
+}
+
+/** After a signal, running requests have this long to end. */
+const GRACE_MS = 30_000;
+
+export async function runServer(spec: string, options: ServeOptions): Promise<void> {
+  const { host, port, maxQueue, engines } = options;
+  const apiKey = options.apiKey ?? process.env["FINELLAMA_API_KEY"] ?? null;
+  if (apiKey !== null && !/^[A-Za-z0-9._~+/-]{8,}=*$/.test(apiKey))
+    throw new UserError(
+      "--api-key: expected 8 or more letters, digits or . _ ~ + / - (a bearer token), found another text.",
+    );
+  if (apiKey === null && !isLoopback(host))
+    throw new UserError(
+      `--host ${host}: expected a loopback address, because anybody who reaches another one could use the server. ` +
+        `Give an API key (FINELLAMA_API_KEY in the environment, or --api-key), or keep 127.0.0.1.`,
+    );
+  const files = readModel(spec);
+  const { config: shape, tokenizer, generation } = files;
+  const note = notAppliedNote(generation);
+  if (note !== undefined) log(note);
+  const { pool, version } = await EnginePool.open(files, engines);
+
+  let server: Server | undefined;
+  try {
+    const name = options.modelName ?? spec;
+    const app = createApp({
+      pool,
+      limits: engines,
+      maxQueue,
+      apiKey,
+      log,
+      model: { name, shape, tokenizer, temperature: generation.temperature },
+    });
+    server = serve({ fetch: app.fetch, hostname: host, port }) as Server;
+    const bound = await listening(server, host, port);
+    console.log(
+      `serving ${name} (weights ${version.sha256.slice(0, 12)}) on http://${host.includes(":") ? `[${host}]` : host}:${bound}/v1`,
+    );
+    const asked = new Promise<string>((resolve) => {
+      for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve(signal));
+    });
+    const signal = await Promise.race([asked, pool.failed]);
+    log(`${signal}: no new requests; ${app.drain()} to be answered`);
+    await closed(server);
+  } finally {
+    server?.closeAllConnections();
+    server?.close();
+    await pool.stop();
+  }
+}
+
+/**
+ * Resolves with the port.
+ * @throws UserError when the server cannot listen
+ */
+async function listening(server: Server, host: string, port: number): Promise<number> {
+  await new Promise<void>((resolve, reject) => {
+    server.once("listening", resolve);
+    server.once("error", (error: NodeJS.ErrnoException) =>
+      reject(
+        new UserError(
+          `--host ${host} --port ${port}: cannot listen (${error.code ?? messageOf(error)}). Choose another port.`,
+        ),
+      ),
+    );
+  });
+  return (server.address() as AddressInfo).port;
+}
+
+/** Resolves when every connection has ended, or after the grace period. */
+async function closed(server: Server): Promise<void> {
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, GRACE_MS);
+    server.close(() => {
+      clearTimeout(timer);
+      resolve();
+    });
+    server.closeIdleConnections();
+  });
+}
+
+function log(line: string): void {
+  process.stderr.write(`${line}\n`);
+}

@@ -1,0 +1,68 @@
+/** What each run spent, and what went wrong in it. */
+import { sum } from "../../math/means.js";
+import { spentBy } from "../curve.js";
+import type { ReportedRun } from "./gather.js";
+
+export interface Account {
+  readonly run: string;
+  readonly iterations: number;
+  readonly completions: number;
+  /** Null in files that do not say. */
+  readonly tokens: number | null;
+  readonly train_seconds: number;
+  /** With evaluations and checkpoints. */
+  readonly wall_seconds: number;
+  readonly tokens_per_second: number;
+  /** Means over iterations, weighted by their time. */
+  readonly idle_learner: number;
+  readonly idle_actor: number;
+  /** Shares of all training completions. */
+  readonly outcomes: Readonly<Record<"correct" | "wrong" | "unparsed" | "truncated", number>>;
+  readonly reward_errors: number;
+  readonly filtered_groups: number;
+  /** Answers refused and leases taken back, since the last start of the learner. */
+  readonly refused_groups: number;
+  readonly released_leases: number;
+  readonly skipped_updates: number;
+  readonly max_staleness: number;
+  /** Largest difference of actor and learner under the same weights, nats; null if not measured. */
+  readonly max_logprob_gap: number | null;
+}
+
+export function account(run: ReportedRun): Account {
+  const { config, metrics, summary } = run;
+  const all = (key: string): number[] => metrics.flatMap((line) => line[key] ?? []);
+  const seconds = sum(all("iteration_seconds"));
+  const weighted = (key: string, weight: (line: Readonly<Record<string, number>>) => number): number => {
+    const total = sum(metrics.map(weight));
+    return total === 0 ? 0 : sum(metrics.map((line) => (line[key] ?? 0) * weight(line))) / total;
+  };
+  const equally = (): number => 1;
+  const timeOf = (line: Readonly<Record<string, number>>): number => line.iteration_seconds ?? 0;
+  const [correct, unparsed, truncated] = ["accuracy", "outcome/unparsed", "outcome/truncated"].map((key) =>
+    weighted(key, equally),
+  ) as [number, number, number, number];
+  const last = metrics.at(-1) ?? {};
+  const totals = (prefix: string): number =>
+    sum(Object.entries(last).flatMap(([key, value]) => (key.startsWith(prefix) ? value : [])));
+  const gaps = all("sampling/actor_learner_logprob_gap/max");
+  return {
+    run: run.name,
+    iterations: metrics.length,
+    completions: metrics.length * config.generation_batch_size,
+    tokens: spentBy(metrics).get(last.iteration ?? 0)?.tokens ?? null,
+    train_seconds: seconds,
+    wall_seconds: summary?.wall_seconds ?? last.wall_seconds ?? 0,
+    tokens_per_second: weighted("tokens_per_second", timeOf),
+    idle_learner: weighted("idle/learner", timeOf),
+    idle_actor: weighted("idle/actor", timeOf),
+    outcomes: { correct, wrong: Math.max(0, 1 - correct - unparsed - truncated), unparsed, truncated },
+    reward_errors: sum(all("reward_errors")),
+    filtered_groups: sum(all("filtered_groups")),
+    refused_groups: totals("groups_refused_"),
+    released_leases: totals("tasks_released_"),
+    skipped_updates: last.skipped_updates ?? 0,
+    max_staleness: Math.max(0, ...all("staleness/max")),
+    max_logprob_gap: gaps.length === 0 ? null : Math.max(...gaps),
+  };
+}

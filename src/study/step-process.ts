@@ -1,0 +1,35 @@
+/**
+ * Runs one step of a study as a child process whose output goes to a log. The child leads a process
+ * group of its own, so Ctrl-C reaches this process alone, which passes it on. It notices when this
+ * process is gone.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync, mkdirSync, openSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import { howItEnded, logTail } from "../run/children.js";
+
+export interface StepProcess {
+  /** Resolves with null when it ended well, else with the reason and the end of its log. */
+  readonly ended: Promise<string | null>;
+  readonly signal: (signal: NodeJS.Signals) => void;
+}
+
+/** @param script JavaScript file */
+export function startChild(script: string, args: readonly string[], log: string): StepProcess {
+  mkdirSync(dirname(log), { recursive: true });
+  const output = openSync(log, "a");
+  const logStart = statSync(log).size;
+  const child: ChildProcess = spawn(process.execPath, [script, ...args], {
+    detached: true,
+    stdio: ["ignore", output, output, "ipc"],
+  });
+  closeSync(output);
+  const ended = new Promise<string | null>((resolve) => {
+    child.once("error", (error) => resolve(error.message));
+    child.once("close", (code, signal) => {
+      if (code === 0) return resolve(null);
+      resolve(`${howItEnded(code, signal)}. Its log, ${log}, ends:\n${logTail(log, logStart)}`);
+    });
+  });
+  return { ended, signal: (signal) => child.kill(signal) };
+}
