@@ -10,7 +10,7 @@ import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { UserError, messageOf } from "../errors.js";
 import { TOKEN_VARIABLE, type LauncherMessage, type ProgressEvent } from "../protocol/progress.js";
-import { readRunConfig } from "../run/config.js";
+import { readRunConfig } from "../run/run-config.js";
 
 const CLOSE_TIMEOUT_MS = 20_000;
 

@@ -2,8 +2,8 @@
 import { basename, dirname, join, resolve } from "node:path";
 import { UserError } from "../errors.js";
 import { listCheckpoints } from "../run/checkpoint.js";
-import { findRunConfig } from "../run/config.js";
-import { CHECKPOINTS, checkpointFolder } from "../run/layout.js";
+import { findRunConfig } from "../run/run-config.js";
+import { CHECKPOINTS, checkpointFolder } from "../run/paths.js";
 
 export interface Target {
   /** Model or adapter folder, or a hub id. */

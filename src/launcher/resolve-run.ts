@@ -4,8 +4,8 @@ import { type LoadedConfig, loadConfig, resumeConfig, shortPath } from "../confi
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import { checkNewRunDir, checkResumableRunDir, latestRunDir, newRunDir } from "../run/run-dir.js";
-import { readRunConfig } from "../run/config.js";
-import { configFile } from "../run/layout.js";
+import { readRunConfig } from "../run/run-config.js";
+import { configFile } from "../run/paths.js";
 
 type ResolvedRun = Pick<LoadedConfig, "config" | "notes"> & { readonly runDir: string };
 

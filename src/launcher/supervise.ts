@@ -13,7 +13,7 @@ import type { LauncherMessage, ProgressEvent, RunSummary } from "../protocol/pro
 import { deviceEnv } from "../machine/devices.js";
 import type { DevicePlan } from "./assign-devices.js";
 import { howItEnded, logTail } from "../run/children.js";
-import { configFile, logFile } from "../run/layout.js";
+import { configFile, logFile } from "../run/paths.js";
 import { threadEnv, type ThreadPlan } from "./threads.js";
 
 /** How long a child may take to exit after its work is done, or after another child failed. */

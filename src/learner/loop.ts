@@ -14,7 +14,7 @@ import { UserError } from "../errors.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
 import type { ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
-import { appendMetrics, appendValidation, currentCommit, dropLinesAfter, writeSummary } from "../run/write.js";
+import { appendMetrics, appendValidation, currentCommit, dropLinesAfter, writeSummary } from "../run/records.js";
 import { rolloutMetrics } from "./algorithms/metrics.js";
 import { Updater } from "./algorithms/update.js";
 import { startBackend, type BackendInfo } from "./backend/backend.js";

@@ -8,7 +8,7 @@ import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { UserError, messageOf } from "../errors.js";
 import type { LauncherMessage, ProgressEvent } from "../protocol/progress.js";
-import { readRunConfig } from "../run/config.js";
+import { readRunConfig } from "../run/run-config.js";
 
 const { values } = parseArgs({
   options: {

@@ -9,7 +9,7 @@ import { readModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
 import { loadTokenizer } from "../model/tokenizer.js";
-import { checkpointsFolder } from "../run/layout.js";
+import { checkpointsFolder } from "../run/paths.js";
 import { loadDataset } from "../tasks/dataset.js";
 import { starterCorpus } from "../tasks/starter.js";
 

@@ -11,7 +11,7 @@ import {
   saveCheckpoint,
   type TrainingState,
 } from "../run/checkpoint.js";
-import { checkpointFolder } from "../run/layout.js";
+import { checkpointFolder } from "../run/paths.js";
 import type { Updater } from "./algorithms/update.js";
 
 /** Counters of a run, as a checkpoint keeps them. */

@@ -11,7 +11,7 @@ import { fsyncPath, jsonOf, readJson } from "../files.js";
 import { sha256OfFile } from "../model/identity.js";
 import { readSafetensors, readTensor } from "../model/safetensors/read.js";
 import { writeSafetensors } from "../model/safetensors/write.js";
-import { checkpointFolder, checkpointStep, checkpointsFolder } from "./layout.js";
+import { checkpointFolder, checkpointStep, checkpointsFolder } from "./paths.js";
 
 export interface TrainingState {
   /** Flat vectors by name (weights, optimizer moments). */

@@ -4,9 +4,9 @@
  */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { checkpointsFolder, logsFolder, ownerFile, trajectoriesFolder } from "./layout.js";
+import { checkpointsFolder, logsFolder, ownerFile, trajectoriesFolder } from "./paths.js";
 import { type Owner, readOwner } from "./owner.js";
-import { type RunFiles, readRunFiles } from "./read.js";
+import { type RunFiles, readRunFiles } from "./records.js";
 
 /** Iterations whose pace and health are looked at. */
 const WINDOW = 20;

@@ -4,7 +4,7 @@ import { join, resolve } from "node:path";
 import type { RunConfig } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
 import { writeJson } from "../files.js";
-import { checkpointsFolder, configFile, logsFolder, metricsFile, ownerFile, summaryFile } from "./layout.js";
+import { checkpointsFolder, configFile, logsFolder, metricsFile, ownerFile, summaryFile } from "./paths.js";
 import { claimOwnership } from "./owner.js";
 
 /** `runs/<algo>-<date>-<time>` below the current directory, with a number added if it is taken. */

@@ -19,14 +19,14 @@ import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { z } from "zod";
 import { packageRoot } from "../config/load.js";
-import { readRunConfig, storedConfigSchema } from "../run/config.js";
+import { readRunConfig, storedConfigSchema } from "../run/run-config.js";
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import { readJson, writeJson } from "../files.js";
 import { readEvalResult } from "../eval/folder/read-results.js";
-import { readRunFiles } from "../run/read.js";
-import { configFile } from "../run/layout.js";
-import { currentCommit } from "../run/write.js";
+import { readRunFiles } from "../run/records.js";
+import { configFile } from "../run/paths.js";
+import { currentCommit } from "../run/records.js";
 import { type Study, type StudyDefinition, differingKeys, studySchema } from "./definition.js";
 
 export const studyFile = (dir: string): string => join(dir, "study.json");

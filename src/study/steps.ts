@@ -7,8 +7,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RunConfig } from "../config/schema.js";
 import { readEvalResult } from "../eval/folder/read-results.js";
-import { checkpointFolder, metricsFile } from "../run/layout.js";
-import { readRunFiles } from "../run/read.js";
+import { checkpointFolder, metricsFile } from "../run/paths.js";
+import { readRunFiles } from "../run/records.js";
 import { type Study, trainingWords } from "./definition.js";
 import { evalDirOf, evalFile, evaluationState, runDirOf, trainingState } from "./directory.js";
 

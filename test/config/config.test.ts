@@ -7,7 +7,7 @@ import { describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { configKeys, describeConfig, nearestKey } from "../../src/config/keys.js";
 import { loadConfig, packageRoot, resumeConfig, type LoadOptions } from "../../src/config/load.js";
-import { readRunConfig } from "../../src/run/config.js";
+import { readRunConfig } from "../../src/run/run-config.js";
 import { runConfigSchema } from "../../src/config/schema.js";
 import { UserError } from "../../src/errors.js";
 

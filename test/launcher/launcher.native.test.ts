@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeEach, describe, expect, test } from "vitest";
 import { runConfigSchema } from "../../src/config/schema.js";
-import { configFile } from "../../src/run/layout.js";
+import { configFile } from "../../src/run/paths.js";
 import { supervise, type SuperviseOptions } from "../../src/launcher/supervise.js";
 import type { ProgressEvent } from "../../src/protocol/progress.js";
 

@@ -8,6 +8,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
 import pino from "pino";
+import { logsFolder } from "../../run/paths.js";
 import type { RunConfig } from "../../config/schema.js";
 import { UserError, messageOf } from "../../errors.js";
 import type { LayoutEntry } from "../../model/layout.js";
@@ -70,10 +71,10 @@ export type ThreadMessage =
 
 async function main(data: DispatcherData): Promise<void> {
   const { run, runDir, firstIteration, layout, buffers } = data;
-  mkdirSync(join(runDir, "logs"), { recursive: true });
+  mkdirSync(logsFolder(runDir), { recursive: true });
   const logger = pino(
     { base: { role: "dispatcher" } },
-    pino.destination({ dest: join(runDir, "logs", "dispatcher.jsonl"), sync: true }),
+    pino.destination({ dest: join(logsFolder(runDir), "dispatcher.jsonl"), sync: true }),
   );
   const log = (level: "info" | "warn" | "error", message: string, fields = {}) => logger[level](fields, message);
   const onFatal = (error: unknown) => {

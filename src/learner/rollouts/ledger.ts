@@ -7,7 +7,7 @@
 import type { PolicyVersion } from "../../model/identity.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import { Journal, recoverJournal } from "../../run/journal.js";
-import { trajectoriesFolder } from "../../run/layout.js";
+import { trajectoriesFolder } from "../../run/paths.js";
 import { groupFault, type GroupRules } from "./group-rules.js";
 import type { FinishedBatch, TaskBookOptions } from "./task-book.js";
 import { TaskBook } from "./task-book.js";

@@ -1,9 +1,9 @@
 /** The journal of a run as JSON lines. Reads only; the run may be writing meanwhile. */
 import type { Writable } from "node:stream";
 import { rewardWeights, totalReward } from "../tasks/rewards.js";
-import { readRunConfig } from "./config.js";
+import { readRunConfig } from "./run-config.js";
 import { type JournalRecord, batchFile, journalBatches, readBatchFile } from "./journal.js";
-import { configFile, trajectoriesFolder } from "./layout.js";
+import { configFile, trajectoriesFolder } from "./paths.js";
 
 /**
  * Writes one line per completion, in batch order: its tokens, rewards and, once trained, advantages.

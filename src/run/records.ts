@@ -1,13 +1,15 @@
 /**
- * What a run has measured, read back from its directory; the run may be writing meanwhile.
- * Knows the files' form; computes nothing.
+ * What a run writes about itself, and its reader: metrics, evaluations, summary. A run may be
+ * writing while another process reads. Knows the files' form; computes nothing.
  */
-import { existsSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
 import type { RunConfig } from "../config/schema.js";
-import { readJson, readJsonLines } from "../files.js";
-import { readRunConfig } from "./config.js";
-import { configFile, metricsFile, summaryFile, validationFile } from "./layout.js";
+import { jsonOf, readJson, readJsonLines, writeJson, writeWhole } from "../files.js";
+import type { Metrics, RunSummary, Validation } from "../protocol/progress.js";
+import { readRunConfig } from "./run-config.js";
+import { configFile, metricsFile, summaryFile, validationFile } from "./paths.js";
 
 const accuracy = z.object({ accuracy: z.number(), ci95: z.tuple([z.number(), z.number()]), n: z.int() });
 const validation = z.object({ sampled: accuracy.exactOptional(), greedy: accuracy.exactOptional() });
@@ -64,3 +66,36 @@ export const readMetrics = (runDir: string): Record<string, number>[] =>
 
 /** The evaluations between the first and the last. */
 export const readValidation = (runDir: string) => readJsonLines(validationFile(runDir), validationLine);
+
+export const appendMetrics = (runDir: string, line: Metrics): void => appendLine(metricsFile(runDir), line);
+
+export const appendValidation = (runDir: string, iteration: number, validation: Validation): void =>
+  appendLine(validationFile(runDir), { iteration, ...validation });
+
+export const writeSummary = (runDir: string, summary: RunSummary): void => writeJson(summaryFile(runDir), summary);
+
+/** Drops the lines of iterations that a resumed run will do again. */
+export function dropLinesAfter(runDir: string, iteration: number): void {
+  for (const file of [metricsFile(runDir), validationFile(runDir)]) {
+    if (!existsSync(file)) continue;
+    const lines = readFileSync(file, "utf8").split("\n");
+    // the last line of a killed process may be torn
+    const kept = lines.filter((line) => ((jsonOf(line) as Metrics | undefined)?.iteration ?? Infinity) <= iteration);
+    writeWhole(file, kept.map((line) => `${line}\n`).join(""));
+  }
+}
+
+function appendLine(file: string, line: object): void {
+  appendFileSync(file, `${JSON.stringify(line)}\n`);
+}
+
+/** Commit of the program; null outside a git checkout. */
+export function currentCommit(): string | null {
+  try {
+    const cwd = new URL(".", import.meta.url);
+    const stdio = ["ignore", "pipe", "ignore"] as const;
+    return execFileSync("git", ["rev-parse", "HEAD"], { cwd, encoding: "utf8", stdio: [...stdio] }).trim();
+  } catch {
+    return null;
+  }
+}

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { runConfigSchema, type RunConfig } from "../config/schema.js";
 import { checkLayer } from "../config/validate.js";
 import { jsonOf, readJson } from "../files.js";
-import { configFile } from "./layout.js";
+import { configFile } from "./paths.js";
 
 /** A configuration as a file holds it: keys that earlier versions wrote are passed over. */
 export const storedConfigSchema = z.preprocess(withoutRetired, runConfigSchema);
