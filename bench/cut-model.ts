@@ -9,7 +9,7 @@ import { join } from "node:path";
 import type { TrainingBatch } from "../src/learner/rollouts/rollout-source.js";
 import { parseModelConfig, type ModelConfig } from "../src/model/config.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "../src/model/layout.js";
-import { writeSafetensors } from "../src/model/safetensors.js";
+import { writeSafetensors } from "../src/model/safetensors/write.js";
 import type { Completion, Task, TrajectoryGroup } from "../src/protocol/messages.js";
 
 /** Qwen2.5-3B's config.json with two layers. */

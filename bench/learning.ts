@@ -5,7 +5,7 @@
 import { generateAll } from "../src/engine/local.js";
 import { OrtEngine } from "../src/engine/engine.js";
 import { readModelConfig } from "../src/model/config.js";
-import { loadPacked } from "../src/model/safetensors.js";
+import { loadPacked } from "../src/model/model-weights.js";
 import { loadTokenizer } from "../src/model/tokenizer.js";
 import { taskSeed } from "../src/protocol/seeds.js";
 import { outcomeOf } from "../src/tasks/extract.js";

@@ -12,7 +12,7 @@ import type { TrainingBatch } from "../src/learner/rollouts/rollout-source.js";
 import { Updater } from "../src/learner/algorithms/update.js";
 import { readModelConfig } from "../src/model/config.js";
 import { loadAdapter, loraLayout } from "../src/model/lora.js";
-import { loadPacked } from "../src/model/safetensors.js";
+import { loadPacked } from "../src/model/model-weights.js";
 import { taskSeed } from "../src/protocol/seeds.js";
 import { machine } from "./machine-side.js";
 import type { LearnerReply, LearnerRequest, Request, RolloutReply, RolloutRequest } from "./requests.js";

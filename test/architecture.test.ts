@@ -41,7 +41,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   generate: [...base, "math", "model", "protocol", "engine"],
   tasks: [...common, "engine"],
   engine: [...base, "math", "model", "protocol"],
-  run: common,
+  run: [...common, "tasks"],
   machine: base,
   config: [...base, "model"],
   protocol: [...base, "model"],

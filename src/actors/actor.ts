@@ -12,7 +12,7 @@ import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Dealer } from "zeromq";
 import { UserError, messageOf } from "../errors.js";
-import type { PolicyVersion } from "../model/weights.js";
+import type { PolicyVersion } from "../model/identity.js";
 import { ProtocolError, decode, encode, groupToWire, taskFromWire } from "../protocol/codec.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import type { Addresses } from "../protocol/sockets.js";

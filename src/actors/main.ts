@@ -6,13 +6,12 @@
  * learner, never from disk. Exits 0 when told to stop (by the learner, the launcher or SIGTERM), 1
  * with a message otherwise.
  */
-import { readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { runConfigSchema } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
 import { describeError, endWithError, heedRequests } from "../protocol/child-process.js";
 import { TOKEN_VARIABLE } from "../protocol/progress.js";
+import { readRunConfig } from "../run/run-config.js";
 
 const CLOSE_TIMEOUT_MS = 20_000;
 const ORPHANED = "the launcher is gone";
@@ -36,7 +35,7 @@ async function main(): Promise<string> {
   const { config: file, work, weights } = values;
   if (file === undefined || work === undefined || weights === undefined)
     throw new UserError("An actor needs --config FILE --work ADDRESS --weights ADDRESS; the launcher gives them.");
-  const config = runConfigSchema.parse(JSON.parse(readFileSync(file, "utf8")));
+  const config = readRunConfig(file);
   const { startActor } = await import("./start.js");
   const actor = await startActor(config, {
     runDir: values["run-dir"] ?? dirname(file),

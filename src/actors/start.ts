@@ -6,10 +6,11 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import pino from "pino";
+import { logsFolder } from "../run/paths.js";
 import type { RunConfig } from "../config/schema.js";
 import { readModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
-import { publishedLayout } from "../model/published.js";
+import { publishedLayout } from "../model/identity.js";
 import { loadTokenizer } from "../model/tokenizer.js";
 import type { Addresses } from "../protocol/sockets.js";
 import { SILENCE_MS } from "../protocol/sockets.js";
@@ -45,8 +46,8 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
   const model = readModelConfig(config.model.path);
   const tokenizer = loadTokenizer(config.model.path, model);
   const rewards = await loadRewards(config.reward, config.max_completion_length);
-  mkdirSync(join(runDir, "logs"), { recursive: true });
-  const file = join(runDir, "logs", `actor-${index}.jsonl`);
+  mkdirSync(logsFolder(runDir), { recursive: true });
+  const file = join(logsFolder(runDir), `actor-${index}.jsonl`);
   const logger = pino({ base: { role: "actor", index } }, pino.destination({ dest: file, sync: true }));
 
   const { max_rows: maxRows, segment_length: segmentLength, device, dtype } = config.actors;

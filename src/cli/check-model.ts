@@ -73,7 +73,7 @@ async function checkModel(folder: string, options: CheckModelOptions): Promise<v
 
 async function describe({ folder, config: shape, lora }: ModelFiles, sha256: string): Promise<void> {
   const { layoutSize, weightLayout } = await import("../model/layout.js");
-  const { readSafetensors } = await import("../model/safetensors.js");
+  const { readSafetensors } = await import("../model/safetensors/read.js");
   const { whole } = await import("../terminal/format.js");
   const stored = [...readSafetensors(lora === null ? folder : join(folder, "adapter_model.safetensors")).values()];
   const ofAdapter = stored.reduce((sum, { size }) => sum + size, 0);

@@ -7,7 +7,7 @@ export function addTrajectories(program: Command): void {
     .description("the completions of a run with rewards, advantages and weight versions, as JSONL")
     .argument("<run_dir>", "directory of a run")
     .action(async (runDir: string) => {
-      const { trajectories } = await import("../learner/rollouts/trajectory-lines.js");
+      const { trajectories } = await import("../run/journal-lines.js");
       await trajectories(runDir);
     });
 }

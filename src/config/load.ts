@@ -72,31 +72,14 @@ export function loadConfig(options: LoadOptions): LoadedConfig {
   return { config, files: [algoFile, ...files], notes: usesStarter ? [...starterNotice(), ...notes] : notes };
 }
 
-/**
- * Reads a resolved configuration, such as the config.json of a run directory.
- * @throws UserError when it is missing, damaged, or of another version of this program
- */
-export function readRunConfig(file: string): RunConfig {
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(file, "utf8"));
-  } catch (error) {
-    throw new UserError(
-      `${file}: expected the resolved configuration of a run, found none that can be read (${messageOf(error)}).`,
-    );
-  }
-  checkLayer(json, file);
-  return runConfigSchema.parse(json);
-}
-
 /** Keys that may change when a run is resumed: how long and where it runs, not what is learnt. */
 const RESUMABLE = /^(max_steps|eval_steps|save_steps|save_total_limit|actors\..*|learner\..*|transport\..*)$/;
 
 /**
- * The configuration of a run to be continued: its own, with a few overrides.
+ * The configuration of a run to be continued: the stored one, with a few overrides.
  * @throws UserError for an override that would make it another run
  */
-export function resumeConfig(file: string, words: readonly string[], flags?: readonly string[]): LoadedConfig {
+export function resumeConfig(stored: RunConfig, words: readonly string[], flags?: readonly string[]) {
   const overrides = parseOverrides(words, flags);
   for (const { key, word } of overrides) {
     if (!RESUMABLE.test(key))
@@ -104,9 +87,8 @@ export function resumeConfig(file: string, words: readonly string[], flags?: rea
         `${word}: ${key} cannot change when a run is resumed, because the run would be another one. Start a new run, or change only max_steps, eval_steps, save_steps, save_total_limit, actors.*, learner.* or transport.*.`,
       );
   }
-  const stored: Layer = { ...readRunConfig(file) };
-  const config = runConfigSchema.parse(overrides.map(({ layer }) => layer).reduce(merge, stored));
-  return { config, files: [file], notes: crossCheck(config) };
+  const config = runConfigSchema.parse(overrides.map(({ layer }) => layer).reduce(merge, { ...stored }));
+  return { config, notes: crossCheck(config) };
 }
 
 /** First lines of a run that was started without --config. */

@@ -8,7 +8,7 @@ import type { MessagePort } from "node:worker_threads";
 import { isMainThread, parentPort, workerData } from "node:worker_threads";
 import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "../model/config.js";
-import type { PolicyVersion } from "../model/weights.js";
+import type { PolicyVersion } from "../model/identity.js";
 import type { Engine, EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } from "./engine-types.js";
 import type { AdaptersOnBase } from "./engine-weights.js";
 

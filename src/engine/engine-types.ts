@@ -2,7 +2,7 @@
  * What the actor asks of a generation engine. Token ids only: the engine knows no text, no rewards
  * and no sockets.
  */
-import type { PolicyVersion } from "../model/weights.js";
+import type { PolicyVersion } from "../model/identity.js";
 import type { FinishReason, Sampling, Timing } from "../protocol/messages.js";
 
 export interface GenerateRequest {

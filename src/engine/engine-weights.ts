@@ -15,9 +15,10 @@ import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "../model/config.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "../model/layout.js";
 import type { LoraSpec } from "../model/lora.js";
-import { publishedHash, publishedLayout } from "../model/published.js";
-import { loadPacked, modelTensors, readTensor } from "../model/safetensors.js";
-import { hashOfLines, hashLine, hashPacked } from "../model/weights.js";
+import { publishedHash, publishedLayout } from "../model/identity.js";
+import { loadPacked, modelTensors } from "../model/model-weights.js";
+import { readTensor } from "../model/safetensors/read.js";
+import { hashOfLines, hashLine, hashPacked } from "../model/identity.js";
 import { AdapterMerger } from "./adapter.js";
 import type { EngineOptions } from "./engine-types.js";
 import {

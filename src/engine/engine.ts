@@ -10,7 +10,7 @@
  */
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
-import type { PolicyVersion } from "../model/weights.js";
+import type { PolicyVersion } from "../model/identity.js";
 import { chooseBlockSize } from "./blocks.js";
 import { checkRequest } from "./check-request.js";
 import type {

@@ -25,9 +25,11 @@ import { copyTokenizerFiles, writeConfig } from "../model/folder.js";
 import { isHubId, missingFiles, originOf } from "../model/hub.js";
 import { adapterPairs, adapterTensors, loraLayout, type LoraSpec } from "../model/lora.js";
 import { readModel, type ModelFiles } from "../model/read-model.js";
-import { modelTensors, readTensor, storedBytes, writeSafetensors, type StoredDtype } from "../model/safetensors.js";
-import { writeShards, type TensorSource } from "../model/shards.js";
-import { sha256OfFile } from "../model/weights.js";
+import { modelTensors } from "../model/model-weights.js";
+import { readTensor } from "../model/safetensors/read.js";
+import { storedBytes, writeSafetensors, type StoredDtype } from "../model/safetensors/write.js";
+import { writeShards } from "../model/safetensors/shards.js";
+import { sha256OfFile } from "../model/identity.js";
 
 export interface ExportOptions {
   readonly out: string;
@@ -112,7 +114,7 @@ async function writeModel(
 }
 
 /** The model's tensors, those that an adapter changes merged as they are read. */
-function tensorsOf(model: ModelFiles, merge: MatrixMerge | null): TensorSource[] {
+function tensorsOf(model: ModelFiles, merge: MatrixMerge | null) {
   const { config, lora, baseFolder } = model;
   const layout = merge === null || lora === null ? [] : loraLayout(config, lora);
   const adapters = layout.length === 0 ? new Float32Array() : model.published();
@@ -121,7 +123,7 @@ function tensorsOf(model: ModelFiles, merge: MatrixMerge | null): TensorSource[]
     name,
     shape,
     size,
-    read: async () => {
+    data: async () => {
       const pair = pairs.get(name);
       const base = readTensor(stored);
       const values = pair === undefined ? base : new Float32Array(size);

@@ -8,7 +8,7 @@ import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { UserError } from "../errors.js";
 import type { ModelFiles } from "../model/read-model.js";
-import type { PolicyVersion } from "../model/weights.js";
+import type { PolicyVersion } from "../model/identity.js";
 import type { EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } from "./engine-types.js";
 import type { EngineThreadData, FromEngine, ToEngine } from "./engine-thread.js";
 

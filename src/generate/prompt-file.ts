@@ -18,7 +18,7 @@ import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
 import { jsonOf } from "../files.js";
-import { messageList } from "../model/messages.js";
+import { messageList } from "../model/chat-messages.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import type { Answer } from "./prompting.js";
 

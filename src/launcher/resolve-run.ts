@@ -3,7 +3,11 @@ import { resolve } from "node:path";
 import { type LoadedConfig, loadConfig, resumeConfig, shortPath } from "../config/load.js";
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
-import { checkNewRunDir, checkResumableRunDir, configFile, latestRunDir, newRunDir } from "../run/run-dir.js";
+import { checkNewRunDir, checkResumableRunDir, latestRunDir, newRunDir } from "../run/run-dir.js";
+import { readRunConfig } from "../run/run-config.js";
+import { configFile } from "../run/paths.js";
+
+type ResolvedRun = Pick<LoadedConfig, "config" | "notes"> & { readonly runDir: string };
 
 export interface LaunchFlags {
   algo?: RunConfig["algo"];
@@ -24,11 +28,7 @@ export interface LaunchFlags {
  * @param words `--key=value` for configuration keys
  * @param flagNames names of flags, for the nearest name in an error
  */
-export function resolveRun(
-  flags: LaunchFlags,
-  words: readonly string[],
-  flagNames: readonly string[],
-): LoadedConfig & { runDir: string } {
+export function resolveRun(flags: LaunchFlags, words: readonly string[], flagNames: readonly string[]): ResolvedRun {
   const overrides = [...words, ...shorthands(flags)];
   const loaded =
     flags.resume === undefined
@@ -41,7 +41,7 @@ function newRun(
   { algo, config, runDir }: LaunchFlags,
   words: readonly string[],
   flags: readonly string[],
-): LoadedConfig & { runDir: string } {
+): ResolvedRun {
   const cwd = process.cwd();
   const overrides = runDir === undefined ? words : [...words, `--run_dir=${JSON.stringify(runDir)}`];
   const loaded = loadConfig({ algo, files: config ?? [], overrides, flags, cwd });
@@ -55,14 +55,14 @@ function resumedRun(
   resume: string | true,
   overrides: readonly string[],
   flagNames: readonly string[],
-): LoadedConfig & { runDir: string } {
+): ResolvedRun {
   if (flags.config !== undefined)
     throw new UserError("--resume takes the configuration of the run it continues; remove --config.");
   const cwd = process.cwd();
   const named = resume === true ? flags.runDir : resume;
   const runDir = named === undefined ? latestRunDir(cwd) : resolve(cwd, named);
   checkResumableRunDir(runDir);
-  const loaded = resumeConfig(configFile(runDir), overrides, flagNames);
+  const loaded = resumeConfig(readRunConfig(configFile(runDir)), overrides, flagNames);
   if (flags.algo !== undefined && flags.algo !== loaded.config.algo)
     throw new UserError(
       `--algo ${flags.algo}: ${shortPath(runDir)} is a run of ${loaded.config.algo}. Remove --algo, or start a new run.`,

@@ -11,7 +11,7 @@ import { deviceEnv } from "../machine/devices.js";
 import { TOKEN_VARIABLE, type ProgressEvent, type RunSummary } from "../protocol/progress.js";
 import { processStat } from "../protocol/process-stat.js";
 import { recordIncident } from "../run/incidents.js";
-import { configFile, logFile } from "../run/run-dir.js";
+import { configFile, logFile } from "../run/paths.js";
 import type { DevicePlan } from "./assign-devices.js";
 import { LoggedChild } from "./child.js";
 import { RESTART_WINDOW_MS, RestartBudget } from "./restarts.js";

@@ -8,16 +8,13 @@
  * While the update of batch k runs, actors sample batch k + 1 (bounded by max_staleness).
  * Knows the order of things; knows no formulas and no sockets.
  */
-import { appendFileSync } from "node:fs";
-import { join } from "node:path";
 import { performance } from "node:perf_hooks";
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
-import { writeJson } from "../files.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
 import type { ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
-import { currentCommit, keepLinesUpTo } from "../run/write.js";
+import { appendMetrics, appendValidation, currentCommit, dropLinesAfter, writeSummary } from "../run/records.js";
 import { rolloutMetrics } from "./algorithms/metrics.js";
 import { Updater } from "./algorithms/update.js";
 import { startBackend, type BackendInfo } from "./backend/backend.js";
@@ -57,8 +54,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
   const model = new TrainableModel(tf, shape, run, base, checkpoints.weights);
   const updater = new Updater({ tf, run, model });
   checkpoints.restore(updater);
-  for (const file of ["metrics.jsonl", "validation.jsonl"])
-    keepLinesUpTo(join(runDir, file), checkpoints.counters.iteration);
+  dropLinesAfter(runDir, checkpoints.counters.iteration);
   const source = await openSource(run, options, shape, model, checkpoints.counters.iteration);
   try {
     await new TrainingLoop(run, options, { updater, checkpoints, source, backend }).run();
@@ -141,7 +137,7 @@ class TrainingLoop {
     await this.#save();
     const after = stop.aborted ? null : await this.#validate("after");
     const summary = this.#summary(after);
-    writeJson(join(this.#options.runDir, "summary.json"), summary);
+    writeSummary(this.#options.runDir, summary);
     // Sent before the actors are told to go: the launcher must not take their going for a failure.
     send({ type: "done", summary });
   }
@@ -169,7 +165,7 @@ class TrainingLoop {
       ...rolloutMetrics(this.#run, batch, trained, gap, times),
       ...(await this.#source.stats()),
     };
-    this.#append("metrics.jsonl", line);
+    appendMetrics(this.#options.runDir, line);
     const { iteration } = counters;
     this.#options.send({ type: "iteration", iteration, maxSteps: this.#run.max_steps, metrics: line });
     return true;
@@ -184,7 +180,7 @@ class TrainingLoop {
     if (this.#options.requests.checkpoint) await this.#save();
     if (isDue(evalSteps) && !this.#options.stop.aborted) {
       const validation = await this.#validate(iteration);
-      if (validation !== null) this.#append("validation.jsonl", { iteration, ...validation });
+      if (validation !== null) appendValidation(this.#options.runDir, iteration, validation);
     }
     if (isDue(saveSteps)) await this.#save();
   }
@@ -214,10 +210,6 @@ class TrainingLoop {
     this.#options.send({ type: "phase", name: "writing a checkpoint" });
     await this.#source.flush();
     await this.#checkpoints.save(this.#run, this.#updater);
-  }
-
-  #append(file: string, line: object): void {
-    appendFileSync(join(this.#options.runDir, file), `${JSON.stringify(line)}\n`);
   }
 
   #summary(after: Validation | null): RunSummary {

@@ -4,12 +4,11 @@
  * Reads the resolved configuration, then imports the heavy libraries.
  * Exits 0 when the run is complete or was asked to stop, 1 with a message otherwise.
  */
-import { readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { runConfigSchema } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
 import { endWithError, heedRequests, report } from "../protocol/child-process.js";
+import { readRunConfig } from "../run/run-config.js";
 
 const { values } = parseArgs({
   options: {
@@ -22,7 +21,7 @@ const { values } = parseArgs({
 
 async function main(): Promise<void> {
   if (values.config === undefined) throw new UserError("The learner needs --config FILE; the launcher gives it.");
-  const run = runConfigSchema.parse(JSON.parse(readFileSync(values.config, "utf8")));
+  const run = readRunConfig(values.config);
   const stop = new AbortController();
   const requests = { checkpoint: false };
   heedRequests({

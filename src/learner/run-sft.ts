@@ -1,6 +1,5 @@
 /** Prepares supervised fine-tuning: data, model and settings. supervised.ts trains. */
 import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { UserError } from "../errors.js";
 import { type BackendChoice, startBackend } from "./backend/backend.js";
 import { baseFromFolder, baseFromPacked } from "./policy/model.js";
@@ -10,6 +9,7 @@ import { readModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
 import { loadTokenizer } from "../model/tokenizer.js";
+import { checkpointsFolder } from "../run/paths.js";
 import { loadDataset } from "../tasks/dataset.js";
 import { starterCorpus } from "../tasks/starter.js";
 
@@ -32,7 +32,7 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
   const options = { ...given, model: resolveModelFolder(given.model) };
   const config = readModelConfig(options.model);
   const tokenizer = loadTokenizer(options.model, config);
-  if (!options.resume && existsSync(join(options.out, "checkpoints")))
+  if (!options.resume && existsSync(checkpointsFolder(options.out)))
     throw new UserError(
       `--out ${options.out}: already holds a training. Continue it with --resume, or choose another folder.`,
     );

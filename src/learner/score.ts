@@ -2,7 +2,7 @@
 import type { ModelFiles } from "../model/read-model.js";
 import { weightLayout } from "../model/layout.js";
 import { loraLayout } from "../model/lora.js";
-import { loadPacked } from "../model/safetensors.js";
+import { loadPacked } from "../model/model-weights.js";
 import { type BackendChoice, startBackend } from "./backend/backend.js";
 import { splitFlat } from "./policy/named-weights.js";
 import { completionLogprobs, disposeBatch, hiddenStates, prepareMicrobatch } from "./policy/policy.js";

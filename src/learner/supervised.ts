@@ -2,19 +2,12 @@
  * Supervised warm-start: cross-entropy on answers, AdamW, cosine schedule, checkpoints, resume.
  * It takes the same steps on the same policy as reinforcement learning, with another loss.
  */
-import { join } from "node:path";
 import type { Scalar } from "@tensorflow/tfjs";
 import { runConfigSchema, type RunConfig } from "../config/schema.js";
 import { mulberry32 } from "../math/normal.js";
 import type { ModelConfig } from "../model/config.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
-import {
-  checkpointName,
-  listCheckpoints,
-  loadTrainingState,
-  pruneCheckpoints,
-  saveCheckpoint,
-} from "../run/checkpoint.js";
+import { listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
 import { learningRateAt } from "./algorithms/schedule.js";
 import type { TF } from "./backend/backend.js";
 import { TrainableModel, type BaseWeights } from "./policy/model.js";
@@ -116,9 +109,8 @@ export async function trainSft(
   onStep: (progress: SftProgress) => void,
 ): Promise<void> {
   const run = sftRun(sourceFolder, options);
-  const root = join(outDir, "checkpoints");
-  const last = resume ? listCheckpoints(root).at(-1) : undefined;
-  const state = last === undefined ? null : loadTrainingState(join(root, checkpointName(last)));
+  const last = resume ? listCheckpoints(outDir).at(-1) : undefined;
+  const state = last === undefined ? null : loadTrainingState(outDir, last);
   const model = new TrainableModel(tf, shape, run, base, state?.vectors.weights ?? null);
   const policy = new PolicyOptimizer({ tf, run, model });
   if (state !== null) policy.optimizer.restore({ step: last!, m: state.vectors.adam_m!, v: state.vectors.adam_v! });
@@ -138,11 +130,11 @@ export async function trainSft(
     if (step % options.saveSteps !== 0 && step !== options.maxSteps) continue;
     const weights = (await model.flat.data()) as Float32Array;
     const adam = await policy.optimizer.state();
-    saveCheckpoint(root, step, (folder) => model.save(folder, sourceFolder, weights), {
+    saveCheckpoint(outDir, step, (folder) => model.save(folder, sourceFolder, weights), {
       vectors: { weights, adam_m: adam.m, adam_v: adam.v },
       values: { step, loss, options },
     });
-    pruneCheckpoints(root, 2);
+    pruneCheckpoints(outDir, 2);
   }
   model.save(outDir, sourceFolder, (await model.flat.data()) as Float32Array);
   policy.optimizer.dispose();

@@ -2,17 +2,16 @@
  * What a run continues from: weights, optimizer and counters in a checkpoint, and the same in
  * memory. Knows what the state means; run/checkpoint.ts knows the files.
  */
-import { join, relative } from "node:path";
 import type { RunConfig } from "../config/schema.js";
 import type { Validation } from "../protocol/progress.js";
 import {
-  checkpointName,
   listCheckpoints,
   loadTrainingState,
   pruneCheckpoints,
   saveCheckpoint,
   type TrainingState,
 } from "../run/checkpoint.js";
+import { checkpointFolder } from "../run/paths.js";
 import type { Updater } from "./algorithms/update.js";
 
 /** Counters of a run, as a checkpoint keeps them. */
@@ -35,7 +34,6 @@ interface SavedValues extends Counters {
 /** The last checkpoint of a run, read back; null state when there is none or none is wanted. */
 export class Checkpoints {
   readonly counters: Counters;
-  readonly #root: string;
   readonly #runDir: string;
   readonly #started = performance.now();
   #state: TrainingState | null;
@@ -47,10 +45,8 @@ export class Checkpoints {
    */
   constructor(runDir: string, resume: boolean) {
     this.#runDir = runDir;
-    this.#root = join(runDir, "checkpoints");
-    this.#lastSaved = resume ? listCheckpoints(this.#root).at(-1) : undefined;
-    this.#state =
-      this.#lastSaved === undefined ? null : loadTrainingState(join(this.#root, checkpointName(this.#lastSaved)));
+    this.#lastSaved = resume ? listCheckpoints(runDir).at(-1) : undefined;
+    this.#state = this.#lastSaved === undefined ? null : loadTrainingState(runDir, this.#lastSaved);
     const { iteration = 0, wallSeconds = 0, trainSeconds = 0, before = {} } = this.#values ?? {};
     this.counters = { iteration, wallSeconds, trainSeconds, before };
   }
@@ -71,9 +67,7 @@ export class Checkpoints {
 
   /** The newest checkpoint's folder, relative to the run directory; null when there is none. */
   get newest(): string | null {
-    return this.#lastSaved === undefined
-      ? null
-      : relative(this.#runDir, join(this.#root, checkpointName(this.#lastSaved)));
+    return this.#lastSaved === undefined ? null : checkpointFolder("", this.#lastSaved);
   }
 
   /** Gives optimizer and counters of the checkpoint to the updater, and forgets the vectors. */
@@ -105,11 +99,11 @@ export class Checkpoints {
       skippedUpdates: updater.policy.skippedUpdates,
     };
     const { iteration } = this.counters;
-    saveCheckpoint(this.#root, iteration, (folder) => model.save(folder, run.model.path, weights), {
+    saveCheckpoint(this.#runDir, iteration, (folder) => model.save(folder, run.model.path, weights), {
       vectors: { weights, adam_m: adam.m, adam_v: adam.v },
       values: { ...values },
     });
-    pruneCheckpoints(this.#root, run.save_total_limit);
+    pruneCheckpoints(this.#runDir, run.save_total_limit);
     this.#lastSaved = iteration;
   }
 }

@@ -16,17 +16,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { listFiles, modelInfo } from "@huggingface/hub";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
-import {
-  type Environment,
-  findSnapshot,
-  hubCache,
-  isCommit,
-  isHubId,
-  missingFiles,
-  repoCache,
-  shardIndex,
-  shardNames,
-} from "./hub.js";
+import { type Environment, findSnapshot, hubCache, isCommit, isHubId, missingFiles, repoCache } from "./hub.js";
+import { SHARD_INDEX, readShardIndex } from "./safetensors/read.js";
 import { type HubClient, Transient, hubClient, isOffline, networkReason } from "./hub-client.js";
 
 export interface DownloadProgress {
@@ -168,13 +159,13 @@ async function fetchFiles(place: Place, files: ReadonlyMap<string, RemoteFile>):
   const pick = (names: readonly string[]): RemoteFile[] => names.flatMap((name) => files.get(name) ?? []);
   const small = pick(smallFiles);
   let weights = pick(["model.safetensors"]);
-  if (weights.length === 0 && files.has(shardIndex)) {
-    const index = pick([shardIndex]);
+  if (weights.length === 0 && files.has(SHARD_INDEX)) {
+    const index = pick([SHARD_INDEX]);
     await fetchAll(place, index);
-    const names = shardNames(join(place.snapshot, shardIndex));
+    const names = [...new Set(Object.values(readShardIndex(join(place.snapshot, SHARD_INDEX))))];
     const unknown = names.filter((name) => !files.has(name));
     if (unknown.length > 0)
-      throw new UserError(`${place.repo}: ${shardIndex} names ${unknown.join(", ")}, which the repository lacks.`);
+      throw new UserError(`${place.repo}: ${SHARD_INDEX} names ${unknown.join(", ")}, which the repository lacks.`);
     weights = pick(names);
   }
   if (!files.has("config.json") && !files.has("adapter_config.json"))

@@ -7,7 +7,7 @@ import { join, resolve } from "node:path";
 import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "./config.js";
 import { layoutSize, weightLayout } from "./layout.js";
-import { writeSafetensors } from "./safetensors.js";
+import { writeSafetensors } from "./safetensors/write.js";
 
 const requiredFiles = ["tokenizer.json", "tokenizer_config.json"];
 const optionalFiles = [

@@ -12,6 +12,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { UserError } from "../errors.js";
+import { SHARD_INDEX, readShardIndex } from "./safetensors/read.js";
 
 /** Environment variables, HOME among them. */
 export type Environment = Readonly<Record<string, string | undefined>>;
@@ -61,26 +62,11 @@ export function missingFiles(folder: string): string[] {
   if (has("adapter_config.json")) return ["adapter_model.safetensors"].filter((name) => !has(name));
   const weights = has("model.safetensors")
     ? []
-    : has(shardIndex)
-      ? shardNames(join(folder, shardIndex))
+    : has(SHARD_INDEX)
+      ? Object.values(readShardIndex(join(folder, SHARD_INDEX)))
       : ["model.safetensors"];
-  return ["config.json", "tokenizer.json", "tokenizer_config.json", ...weights].filter((name) => !has(name));
-}
-
-export const shardIndex = "model.safetensors.index.json";
-
-/** The files that a shard index names. */
-export function shardNames(indexFile: string): string[] {
-  let map: unknown;
-  try {
-    map = (JSON.parse(readFileSync(indexFile, "utf8")) as { weight_map?: unknown } | null)?.weight_map;
-  } catch {
-    map = undefined;
-  }
-  const names = typeof map === "object" && map !== null ? Object.values(map) : [];
-  if (names.length === 0 || !names.every((name): name is string => typeof name === "string"))
-    throw new UserError(`${indexFile}: expected JSON with a weight_map, found none. Download the file again.`);
-  return [...new Set(names)];
+  const names = new Set(["config.json", "tokenizer.json", "tokenizer_config.json", ...weights]);
+  return [...names].filter((name) => !has(name));
 }
 
 /**

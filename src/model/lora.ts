@@ -9,7 +9,8 @@ import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "./config.js";
 import { copyTokenizerFiles } from "./folder.js";
 import { layoutSize, packShapes, type LayoutEntry } from "./layout.js";
-import { readSafetensors, readTensor, writeSafetensors, type TensorToWrite } from "./safetensors.js";
+import { readSafetensors, readTensor } from "./safetensors/read.js";
+import { writeSafetensors, type TensorToWrite } from "./safetensors/write.js";
 
 /** What PEFT's `get_peft_model_state_dict` puts before every name. */
 const PEFT_PREFIX = "base_model.model.";

@@ -10,7 +10,7 @@ import { readGenerationConfig, type GenerationSettings } from "./generation-conf
 import { resolveModelFolder } from "./hub.js";
 import { layoutSize, weightLayout } from "./layout.js";
 import { loadAdapter, loraLayout, readAdapterConfig, type LoraSpec } from "./lora.js";
-import { loadPacked } from "./safetensors.js";
+import { loadPacked } from "./model-weights.js";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.js";
 
 /** What a model's folder holds. */

@@ -2,7 +2,7 @@
  * The whole contract between learner and actors: what is asked, what comes back.
  * Types only, plus the schemas that guard the wire; sockets live in sockets.ts, bytes in codec.ts.
  */
-import type { PolicyVersion } from "../model/weights.js";
+import type { PolicyVersion } from "../model/identity.js";
 
 /** Raised when a message changes meaning; peers of another version are refused by name. */
 export const PROTOCOL_VERSION = 2;

@@ -1,118 +1,89 @@
 /**
- * Checkpoint folders: an HF model folder, plus what is needed to go on training
- * (`training_state.safetensors`, `training_state.json`), plus `checksums.json`. A folder appears
- * under its name only when it is whole: temporary name, fsync, checksums, rename. Knows files;
- * knows nothing about what the state means.
+ * Checkpoint folders: a Hugging Face model folder, the training state, and checksums of both. A
+ * folder appears under its name only when it is whole and on disk. Knows files; knows nothing about
+ * what the state means.
  */
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { UserError, messageOf } from "../errors.js";
-import { readSafetensors, readTensor, writeSafetensors } from "../model/safetensors.js";
-import { sha256OfFile } from "../model/weights.js";
+import { z } from "zod";
+import { UserError } from "../errors.js";
+import { fsyncPath, jsonOf, readJson } from "../files.js";
+import { sha256OfFile } from "../model/identity.js";
+import { readSafetensors, readTensor } from "../model/safetensors/read.js";
+import { writeSafetensors } from "../model/safetensors/write.js";
+import { checkpointFolder, checkpointStep, checkpointsFolder } from "./paths.js";
 
 export interface TrainingState {
-  /** Flat vectors by name (optimizer moments, value head, reference-free state). */
+  /** Flat vectors by name (weights, optimizer moments). */
   readonly vectors: Readonly<Record<string, Float32Array>>;
   /** JSON values: counters, cursors, schedule position. */
   readonly values: Readonly<Record<string, unknown>>;
 }
 
 const CHECKSUMS = "checksums.json";
-
-/** `step-000120` for iteration 120. */
-export function checkpointName(step: number): string {
-  return `step-${String(step).padStart(6, "0")}`;
-}
+const VECTORS = "training_state.safetensors";
+const VALUES = "training_state.json";
 
 /**
- * Writes `<root>/step-NNNNNN`.
+ * Writes the checkpoint of a step.
  * @param writeModel fills the folder it is given with the model's own files
- * @returns the folder
  */
 export function saveCheckpoint(
-  root: string,
+  runDir: string,
   step: number,
   writeModel: (folder: string) => void,
   state: TrainingState,
-): string {
-  const folder = join(root, checkpointName(step));
+): void {
+  const folder = checkpointFolder(runDir, step);
   const temporary = `${folder}.tmp-${process.pid}`;
+  const write = (name: string, value: unknown): void =>
+    writeFileSync(join(temporary, name), `${JSON.stringify(value, null, 2)}\n`);
   rmSync(temporary, { recursive: true, force: true });
   mkdirSync(temporary, { recursive: true });
   writeModel(temporary);
   const tensors = Object.entries(state.vectors).map(([name, data]) => ({ name, shape: [data.length], data }));
-  writeSafetensors(join(temporary, "training_state.safetensors"), tensors);
-  writeFileSync(join(temporary, "training_state.json"), `${JSON.stringify(state.values, null, 2)}\n`);
-  const sums = Object.fromEntries(
-    readdirSync(temporary)
-      .sort()
-      .map((name) => [name, sha256OfFile(join(temporary, name))]),
-  );
-  writeFileSync(join(temporary, CHECKSUMS), `${JSON.stringify(sums, null, 2)}\n`);
-  for (const name of [...Object.keys(sums), CHECKSUMS, "."]) {
-    const fd = openSync(join(temporary, name), "r");
-    fsyncSync(fd);
-    closeSync(fd);
-  }
+  writeSafetensors(join(temporary, VECTORS), tensors);
+  write(VALUES, state.values);
+  const names = readdirSync(temporary).sort();
+  write(CHECKSUMS, Object.fromEntries(names.map((name) => [name, sha256OfFile(join(temporary, name))])));
+  for (const name of [...names, CHECKSUMS, "."]) fsyncPath(join(temporary, name));
   rmSync(folder, { recursive: true, force: true });
   renameSync(temporary, folder);
-  return folder;
 }
 
-/**
- * Steps of the whole checkpoints under `root`, ascending. Unfinished ones (temporary names) are not
- * among them.
- */
-export function listCheckpoints(root: string): number[] {
+/** Steps of the whole checkpoints, ascending; unfinished ones have other names. */
+export function listCheckpoints(runDir: string): number[] {
+  const root = checkpointsFolder(runDir);
   if (!existsSync(root)) return [];
   return readdirSync(root)
-    .flatMap((name) => /^step-(\d{6,})$/.exec(name)?.[1] ?? [])
-    .map(Number)
+    .flatMap((name) => checkpointStep(name) ?? [])
     .sort((a, b) => a - b);
 }
 
 /** Deletes all but the newest `keep` checkpoints, and what a killed process left half written. */
-export function pruneCheckpoints(root: string, keep: number): void {
+export function pruneCheckpoints(runDir: string, keep: number): void {
+  const root = checkpointsFolder(runDir);
   for (const name of readdirSync(root))
     if (name.includes(".tmp-")) rmSync(join(root, name), { recursive: true, force: true });
-  for (const step of listCheckpoints(root).slice(0, -keep))
-    rmSync(join(root, checkpointName(step)), { recursive: true, force: true });
+  for (const step of listCheckpoints(runDir).slice(0, -keep))
+    rmSync(checkpointFolder(runDir, step), { recursive: true, force: true });
 }
 
 /**
  * Reads the training state of a checkpoint, every file checked against its checksum first.
  * @throws UserError naming the damaged or missing file
  */
-export function loadTrainingState(folder: string): TrainingState {
-  let sums: Record<string, string>;
-  try {
-    sums = JSON.parse(readFileSync(join(folder, CHECKSUMS), "utf8")) as Record<string, string>;
-  } catch (error) {
-    throw new UserError(
-      `${join(folder, CHECKSUMS)}: expected the checksums of a checkpoint, found none that can be read (${messageOf(error)}). Resume from an older checkpoint: delete this folder.`,
-    );
-  }
+export function loadTrainingState(runDir: string, step: number): TrainingState {
+  const folder = checkpointFolder(runDir, step);
+  const cure = `Resume from an older checkpoint: delete ${folder}.`;
+  const sums = readJson(join(folder, CHECKSUMS), z.record(z.string(), z.string()), cure);
   for (const [name, expected] of Object.entries(sums)) {
     const file = join(folder, name);
     const found = existsSync(file) ? sha256OfFile(file) : "no file";
-    if (found !== expected)
-      throw new UserError(
-        `${file}: expected sha256 ${expected}, found ${found}. Resume from an older checkpoint: delete ${folder}.`,
-      );
+    if (found !== expected) throw new UserError(`${file}: expected sha256 ${expected}, found ${found}. ${cure}`);
   }
-  const stored = readSafetensors(join(folder, "training_state.safetensors"));
+  const stored = readSafetensors(join(folder, VECTORS));
   const vectors = Object.fromEntries([...stored.values()].map((tensor) => [tensor.name, readTensor(tensor)]));
-  const values = JSON.parse(readFileSync(join(folder, "training_state.json"), "utf8")) as Record<string, unknown>;
+  const values = jsonOf(readFileSync(join(folder, VALUES), "utf8")) as TrainingState["values"];
   return { vectors, values };
 }

@@ -1,38 +1,38 @@
 /**
- * Where a run is and whether it is well, from its files alone: so also of a run that died, or that
- * another machine runs. Knows the run directory; starts, signals and writes nothing.
+ * How far a run is and whether it is well, by its files alone: it may have died, or run on another
+ * machine. Starts, signals and writes nothing.
  */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { type RunFiles, readRunFiles } from "./read.js";
+import { checkpointsFolder, logsFolder, ownerFile, trajectoriesFolder } from "./paths.js";
 import { type Owner, readOwner } from "./owner.js";
+import { type RunFiles, readRunFiles } from "./records.js";
 
 /** Iterations whose pace and health are looked at. */
 const WINDOW = 20;
-/** Without a change of any file for longer, a run counts as hanging: at least so many seconds … */
-const LEAST_STALE_SECONDS = 300;
 /**
- * … and so many times the longest of the latest iterations (evaluations write nothing until they
- * end).
+ * A run whose files have not changed for this long, and for this many times its longest iteration,
+ * counts as hanging. Evaluations write nothing until they end.
  */
+const LEAST_STALE_SECONDS = 300;
 const STALE_ITERATIONS = 10;
-/** Refused or repeated work is no harm below this share of the groups. */
+/** Below this share of the groups, refused or repeated work does no harm. */
 const MUCH_REFUSED = 0.01;
 const MUCH_IDLE = 0.9;
 
 export interface Status {
   readonly name: string;
-  /** "ended": without a summary and without anybody who runs it. */
+  /** "ended": nobody runs it, and it has no summary. */
   readonly state: "running" | "finished" | "stopped" | "died" | "ended";
   readonly owner: Owner | null;
   readonly algo: string;
   readonly seed: number;
   readonly iteration: number;
   readonly max_steps: number;
-  /** Of wall time, over the latest iterations, evaluations included; null before the second one. */
+  /** Wall time, evaluations included, over the latest iterations; null before the second one. */
   readonly seconds_per_iteration: number | null;
   readonly eta_seconds: number | null;
-  /** Since any file of the run changed. */
+  /** Seconds since any file of the run changed. */
   readonly silent_seconds: number;
   readonly reward: number | null;
   readonly accuracy: number | null;
@@ -47,7 +47,7 @@ export interface Status {
 export function runStatus(dir: string, nowMs = Date.now()): Status {
   const files = readRunFiles(dir);
   const { config, metrics, summary } = files;
-  const owner = readOwner(join(dir, "launcher.json"));
+  const owner = readOwner(ownerFile(dir));
   const last = metrics.at(-1) ?? {};
   const iteration = last.iteration ?? 0;
   const latest = metrics.slice(-WINDOW - 1);
@@ -79,7 +79,7 @@ export function runStatus(dir: string, nowMs = Date.now()): Status {
 }
 
 function stateOf(owner: Owner | null, { config, metrics, summary }: RunFiles): Status["state"] {
-  // a mark of another machine is believed: that its run is silent for too long is said separately
+  // a mark of another machine is believed; `silence` reports a run that no longer writes
   if (owner !== null && owner.state !== "dead") return "running";
   const newest = metrics.at(-1)?.iteration ?? 0;
   const whole = summary !== null && summary.iterations >= newest;
@@ -157,11 +157,9 @@ function warningsOf({ config, metrics }: RunFiles, running: boolean): string[] {
   return warnings;
 }
 
-/** Of the run's own files; checkpoints and journal included, evaluations made later not. */
+/** Newest change of the run's own files; evaluations made later are not among them. */
 function newestChangeMs(dir: string): number {
-  const folders = [".", "logs", "trajectories", "checkpoints"]
-    .map((name) => join(dir, name))
-    .filter((folder) => existsSync(folder));
+  const folders = [dir, logsFolder(dir), trajectoriesFolder(dir), checkpointsFolder(dir)].filter(existsSync);
   const files = folders.flatMap((folder) => readdirSync(folder).map((name) => join(folder, name)));
   // a file may be renamed or pruned meanwhile
   return Math.max(...[...folders, ...files].map((file) => statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0));

@@ -1,8 +1,8 @@
 /** What went wrong in a run and was dealt with: processes that died or hung, tasks set aside. */
 import { appendFileSync } from "node:fs";
-import { join } from "node:path";
 import { z } from "zod";
 import { readJsonLines } from "../files.js";
+import { incidentsFile } from "./paths.js";
 
 const incident = z.object({
   /** ISO 8601. */
@@ -13,17 +13,15 @@ const incident = z.object({
 });
 export type Incident = z.infer<typeof incident>;
 
-const FILE = "incidents.jsonl";
-
 /** Appends an incident; a disk that takes none is no further incident. */
 export function recordIncident(runDir: string, process: string, message: string): void {
   try {
     const line: Incident = { time: new Date().toISOString(), process, message };
-    appendFileSync(join(runDir, FILE), `${JSON.stringify(line)}\n`);
+    appendFileSync(incidentsFile(runDir), `${JSON.stringify(line)}\n`);
   } catch {
     // the terminal says it all the same
   }
 }
 
 /** @throws UserError when the file is damaged */
-export const readIncidents = (runDir: string): Incident[] => readJsonLines(join(runDir, FILE), incident);
+export const readIncidents = (runDir: string): Incident[] => readJsonLines(incidentsFile(runDir), incident);

@@ -9,21 +9,11 @@
  *
  * Knows files and records; which records are worth keeping after a resume is the ledger's business.
  */
-import {
-  closeSync,
-  existsSync,
-  fsync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, existsSync, fsync, mkdirSync, openSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { crc32 } from "node:zlib";
+import { fsyncPath, writeFully, writeWhole } from "../files.js";
 import {
   decode,
   encode,
@@ -47,11 +37,11 @@ const HEADER_BYTES = 8;
 const fsyncAsync = promisify(fsync);
 
 export class Journal {
-  private readonly directory: string;
-  private readonly files = new Map<number, { fd: number; dirty: boolean }>();
-  private readonly timer: NodeJS.Timeout;
-  private flushing: Promise<void> = Promise.resolve();
-  private newFiles = false;
+  readonly #directory: string;
+  readonly #files = new Map<number, { fd: number; dirty: boolean }>();
+  readonly #timer: NodeJS.Timeout;
+  #flushing: Promise<void> = Promise.resolve();
+  #newFiles = false;
 
   /**
    * @param directory created when missing
@@ -60,9 +50,9 @@ export class Journal {
    */
   constructor(directory: string, onError: (error: unknown) => void) {
     mkdirSync(directory, { recursive: true });
-    this.directory = directory;
-    this.timer = setInterval(() => void this.flush().catch(onError), FSYNC_EVERY_MS);
-    this.timer.unref();
+    this.#directory = directory;
+    this.#timer = setInterval(() => void this.flush().catch(onError), FSYNC_EVERY_MS);
+    this.#timer.unref();
   }
 
   /**
@@ -70,44 +60,44 @@ export class Journal {
    * power cut.
    */
   append(batch: number, record: JournalRecord): void {
-    let file = this.files.get(batch);
+    let file = this.#files.get(batch);
     if (file === undefined) {
-      const path = batchFile(this.directory, batch);
-      if (!existsSync(path)) this.newFiles = true;
+      const path = batchFile(this.#directory, batch);
+      if (!existsSync(path)) this.#newFiles = true;
       file = { fd: openSync(path, "a"), dirty: false };
-      this.files.set(batch, file);
+      this.#files.set(batch, file);
     }
     file.dirty = true;
-    writeAll(file.fd, toBytes(record));
+    writeFully(file.fd, toBytes(record));
   }
 
   /** fsync of everything appended so far. */
   flush(): Promise<void> {
-    this.flushing = this.flushing.catch(() => {}).then(() => this.fsyncDirty());
-    return this.flushing;
+    this.#flushing = this.#flushing.catch(() => {}).then(() => this.#fsyncDirty());
+    return this.#flushing;
   }
 
   /** fsyncs and closes the files of batches before `batch`; a later append opens them again. */
   async closeBefore(batch: number): Promise<void> {
     await this.flush();
-    for (const [k, file] of this.files) {
+    for (const [k, file] of this.#files) {
       if (k >= batch || file.dirty) continue;
-      this.files.delete(k);
+      this.#files.delete(k);
       closeSync(file.fd);
     }
   }
 
   async close(): Promise<void> {
-    clearInterval(this.timer);
+    clearInterval(this.#timer);
     await this.closeBefore(Infinity);
   }
 
-  private async fsyncDirty(): Promise<void> {
-    if (this.newFiles) {
-      this.newFiles = false;
-      fsyncDirectory(this.directory);
+  async #fsyncDirty(): Promise<void> {
+    if (this.#newFiles) {
+      this.#newFiles = false;
+      fsyncPath(this.#directory);
     }
-    for (const file of this.files.values()) {
+    for (const file of this.#files.values()) {
       if (!file.dirty) continue;
       file.dirty = false;
       await fsyncAsync(file.fd);
@@ -145,7 +135,7 @@ export function recoverJournal(
       kept += survivors.length;
       discarded += records.filter((r) => r.type === "trajectory").length - survivors.length;
     }
-    if (tornBytes > 0 || survivors.length < records.length) rewrite(path, survivors);
+    if (tornBytes > 0 || survivors.length < records.length) writeWhole(path, survivors.map(toBytes));
   }
   return { kept, discarded, tornTails };
 }
@@ -210,23 +200,4 @@ function fromPayload(payload: Buffer): JournalRecord {
   }
   const task = taskFromWire(header.task, tensors.slice(0, 1));
   return { type: "trajectory", task, group: groupFromWire(header.group, tensors.slice(1)) };
-}
-
-function rewrite(path: string, records: readonly JournalRecord[]): void {
-  const temporary = `${path}.tmp`;
-  const fd = openSync(temporary, "w");
-  for (const record of records) writeAll(fd, toBytes(record));
-  fsyncSync(fd);
-  closeSync(fd);
-  renameSync(temporary, path);
-}
-
-function writeAll(fd: number, bytes: Buffer): void {
-  for (let offset = 0; offset < bytes.length;) offset += writeSync(fd, bytes, offset);
-}
-
-function fsyncDirectory(directory: string): void {
-  const fd = openSync(directory, "r");
-  fsyncSync(fd);
-  closeSync(fd);
 }

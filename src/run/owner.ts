@@ -1,7 +1,6 @@
 /**
  * The mark of the one process that works in a directory: a small file with its host, pid and start
- * time. A process that was killed leaves it behind; it is then taken for what it is, because the
- * pid is gone or belongs to a later process.
+ * time. A killed process leaves its mark behind; its pid is then gone, or a later process has it.
  */
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
@@ -11,10 +10,7 @@ import { processStat } from "../protocol/process-stat.js";
 interface Identity {
   host: string;
   pid: number;
-  /**
-   * Start time of the process in the kernel's ticks; tells a reused pid apart. Null where /proc is
-   * not there.
-   */
+  /** Start time in the kernel's ticks, which tells a reused pid apart; null without /proc. */
   started: string | null;
 }
 
@@ -27,25 +23,19 @@ interface Identity {
  * @throws UserError when a living process of this machine holds it
  */
 export function claimOwnership(dir: string, file: string, cure: string): () => void {
-  const owner = livingOwner(file);
-  if (owner !== null)
+  const owner = readOwner(file);
+  if (owner?.state === "living")
     throw new UserError(
-      `${dir} is being run by process ${owner}. Stop that one first (kill -INT ${owner}), or ${cure}.`,
+      `${dir} is being run by process ${owner.pid}. Stop that one first (kill -INT ${owner.pid}), or ${cure}.`,
     );
   writeFileSync(file, JSON.stringify(identity(process.pid)));
   return () => rmSync(file, { force: true });
 }
 
-/** The process that holds a mark, if it lives on this machine; null when nobody does. */
-function livingOwner(file: string): number | null {
-  const owner = readOwner(file);
-  return owner?.state === "living" ? owner.pid : null;
-}
-
 export interface Owner {
   readonly host: string;
   readonly pid: number;
-  /** "elsewhere": of another machine, so nothing is known of it here. */
+  /** "elsewhere": on another machine, so nothing is known about it here. */
   readonly state: "living" | "dead" | "elsewhere";
 }
 

@@ -1,27 +1,13 @@
-/**
- * The run directory: named, claimed, and holding the resolved configuration. What else lies in it
- * (metrics.jsonl, trajectories/, checkpoints/, summary.json) is made by those who write it.
- *
- *   config.json    the resolved configuration; its presence means "this directory holds a run"
- *   launcher.json  who is running it now; left behind only by a launcher that was killed
- *   logs/          a log per process
- */
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+/** The run directory: named, claimed, and given the resolved configuration. */
+import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { RunConfig } from "../config/schema.js";
-import { UserError } from "../errors.js";
+import { UserError, messageOf } from "../errors.js";
+import { writeJson } from "../files.js";
+import { checkpointsFolder, configFile, logsFolder, metricsFile, ownerFile, summaryFile } from "./paths.js";
 import { claimOwnership } from "./owner.js";
 
-const CONFIG = "config.json";
-const OWNER = "launcher.json";
-
-export const configFile = (runDir: string): string => join(runDir, CONFIG);
-export const logFile = (runDir: string, role: string): string => join(runDir, "logs", `${role}.log`);
-
-/**
- * `runs/<algo>-<date>-<time>` under the current directory, with a number behind it if that is
- * taken.
- */
+/** `runs/<algo>-<date>-<time>` below the current directory, with a number added if it is taken. */
 export function newRunDir(algo: RunConfig["algo"], cwd: string, now = new Date()): string {
   const two = (n: number) => String(n).padStart(2, "0");
   const date = `${now.getFullYear()}${two(now.getMonth() + 1)}${two(now.getDate())}`;
@@ -32,10 +18,7 @@ export function newRunDir(algo: RunConfig["algo"], cwd: string, now = new Date()
   return dir;
 }
 
-/**
- * The run that was started last under `runs/`.
- * @throws UserError when there is none
- */
+/** The run that was started last under `runs/`. @throws UserError when there is none */
 export function latestRunDir(cwd: string): string {
   const root = resolve(cwd, "runs");
   const runs = existsSync(root) ? readdirSync(root).map((name) => join(root, name)) : [];
@@ -45,10 +28,7 @@ export function latestRunDir(cwd: string): string {
   return started.reduce((a, b) => (statSync(configFile(a)).mtimeMs >= statSync(configFile(b)).mtimeMs ? a : b));
 }
 
-/**
- * Makes the directory of a new run.
- * @throws UserError when it already holds a run, or something that is not a run
- */
+/** @throws UserError when a new run cannot have the directory: it holds a run, or is a file */
 export function checkNewRunDir(runDir: string): void {
   if (!existsSync(runDir)) return;
   if (!statSync(runDir).isDirectory())
@@ -63,7 +43,7 @@ export function checkNewRunDir(runDir: string): void {
 export function checkResumableRunDir(runDir: string): void {
   if (!existsSync(configFile(runDir)))
     throw new UserError(
-      `--resume ${runDir}: expected the directory of a run, found no ${CONFIG} in it. Start a new run without --resume.`,
+      `--resume ${runDir}: expected the directory of a run, found no config.json in it. Start a new run without --resume.`,
     );
 }
 
@@ -77,20 +57,18 @@ export function checkResumableRunDir(runDir: string): void {
 export function claimRunDir(runDir: string, config: RunConfig): () => void {
   const fresh = !existsSync(configFile(runDir));
   try {
-    mkdirSync(join(runDir, "logs"), { recursive: true });
+    mkdirSync(logsFolder(runDir), { recursive: true });
   } catch (error) {
     throw new UserError(
-      `${runDir}: the run directory cannot be created (${(error as Error).message}). Choose another --run-dir.`,
+      `${runDir}: the run directory cannot be created (${messageOf(error)}). Choose another --run-dir.`,
       { cause: error },
     );
   }
-  const disown = claimOwnership(runDir, join(runDir, OWNER), "choose another --run-dir");
-  const partial = `${configFile(runDir)}.tmp`;
-  writeFileSync(partial, `${JSON.stringify(config, null, 2)}\n`);
-  renameSync(partial, configFile(runDir));
+  const disown = claimOwnership(runDir, ownerFile(runDir), "choose another --run-dir");
+  writeJson(configFile(runDir), config);
   return () => {
     disown();
-    const produced = ["metrics.jsonl", "checkpoints", "summary.json"].some((name) => existsSync(join(runDir, name)));
+    const produced = [metricsFile, checkpointsFolder, summaryFile].some((path) => existsSync(path(runDir)));
     if (fresh && !produced) rmSync(configFile(runDir), { force: true });
   };
 }

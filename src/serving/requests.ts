@@ -4,7 +4,7 @@
  * API, "Create completion" (legacy) and "Create chat completion"; `stop_token_ids` is vLLM's.
  */
 import { z } from "zod";
-import { messageList } from "../model/messages.js";
+import { messageList } from "../model/chat-messages.js";
 
 const MAX_CHOICES = 128;
 const MAX_STOPS = 16;

@@ -4,7 +4,7 @@
  */
 import { UserError } from "../errors.js";
 import type { Mode } from "../eval/folder/names.js";
-import { type RunFiles, readRunFiles } from "../run/read.js";
+import { type RunFiles, readRunFiles } from "../run/records.js";
 
 /** What algorithms are given equally much of, beside rollouts. */
 export const budgets = ["tokens", "wall_time"] as const;

@@ -18,14 +18,15 @@ import { arch, availableParallelism, cpus, release, totalmem, type } from "node:
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { z } from "zod";
-import { packageRoot, readRunConfig } from "../config/load.js";
-import { type RunConfig, runConfigSchema } from "../config/schema.js";
+import { packageRoot } from "../config/load.js";
+import { readRunConfig, storedConfigSchema } from "../run/run-config.js";
+import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import { readJson, writeJson } from "../files.js";
 import { readEvalResult } from "../eval/folder/read-results.js";
-import { readRunFiles } from "../run/read.js";
-import { configFile } from "../run/run-dir.js";
-import { currentCommit } from "../run/write.js";
+import { readRunFiles } from "../run/records.js";
+import { configFile } from "../run/paths.js";
+import { currentCommit } from "../run/records.js";
 import { type Study, type StudyDefinition, differingKeys, studySchema } from "./definition.js";
 
 export const studyFile = (dir: string): string => join(dir, "study.json");
@@ -54,7 +55,7 @@ const recordSchema = z.object({
   version: z.literal(1),
   definition: studySchema,
   /** Training configuration of each algorithm, with the first seed. */
-  configs: z.record(z.string(), runConfigSchema),
+  configs: z.record(z.string(), storedConfigSchema),
   differences: z.array(settingSchema),
   own: z.array(settingSchema),
   /** The latest commit of the program that ran the study; null outside a git checkout. */

@@ -6,7 +6,7 @@ import logUpdate from "log-update";
 import { UserError } from "../errors.js";
 import { clock, percent, whole } from "../terminal/format.js";
 import { isEvalDir } from "../eval/folder/read-results.js";
-import { isRunDir } from "../run/read.js";
+import { isRunDir } from "../run/records.js";
 import { type Owner, readOwner } from "../run/owner.js";
 import { type Status, runStatus } from "../run/health.js";
 import { type StudyRecord, comparisonFile, readStudyRecord, runDirOf, studyFile } from "./directory.js";

@@ -7,8 +7,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RunConfig } from "../config/schema.js";
 import { readEvalResult } from "../eval/folder/read-results.js";
-import { checkpointName } from "../run/checkpoint.js";
-import { readRunFiles } from "../run/read.js";
+import { checkpointFolder, metricsFile } from "../run/paths.js";
+import { readRunFiles } from "../run/records.js";
 import { type Study, trainingWords } from "./definition.js";
 import { evalDirOf, evalFile, evaluationState, runDirOf, trainingState } from "./directory.js";
 
@@ -43,7 +43,7 @@ export function planSteps(dir: string, file: string, study: Study): StudyStep[] 
       algorithms.flatMap((algorithm) => {
         const config = { ...configs[algorithm]!, seed };
         const runDir = runDirOf(dir, algorithm, seed);
-        const checkpoint = join(runDir, "checkpoints", checkpointName(config.max_steps));
+        const checkpoint = checkpointFolder(runDir, config.max_steps);
         return [
           trainingStep(study, algorithm, seed, runDir, file),
           ...evaluationSteps(dir, study, runDir, checkpoint, config, `${algorithm}-seed${seed}-`),
@@ -69,7 +69,7 @@ function trainingStep(
     sort: `train ${algorithm}`,
     size: config.max_steps,
     isFinished: () => trainingState(runDir, config) === "finished",
-    done: () => linesOf(join(runDir, "metrics.jsonl")),
+    done: () => linesOf(metricsFile(runDir)),
     seconds: () => readRunFiles(runDir).summary!.wall_seconds,
     command: () => ({
       script: "launch",

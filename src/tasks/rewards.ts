@@ -68,8 +68,7 @@ export async function loadRewards(config: RunConfig["reward"], maxCompletionLeng
   const rewards: Reward[] = [];
   for (const { name, weight } of config.functions) {
     const score = Object.hasOwn(builtIn, name) ? (builtIn[name] as RewardFunction) : await importReward(name);
-    // Metrics are called rewards/<name>/mean: a module gives its file's name.
-    rewards.push({ name: basename(name, extname(name)), weight, score });
+    rewards.push({ name: shortName(name), weight, score });
   }
   const buffer = config.overlong_buffer;
   if (buffer > maxCompletionLength)
@@ -78,8 +77,7 @@ export async function loadRewards(config: RunConfig["reward"], maxCompletionLeng
     );
   if (buffer > 0)
     rewards.push({
-      name: "soft_overlong",
-      weight: 1,
+      ...OVERLONG,
       score: (completions) =>
         completions.map(({ ids }) => softOverlongPunishment(ids.length, maxCompletionLength, buffer)),
     });
@@ -88,6 +86,17 @@ export async function loadRewards(config: RunConfig["reward"], maxCompletionLeng
   if (twice !== undefined)
     throw new UserError(`reward.functions: expected every name once, found "${twice}" twice. Rename or remove one.`);
   return rewards;
+}
+
+/** Metrics are called rewards/<name>/mean: a module gives its file's name. */
+const shortName = (name: string): string => basename(name, extname(name));
+
+const OVERLONG = { name: "soft_overlong", weight: 1 } as const;
+
+/** Names and weights of a run's rewards, as `loadRewards` gives them; imports no module. */
+export function rewardWeights({ reward }: Pick<RunConfig, "reward">): Pick<Reward, "name" | "weight">[] {
+  const functions = reward.functions.map(({ name, weight }) => ({ name: shortName(name), weight }));
+  return reward.overlong_buffer > 0 ? [...functions, OVERLONG] : functions;
 }
 
 async function importReward(path: string): Promise<RewardFunction> {

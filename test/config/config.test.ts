@@ -6,7 +6,8 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { configKeys, describeConfig, nearestKey } from "../../src/config/keys.js";
-import { loadConfig, packageRoot, readRunConfig, resumeConfig, type LoadOptions } from "../../src/config/load.js";
+import { loadConfig, packageRoot, resumeConfig, type LoadOptions } from "../../src/config/load.js";
+import { readRunConfig } from "../../src/run/run-config.js";
 import { runConfigSchema } from "../../src/config/schema.js";
 import { UserError } from "../../src/errors.js";
 
@@ -243,12 +244,12 @@ describe("resume", () => {
   });
 
   test("length and machinery may change, what is learnt may not", () => {
-    expect(resumeConfig(stored, ["--max_steps=9", "--actors.num=2"]).config).toEqual({
+    expect(resumeConfig(readRunConfig(stored), ["--max_steps=9", "--actors.num=2"]).config).toEqual({
       ...config,
       max_steps: 9,
       actors: { ...config.actors, num: 2 },
     });
-    expect(() => resumeConfig(stored, ["--learning_rate=1"])).toThrow(
+    expect(() => resumeConfig(readRunConfig(stored), ["--learning_rate=1"])).toThrow(
       /learning_rate cannot change when a run is resumed/,
     );
   });

@@ -12,8 +12,8 @@ import { UserError } from "../../src/errors.js";
 import { parseModelConfig, type ModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "../../src/model/layout.js";
 import { loraLayout } from "../../src/model/lora.js";
-import { writeSafetensors } from "../../src/model/safetensors.js";
-import { hashPacked } from "../../src/model/weights.js";
+import { writeSafetensors } from "../../src/model/safetensors/write.js";
+import { hashPacked } from "../../src/model/identity.js";
 import { tinyWeights } from "../support/tiny.js";
 
 const shape = {

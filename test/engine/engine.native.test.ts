@@ -6,7 +6,7 @@ import { UserError } from "../../src/errors.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import type { ModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout } from "../../src/model/layout.js";
-import { hashPacked } from "../../src/model/weights.js";
+import { hashPacked } from "../../src/model/identity.js";
 
 interface GoldenGroup {
   prompt: number[];

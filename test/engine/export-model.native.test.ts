@@ -25,8 +25,9 @@ import { saveModelFolder } from "../../src/model/folder.js";
 import { weightLayout } from "../../src/model/layout.js";
 import { loadAdapter, loraLayout } from "../../src/model/lora.js";
 import { readModel } from "../../src/model/read-model.js";
-import { loadPacked, readSafetensors, readTensor } from "../../src/model/safetensors.js";
-import { splitIntoShards } from "../../src/model/shards.js";
+import { loadPacked } from "../../src/model/model-weights.js";
+import { readSafetensors, readTensor } from "../../src/model/safetensors/read.js";
+import { splitIntoShards } from "../../src/model/safetensors/shards.js";
 import { golden, goldenAdapters, goldenBase, goldenConfig, goldenGroups } from "../support/lora-golden.js";
 import { relativeGap } from "../support/tiny.js";
 

@@ -10,8 +10,8 @@ import { disposeBatch, hiddenStates, prepareMicrobatch } from "../../src/learner
 import { splitFlat } from "../../src/learner/policy/named-weights.js";
 import { readModelConfig } from "../../src/model/config.js";
 import { weightLayout } from "../../src/model/layout.js";
-import { loadPacked } from "../../src/model/safetensors.js";
-import { hashPacked } from "../../src/model/weights.js";
+import { loadPacked } from "../../src/model/model-weights.js";
+import { hashPacked } from "../../src/model/identity.js";
 import {
   cleanUp,
   iterationsOf,

@@ -8,9 +8,9 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readModelConfig } from "../../src/model/config.js";
 import { weightLayout } from "../../src/model/layout.js";
-import { loadPacked } from "../../src/model/safetensors.js";
+import { loadPacked } from "../../src/model/model-weights.js";
 import { loadTokenizer } from "../../src/model/tokenizer.js";
-import { hashPacked } from "../../src/model/weights.js";
+import { hashPacked } from "../../src/model/identity.js";
 import { starterProblem } from "../../src/tasks/starter.js";
 import { cleanUp, iterationsOf, readMetrics, reason, run, starter, temporary, unrunnable } from "../support/run.js";
 

@@ -15,7 +15,7 @@ import { completionLogprobs, hiddenStates, prepareMicrobatch } from "../../src/l
 import { splitFlat } from "../../src/learner/policy/named-weights.js";
 import { readModelConfig } from "../../src/model/config.js";
 import { weightLayout } from "../../src/model/layout.js";
-import { loadPacked } from "../../src/model/safetensors.js";
+import { loadPacked } from "../../src/model/model-weights.js";
 import { cleanUp, reason, root, run, starter, temporary, unrunnable } from "../support/run.js";
 
 interface Golden {

@@ -20,7 +20,7 @@ import { SerialSource } from "../../src/learner/rollouts/serial-source.js";
 import { TaskSource, bookOptions } from "../../src/learner/rollouts/task-source.js";
 import { readModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout } from "../../src/model/layout.js";
-import { hashPacked } from "../../src/model/weights.js";
+import { hashPacked } from "../../src/model/identity.js";
 import { loadTokenizer } from "../../src/model/tokenizer.js";
 import { TOKEN_VARIABLE } from "../../src/protocol/progress.js";
 import { loadRewards } from "../../src/tasks/rewards.js";

@@ -11,8 +11,8 @@ import { listCheckpoints } from "../../src/run/checkpoint.js";
 import { TaskSource } from "../../src/learner/rollouts/task-source.js";
 import { readModelConfig } from "../../src/model/config.js";
 import { weightLayout } from "../../src/model/layout.js";
-import { loadPacked } from "../../src/model/safetensors.js";
-import { hashPacked } from "../../src/model/weights.js";
+import { loadPacked } from "../../src/model/model-weights.js";
+import { hashPacked } from "../../src/model/identity.js";
 import {
   cleanUp,
   iterationsOf,

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { beforeEach, describe, expect, test } from "vitest";
 import { runConfigSchema } from "../../src/config/schema.js";
 import { readIncidents } from "../../src/run/incidents.js";
-import { configFile } from "../../src/run/run-dir.js";
+import { configFile } from "../../src/run/paths.js";
 import { Supervisor, type SuperviseOptions } from "../../src/launcher/supervise.js";
 import type { ProgressEvent } from "../../src/protocol/progress.js";
 

@@ -16,7 +16,8 @@ import {
 } from "../../src/learner/policy/policy.js";
 import { type NamedWeights } from "../../src/learner/policy/named-weights.js";
 import { loadAdapter, loraLayout, saveAdapterFolder } from "../../src/model/lora.js";
-import { readSafetensors, writeSafetensors } from "../../src/model/safetensors.js";
+import { readSafetensors } from "../../src/model/safetensors/read.js";
+import { writeSafetensors } from "../../src/model/safetensors/write.js";
 import { golden, goldenAdapters, goldenBase, goldenConfig, goldenGroups } from "../support/lora-golden.js";
 import { relativeGap, tinyBatch, tinyLearner, tinyRun } from "../support/tiny.js";
 

@@ -16,13 +16,9 @@ import { UserError } from "../../src/errors.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import { saveModelFolder } from "../../src/model/folder.js";
 import { layoutSize, weightLayout } from "../../src/model/layout.js";
-import {
-  type TensorToWrite,
-  loadPacked,
-  readSafetensors,
-  readTensor,
-  writeSafetensors,
-} from "../../src/model/safetensors.js";
+import { type TensorToWrite, writeSafetensors } from "../../src/model/safetensors/write.js";
+import { loadPacked } from "../../src/model/model-weights.js";
+import { readSafetensors, readTensor } from "../../src/model/safetensors/read.js";
 
 const root = mkdtempSync(join(tmpdir(), "finellama-safetensors-"));
 afterAll(() => rmSync(root, { recursive: true }));

@@ -4,7 +4,7 @@ import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { trajectories } from "../../src/learner/rollouts/trajectory-lines.js";
+import { trajectories } from "../../src/run/journal-lines.js";
 import { runConfigSchema } from "../../src/config/schema.js";
 import { UserError } from "../../src/errors.js";
 import { Journal, batchFile, journalBatches, readBatchFile, recoverJournal } from "../../src/run/journal.js";

@@ -2,17 +2,11 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, w
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, expect, test } from "vitest";
-import { readRunConfig } from "../../src/config/load.js";
+import { readRunConfig } from "../../src/run/run-config.js";
 import { runConfigSchema } from "../../src/config/schema.js";
 import { UserError } from "../../src/errors.js";
-import {
-  checkNewRunDir,
-  checkResumableRunDir,
-  claimRunDir,
-  configFile,
-  latestRunDir,
-  newRunDir,
-} from "../../src/run/run-dir.js";
+import { checkNewRunDir, checkResumableRunDir, claimRunDir, latestRunDir, newRunDir } from "../../src/run/run-dir.js";
+import { configFile } from "../../src/run/paths.js";
 import { planThreads, threadEnv } from "../../src/launcher/threads.js";
 
 let root = "";

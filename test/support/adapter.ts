@@ -4,7 +4,7 @@ import { readModelConfig } from "../../src/model/config.js";
 import { saveModelFolder } from "../../src/model/folder.js";
 import { layoutSize, weightLayout } from "../../src/model/layout.js";
 import { type LoraSpec, loraLayout, saveAdapterFolder } from "../../src/model/lora.js";
-import { loadPacked } from "../../src/model/safetensors.js";
+import { loadPacked } from "../../src/model/model-weights.js";
 import { Draw } from "../../src/math/random.js";
 
 /**

@@ -16,8 +16,8 @@ import type { DispatcherOptions } from "../../src/learner/rollouts/dispatcher.js
 import { Ledger } from "../../src/learner/rollouts/ledger.js";
 import type { LedgerOptions } from "../../src/learner/rollouts/ledger.js";
 import { layoutSize, packShapes } from "../../src/model/layout.js";
-import type { PolicyVersion } from "../../src/model/weights.js";
-import { hashPacked } from "../../src/model/weights.js";
+import type { PolicyVersion } from "../../src/model/identity.js";
+import { hashPacked } from "../../src/model/identity.js";
 import type { Completion, Task, TrajectoryGroup } from "../../src/protocol/messages.js";
 import { taskSeed } from "../../src/protocol/seeds.js";
 import type { Addresses } from "../../src/protocol/sockets.js";

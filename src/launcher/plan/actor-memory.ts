@@ -15,7 +15,7 @@ import {
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
-import { publishedLayout } from "../../model/published.js";
+import { publishedLayout } from "../../model/identity.js";
 import { SELFTEST_COMPLETIONS } from "../../learner/logprob-gap.js";
 import { PREFILL_SCORES } from "../../engine/limits.js";
 import type { MemoryItem } from "./memory-plan.js";

@@ -13,7 +13,7 @@ import { MAX_MLP } from "../../learner/policy/policy.js";
 import { MAX_LOGITS } from "../../learner/policy/token-logprobs.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
-import { publishedLayout } from "../../model/published.js";
+import { publishedLayout } from "../../model/identity.js";
 import type { MemoryItem } from "./memory-plan.js";
 
 /** Arrays of a chunk's size that exist at once in the gradient, see token-logprobs.ts. */

@@ -4,7 +4,7 @@ import type { Completion } from "../../protocol/messages.js";
 import { totalReward } from "../../tasks/rewards.js";
 import type { SequenceGroup } from "../policy/packing.js";
 import type { TrainingBatch } from "../rollouts/rollout-source.js";
-import { rewardWeights } from "../rollouts/task-source.js";
+import { rewardWeights } from "../../tasks/rewards.js";
 
 /** A completion with its total reward. */
 export interface ScoredCompletion {

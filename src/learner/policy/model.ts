@@ -17,9 +17,11 @@ import { layoutSize, packShapes, weightLayout, type LayoutEntry } from "../../mo
 import { saveModelFolder } from "../../model/folder.js";
 import { saveAdapterFolder } from "../../model/lora.js";
 import { mulberry32 } from "../../math/normal.js";
-import { publishedLayout } from "../../model/published.js";
-import { loadPacked, modelTensors, readTensor, writeSafetensors } from "../../model/safetensors.js";
-import { hashLine, hashOfLines } from "../../model/weights.js";
+import { publishedLayout } from "../../model/identity.js";
+import { loadPacked, modelTensors } from "../../model/model-weights.js";
+import { readTensor } from "../../model/safetensors/read.js";
+import { writeSafetensors } from "../../model/safetensors/write.js";
+import { hashLine, hashOfLines } from "../../model/identity.js";
 import type { TF } from "../backend/backend.js";
 import { splitFlat, type NamedWeights } from "./named-weights.js";
 

@@ -8,12 +8,13 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
 import pino from "pino";
+import { logsFolder } from "../../run/paths.js";
 import type { RunConfig } from "../../config/schema.js";
 import { UserError, messageOf } from "../../errors.js";
 import type { LayoutEntry } from "../../model/layout.js";
 import { layoutSize } from "../../model/layout.js";
-import type { PolicyVersion } from "../../model/weights.js";
-import { publishedHash } from "../../model/published.js";
+import type { PolicyVersion } from "../../model/identity.js";
+import { publishedHash } from "../../model/identity.js";
 import type { Addresses } from "../../protocol/sockets.js";
 import { sharedMemoryFolder } from "../../protocol/shared-memory.js";
 import { resolveAddresses } from "../../protocol/sockets.js";
@@ -70,10 +71,10 @@ export type ThreadMessage =
 
 async function main(data: DispatcherData): Promise<void> {
   const { run, runDir, firstIteration, layout, buffers } = data;
-  mkdirSync(join(runDir, "logs"), { recursive: true });
+  mkdirSync(logsFolder(runDir), { recursive: true });
   const logger = pino(
     { base: { role: "dispatcher" } },
-    pino.destination({ dest: join(runDir, "logs", "dispatcher.jsonl"), sync: true }),
+    pino.destination({ dest: join(logsFolder(runDir), "dispatcher.jsonl"), sync: true }),
   );
   const log = (level: "info" | "warn" | "error", message: string, fields = {}) => logger[level](fields, message);
   const onFatal = (error: unknown) => {

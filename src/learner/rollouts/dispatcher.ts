@@ -14,7 +14,7 @@
  * counts twice: answers are recognised by task id, and the same task gives the same tokens.
  */
 import type { Router } from "zeromq";
-import type { PolicyVersion } from "../../model/weights.js";
+import type { PolicyVersion } from "../../model/identity.js";
 import { ProtocolError, decode, encode, groupFromWire, taskToWire } from "../../protocol/codec.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import type { Addresses } from "../../protocol/sockets.js";

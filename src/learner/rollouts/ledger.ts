@@ -4,10 +4,10 @@
  * A group is accepted once, when its task is open, its weights are known and fresh enough, and the
  * journal has it. Both rollout sources stand on this; it knows neither sockets nor engines.
  */
-import { join } from "node:path";
-import type { PolicyVersion } from "../../model/weights.js";
+import type { PolicyVersion } from "../../model/identity.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import { Journal, recoverJournal } from "../../run/journal.js";
+import { trajectoriesFolder } from "../../run/paths.js";
 import { groupFault, type GroupRules } from "./group-rules.js";
 import type { FinishedBatch, TaskBookOptions } from "./task-book.js";
 import { TaskBook } from "./task-book.js";
@@ -55,7 +55,7 @@ export class Ledger {
 
   constructor(options: LedgerOptions) {
     this.#options = options;
-    this.#directory = join(options.runDir, "trajectories");
+    this.#directory = trajectoriesFolder(options.runDir);
     this.book = new TaskBook(options.firstIteration, options);
     this.#journal = new Journal(this.#directory, options.onFatal);
   }

@@ -10,7 +10,7 @@ import type { RunConfig } from "../../config/schema.js";
 import { UserError } from "../../errors.js";
 import type { LayoutEntry } from "../../model/layout.js";
 import { layoutSize } from "../../model/layout.js";
-import type { PolicyVersion } from "../../model/weights.js";
+import type { PolicyVersion } from "../../model/identity.js";
 import type { Addresses } from "../../protocol/sockets.js";
 import type { ApiCall, DispatcherApi, DispatcherData, ThreadError, ThreadMessage } from "./dispatcher-thread.js";
 import type { Evaluation, EvaluationRequest, RolloutSource, TrainingBatch } from "./rollout-source.js";

@@ -2,7 +2,7 @@
  * Where the learner's loop gets trajectories from. Two implementations: the dispatcher thread
  * (actors over ZeroMQ) and the serial source (an engine in this process, strictly on-policy).
  */
-import type { PolicyVersion } from "../../model/weights.js";
+import type { PolicyVersion } from "../../model/identity.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 
 export interface TrainingBatch {

@@ -4,7 +4,7 @@
  * same rewards, same journal.
  */
 import type { Engine, GeneratedGroup } from "../../engine/engine-types.js";
-import type { PolicyVersion } from "../../model/weights.js";
+import type { PolicyVersion } from "../../model/identity.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import { Ledger } from "./ledger.js";
 import type { LedgerOptions } from "./ledger.js";

@@ -6,7 +6,6 @@
  * num_generations. Substitutes of dynamic sampling come from an order of their own, so that they
  * never move a later batch's prompts.
  */
-import { basename, extname } from "node:path";
 import type { RunConfig } from "../../config/schema.js";
 import { UserError } from "../../errors.js";
 import { readModelConfig, type ModelConfig } from "../../model/config.js";
@@ -17,7 +16,7 @@ import { taskSeed } from "../../protocol/seeds.js";
 import type { Dataset, Problem } from "../../tasks/dataset.js";
 import { PromptOrder, loadDataset } from "../../tasks/dataset.js";
 import { hash32 } from "../../math/random.js";
-import { totalReward } from "../../tasks/rewards.js";
+import { rewardWeights, totalReward } from "../../tasks/rewards.js";
 import type { GroupRules } from "./group-rules.js";
 import type { EvaluationRequest } from "./rollout-source.js";
 import type { TaskBookOptions } from "./task-book.js";
@@ -177,15 +176,6 @@ function rewardsEqual(run: RunConfig): TaskBookOptions["rewardsEqual"] {
     const totals = group.completions.map((c) => totalReward(c.rewards, functions)).filter((total) => total !== null);
     return totals.every((total) => total === totals[0]);
   };
-}
-
-/**
- * Names and weights of a run's rewards, as loadRewards gives them, without loading a user's
- * modules.
- */
-export function rewardWeights({ reward }: Pick<RunConfig, "reward">): { name: string; weight: number }[] {
-  const functions = reward.functions.map(({ name, weight }) => ({ name: basename(name, extname(name)), weight }));
-  return reward.overlong_buffer > 0 ? [...functions, { name: "soft_overlong", weight: 1 }] : functions;
 }
 
 function pad(n: number, digits = 6): string {

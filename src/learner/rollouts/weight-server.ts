@@ -11,7 +11,7 @@ import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import type { Router } from "zeromq";
-import type { PolicyVersion } from "../../model/weights.js";
+import type { PolicyVersion } from "../../model/identity.js";
 import { ProtocolError, decode, encode } from "../../protocol/codec.js";
 import { Writer, bindRouter } from "../../protocol/sockets.js";
 import { sameToken } from "./run-token.js";

@@ -10,7 +10,7 @@ import { UserError } from "../../errors.js";
 import { type EvalDir, isEvalDir, readEvalDir } from "../../eval/folder/read-results.js";
 import { type StudyRecord, comparisonFile, readStudyRecord, runDirOf, studyFile } from "../directory.js";
 import { readJson } from "../../files.js";
-import { type RunFiles, isRunDir, readRunFiles } from "../../run/read.js";
+import { type RunFiles, isRunDir, readRunFiles } from "../../run/records.js";
 
 export interface ReportedRun extends RunFiles {
   readonly name: string;

@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { runConfigSchema } from "../../../src/config/schema.js";
 import { UserError } from "../../../src/errors.js";
-import { TaskSource, rewardWeights } from "../../../src/learner/rollouts/task-source.js";
+import { TaskSource } from "../../../src/learner/rollouts/task-source.js";
+import { rewardWeights } from "../../../src/tasks/rewards.js";
 import type { Tokenizer } from "../../../src/model/tokenizer.js";
 import { taskSeed } from "../../../src/protocol/seeds.js";
 

@@ -3,24 +3,15 @@
  * larger than a limit. The split is huggingface_hub's (serialization/_base.py,
  * split_state_dict_into_shards_factory).
  */
-import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import { shardIndex } from "./hub.js";
-import { createSafetensors, storedBytes, type StoredDtype } from "./safetensors.js";
-
-/** A tensor whose values are made when their turn comes, so that only one need be in memory. */
-export interface TensorSource {
-  readonly name: string;
-  readonly shape: readonly number[];
-  /** Number of elements. */
-  readonly size: number;
-  readonly read: () => Float32Array | Promise<Float32Array>;
-}
+import { writeJson } from "../../files.js";
+import { SHARD_INDEX } from "./read.js";
+import { createSafetensors, storedBytes, type StoredDtype, type TensorToWrite } from "./write.js";
 
 /**
- * In order: what would not fit begins another shard; a tensor larger than the limit has one of its
- * own, which comes first.
+ * Fills shards in order; a tensor that does not fit starts a new one. A tensor above the limit gets
+ * a shard to itself, placed before the shard being filled.
  */
 export function splitIntoShards<T extends { readonly size: number }>(
   tensors: readonly T[],
@@ -53,7 +44,7 @@ export function splitIntoShards<T extends { readonly size: number }>(
  */
 export async function writeShards(
   folder: string,
-  tensors: readonly TensorSource[],
+  tensors: readonly (TensorToWrite<Promise<Float32Array>> & { readonly size: number })[],
   dtype: StoredDtype,
   maxShardBytes: number,
   onWritten: (bytes: number) => void,
@@ -68,7 +59,7 @@ export async function writeShards(
     const out = createSafetensors(join(folder, name), shard, { dtype });
     try {
       for (const tensor of shard) {
-        out.append(await tensor.read());
+        out.append(typeof tensor.data === "function" ? await tensor.data() : tensor.data);
         weightMap[tensor.name] = name;
         onWritten(tensor.size * width);
         await setImmediate(); // signals and the progress bar have their turn
@@ -85,5 +76,5 @@ export async function writeShards(
     metadata: { total_parameters: parameters, total_size: parameters * width },
     weight_map: weightMap,
   };
-  writeFileSync(join(folder, shardIndex), `${JSON.stringify(index, null, 2)}\n`);
+  writeJson(join(folder, SHARD_INDEX), index);
 }

@@ -1,11 +1,14 @@
 /**
- * Identity of a weight set (design: "known weights").
+ * What travels from learner to actors, and its identity (design: "known weights"). That is the
+ * whole policy, or with LoRA the adapters alone: both sides read the base from disk.
  *
  * The hash names what was loaded, not what was sent: the actor computes it over its own arena.
  */
 import { createHash } from "node:crypto";
 import { closeSync, openSync, readSync } from "node:fs";
-import type { LayoutEntry } from "./layout.js";
+import type { ModelConfig } from "./config.js";
+import { layoutSize, weightLayout, type LayoutEntry } from "./layout.js";
+import { loraLayout, type LoraSpec } from "./lora.js";
 
 /** A policy: how many training iterations made it, and the hash of its weights. */
 export interface PolicyVersion {
@@ -38,9 +41,22 @@ export function hashOfLines(lines: readonly string[]): string {
     .digest("hex");
 }
 
-/** With LoRA a policy is a pair: the frozen base and the adapter. */
+/** Hash of a policy with LoRA: of the frozen base and the adapter. */
 export function hashPair(baseSha256: string, adapterSha256: string): string {
   return createHash("sha256").update(`base ${baseSha256}\nadapter ${adapterSha256}\n`).digest("hex");
+}
+
+/** Layout of the published buffer. */
+export function publishedLayout(config: ModelConfig, lora: LoraSpec | null): LayoutEntry[] {
+  return lora === null ? weightLayout(config) : loraLayout(config, lora);
+}
+
+/** @param baseSha256 hash of the frozen base; null without LoRA */
+export function publishedHash(packed: Float32Array, layout: readonly LayoutEntry[], baseSha256: string | null): string {
+  if (packed.length !== layoutSize(layout))
+    throw new Error(`${packed.length} published values, the layout has ${layoutSize(layout)}`);
+  const sha256 = hashPacked(packed, layout);
+  return baseSha256 === null ? sha256 : hashPair(baseSha256, sha256);
 }
 
 /**

@@ -1,0 +1,61 @@
+/** The weights of a model folder, by the layout of its decoder. */
+import { UserError } from "../errors.js";
+import type { ModelConfig } from "./config.js";
+import { type LayoutEntry, layoutSize, weightLayout } from "./layout.js";
+import { type StoredTensor, readSafetensors, readTensor } from "./safetensors/read.js";
+
+/**
+ * Reads a model folder's weights straight into a packed buffer in the order of
+ * `weightLayout(config)`: there is never a second copy.
+ * @param into receives the values; its length must be the layout's size. Default: a new array.
+ * @throws UserError listing every missing, surplus or mis-shaped tensor
+ */
+export function loadPacked(
+  folder: string,
+  config: ModelConfig,
+  into: Float32Array = new Float32Array(layoutSize(weightLayout(config))),
+): Float32Array {
+  for (const { entry, stored } of modelTensors(folder, config))
+    readTensor(stored, into.subarray(entry.offset, entry.offset + entry.size));
+  return into;
+}
+
+/**
+ * A model folder's tensors, still on disk, in the order of `weightLayout(config)`.
+ * A checkpoint with tied embeddings may carry or lack `lm_head.weight`; it is not among them.
+ * @throws UserError listing every missing, surplus or mis-shaped tensor
+ */
+export function modelTensors(folder: string, config: ModelConfig): { entry: LayoutEntry; stored: StoredTensor }[] {
+  const layout = weightLayout(config);
+  const stored = readSafetensors(folder);
+  const problems = layoutProblems(layout, stored, config.tieWordEmbeddings);
+  if (problems.length > 0) {
+    const shown = problems.slice(0, 10).join("\n  ");
+    const more = problems.length > 10 ? `\n  … and ${problems.length - 10} more` : "";
+    throw new UserError(
+      `${folder}: the weights do not fit config.json:\n  ${shown}${more}\nUse the config.json and safetensors files of one and the same model.`,
+    );
+  }
+  return layout.map((entry) => ({ entry, stored: stored.get(entry.name)! }));
+}
+
+function layoutProblems(
+  layout: readonly LayoutEntry[],
+  stored: ReadonlyMap<string, StoredTensor>,
+  tied: boolean,
+): string[] {
+  const problems: string[] = [];
+  const known = new Set(layout.map((entry) => entry.name));
+  for (const { name, shape } of layout) {
+    const found = stored.get(name);
+    if (found === undefined) problems.push(`${name}: expected [${shape.join(", ")}], found no such tensor`);
+    else if (found.shape.join() !== shape.join())
+      problems.push(`${name}: expected [${shape.join(", ")}], found [${found.shape.join(", ")}]`);
+  }
+  for (const { name, shape } of stored.values()) {
+    // Old llama checkpoints store the RoPE frequencies, which are a function of config.json.
+    if (known.has(name) || (tied && name === "lm_head.weight") || name.endsWith(".rotary_emb.inv_freq")) continue;
+    problems.push(`${name}: expected no such tensor, found [${shape.join(", ")}]`);
+  }
+  return problems;
+}

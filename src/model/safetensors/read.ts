@@ -1,0 +1,219 @@
+/**
+ * Reads safetensors files (format: huggingface/safetensors README, "Format").
+ *
+ * A file is: u64 little-endian header length N, N bytes of JSON {name: {dtype, shape,
+ * data_offsets}}, then the tensors' bytes, back to back. Everything is checked here; what comes out
+ * is float32. Knows nothing about models and runtimes.
+ */
+import { closeSync, existsSync, fstatSync, openSync, readSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { UserError, messageOf } from "../../errors.js";
+import { readJson } from "../../files.js";
+import { widenBfloat16, widenFloat16 } from "../half.js";
+
+export const BYTES_PER_ELEMENT: Readonly<Record<string, number>> = {
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U8: 1,
+  BOOL: 1,
+};
+
+/** A tensor still on disk. */
+export interface StoredTensor {
+  readonly name: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  /** Number of elements. */
+  readonly size: number;
+  readonly file: string;
+  /** Absolute position of its first byte in `file`. */
+  readonly position: number;
+}
+
+// The format's own limit: a longer header is a damaged length field (safetensors/src/tensor.rs,
+// MAX_HEADER_SIZE).
+const MAX_HEADER_BYTES = 100_000_000;
+export const IO_BYTES = 8 << 20;
+
+const headerSchema = z.record(z.string(), z.unknown());
+const entrySchema = z.object({
+  dtype: z.string(),
+  shape: z.array(z.int().nonnegative()),
+  data_offsets: z.tuple([z.int().nonnegative(), z.int().nonnegative()]),
+});
+/** Names the shards of a model folder. */
+export const SHARD_INDEX = "model.safetensors.index.json";
+const shardIndexSchema = z.looseObject({
+  weight_map: z.record(z.string(), z.string()).refine((map) => Object.keys(map).length > 0, "no tensor"),
+});
+
+/**
+ * Lists the tensors of a `.safetensors` file, or of a model folder (`model.safetensors`, or the
+ * shards named by `model.safetensors.index.json`). Reads headers only.
+ * @throws UserError naming the file when it is missing, truncated, or its header contradicts itself
+ *   or its size
+ */
+export function readSafetensors(path: string): Map<string, StoredTensor> {
+  if (!existsSync(path))
+    throw new UserError(`${path}: expected a safetensors file or a model folder, found nothing. Check the path.`);
+  if (!statSync(path).isDirectory()) return readHeader(path);
+  const single = join(path, "model.safetensors");
+  const index = join(path, SHARD_INDEX);
+  if (existsSync(single)) return readHeader(single);
+  if (existsSync(index)) return readShards(path, index);
+  throw new UserError(
+    `${path}: expected model.safetensors or model.safetensors.index.json, found neither. Point model.path at a folder with safetensors weights.`,
+  );
+}
+
+/**
+ * Reads one tensor as float32 (F32 as it is, F16 and BF16 widened exactly).
+ * @param into receives the values; its length must be the tensor's size. Default: a new array.
+ */
+export function readTensor(tensor: StoredTensor, into: Float32Array = new Float32Array(tensor.size)): Float32Array {
+  if (into.length !== tensor.size)
+    throw new Error(`${tensor.name}: room for ${into.length} values, the tensor has ${tensor.size}`);
+  const fd = openSync(tensor.file, "r");
+  try {
+    if (tensor.dtype === "F32") {
+      readFully(fd, new Uint8Array(into.buffer, into.byteOffset, into.byteLength), tensor.position, tensor.file);
+    } else if (tensor.dtype === "F16" || tensor.dtype === "BF16") {
+      const widen = tensor.dtype === "BF16" ? widenBfloat16 : widenFloat16;
+      const scratch = new Uint16Array(Math.min(tensor.size, IO_BYTES / 2));
+      for (let done = 0; done < tensor.size; done += scratch.length) {
+        const part = scratch.subarray(0, Math.min(scratch.length, tensor.size - done));
+        readFully(fd, new Uint8Array(part.buffer, 0, part.byteLength), tensor.position + done * 2, tensor.file);
+        widen(part, into.subarray(done, done + part.length));
+      }
+    } else {
+      throw new UserError(
+        `${tensor.file}: ${tensor.name} has dtype ${tensor.dtype}, expected F32, F16 or BF16. Convert the checkpoint to one of these (quantised weights cannot be trained).`,
+      );
+    }
+  } finally {
+    closeSync(fd);
+  }
+  return into;
+}
+
+// ----------------------------------------------------------------------------------------------------
+// headers
+
+function readHeader(file: string): Map<string, StoredTensor> {
+  const damaged = (what: string): UserError =>
+    new UserError(`${file}: not a whole safetensors file: ${what}. Download or copy the file again.`);
+  const fd = openSync(file, "r");
+  try {
+    const fileBytes = fstatSync(fd).size;
+    if (fileBytes < 8) throw damaged(`expected at least 8 bytes, found ${fileBytes}`);
+    const length = Buffer.alloc(8);
+    readFully(fd, length, 0, file);
+    const headerBytes = Number(length.readBigUInt64LE());
+    if (headerBytes > MAX_HEADER_BYTES)
+      throw damaged(`the header length reads ${headerBytes}, expected at most ${MAX_HEADER_BYTES}`);
+    if (8 + headerBytes > fileBytes)
+      throw damaged(`expected a header of ${headerBytes} bytes, found a file of ${fileBytes}`);
+    const text = Buffer.alloc(headerBytes);
+    readFully(fd, text, 8, file);
+    let header: Record<string, unknown>;
+    try {
+      header = headerSchema.parse(JSON.parse(text.toString("utf8")));
+    } catch (error) {
+      throw damaged(`expected a JSON header (${messageOf(error).split("\n")[0]})`);
+    }
+    return placeTensors(file, header, 8 + headerBytes, fileBytes, damaged);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Checks that the tensors cover the rest of the file exactly, without holes or overlaps. */
+function placeTensors(
+  file: string,
+  header: Record<string, unknown>,
+  dataStart: number,
+  fileBytes: number,
+  damaged: (what: string) => UserError,
+): Map<string, StoredTensor> {
+  const tensors = new Map<string, StoredTensor>();
+  const spans: { name: string; begin: number; end: number }[] = [];
+  for (const [name, value] of Object.entries(header)) {
+    if (name === "__metadata__") continue;
+    const parsed = entrySchema.safeParse(value);
+    if (!parsed.success)
+      throw damaged(`the header's entry ${name} is malformed (${z.prettifyError(parsed.error).replaceAll("\n", " ")})`);
+    const {
+      dtype,
+      shape,
+      data_offsets: [begin, end],
+    } = parsed.data;
+    const width = BYTES_PER_ELEMENT[dtype];
+    if (width === undefined)
+      throw new UserError(
+        `${file}: ${name} has dtype ${dtype}, expected F32, F16 or BF16. Convert the checkpoint to one of these.`,
+      );
+    const size = shape.reduce((a, b) => a * b, 1);
+    if (end - begin !== size * width)
+      throw damaged(
+        `${name} (${dtype} [${shape.join(", ")}]) should take ${size * width} bytes, its offsets span ${end - begin}`,
+      );
+    spans.push({ name, begin, end });
+    tensors.set(name, { name, dtype, shape, size, file, position: dataStart + begin });
+  }
+  let covered = 0;
+  for (const { name, begin, end } of spans.sort((a, b) => a.begin - b.begin || a.end - b.end)) {
+    if (begin !== covered) throw damaged(`${name} should begin at data byte ${covered}, its offset is ${begin}`);
+    covered = end;
+  }
+  if (dataStart + covered !== fileBytes)
+    throw damaged(`its tensors need ${dataStart + covered} bytes, the file has ${fileBytes}`);
+  return tensors;
+}
+
+function readShards(folder: string, indexFile: string): Map<string, StoredTensor> {
+  const weightMap = readShardIndex(indexFile);
+  const all = new Map<string, StoredTensor>();
+  for (const shard of new Set(Object.values(weightMap))) {
+    const file = join(folder, shard);
+    if (!existsSync(file))
+      throw new UserError(
+        `${indexFile} names the shard ${shard}, which is not in the folder. Download the missing file.`,
+      );
+    for (const [name, tensor] of readHeader(file)) {
+      if (weightMap[name] === shard) all.set(name, tensor);
+    }
+  }
+  for (const [name, shard] of Object.entries(weightMap)) {
+    if (!all.has(name))
+      throw new UserError(
+        `${join(folder, shard)}: expected ${name} (by ${indexFile}), found no such tensor. Download both files again.`,
+      );
+  }
+  return all;
+}
+
+/** Reads which file of a sharded model holds which tensor. */
+export function readShardIndex(indexFile: string): Record<string, string> {
+  return readJson(indexFile, shardIndexSchema, "Download the file again.").weight_map;
+}
+
+// ----------------------------------------------------------------------------------------------------
+// bytes
+
+function readFully(fd: number, into: Uint8Array, position: number, file: string): void {
+  for (let done = 0; done < into.length;) {
+    const read = readSync(fd, into, done, Math.min(into.length - done, 1 << 30), position + done);
+    if (read === 0)
+      throw new UserError(
+        `${file}: ended at byte ${position + done} while it was being read. Is something else writing it?`,
+      );
+    done += read;
+  }
+}

@@ -1,0 +1,125 @@
+/** Writes safetensors files, whole or not at all (format: see read.ts). */
+import { closeSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
+import { dirname } from "node:path";
+import { fsyncPath, writeFully } from "../../files.js";
+import { narrowToBfloat16, narrowToFloat16 } from "../half.js";
+import { BYTES_PER_ELEMENT, IO_BYTES } from "./read.js";
+
+/**
+ * A tensor to be written; a function is called when its turn comes, so that only one tensor need
+ * exist at a time.
+ */
+export interface TensorToWrite<Made = Float32Array> {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly data: Float32Array | (() => Made);
+}
+
+/** How values are stored. Narrower than float32: rounded to the nearest, ties to even. */
+export type StoredDtype = "F32" | "F16" | "BF16";
+
+export const storedBytes = (dtype: StoredDtype): number => BYTES_PER_ELEMENT[dtype]!;
+
+interface WriteOptions {
+  /** Default F32. */
+  readonly dtype?: StoredDtype;
+  /** Strings for `__metadata__`; default {format: "pt"}, which transformers asks for. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+/** A file that is being written: whole under its name once finished, absent before. */
+export interface UnfinishedSafetensors {
+  /** Values of the next tensor, in the order announced. */
+  append(data: Float32Array): void;
+  finish(): void;
+  /** Removes what was written. */
+  discard(): void;
+}
+
+/**
+ * Writes a safetensors file, one tensor at a time.
+ * @throws UserError for a value that F16 does not have
+ */
+export function writeSafetensors(file: string, tensors: readonly TensorToWrite[], options: WriteOptions = {}): void {
+  const out = createSafetensors(file, tensors, options);
+  try {
+    for (const { data } of tensors) out.append(typeof data === "function" ? data() : data);
+    out.finish();
+  } catch (error) {
+    out.discard();
+    throw error;
+  }
+}
+
+/**
+ * Begins a file whose values come later. It has a temporary name until `finish` fsyncs and renames
+ * it.
+ */
+export function createSafetensors(
+  file: string,
+  tensors: readonly { readonly name: string; readonly shape: readonly number[] }[],
+  options: WriteOptions = {},
+): UnfinishedSafetensors {
+  const dtype = options.dtype ?? "F32";
+  const header: Record<string, unknown> = { __metadata__: options.metadata ?? { format: "pt" } };
+  const sizes: number[] = [];
+  let end = 0;
+  for (const { name, shape } of tensors) {
+    if (Object.hasOwn(header, name)) throw new Error(`${file}: two tensors are called ${name}`);
+    const size = shape.reduce((a, b) => a * b, 1);
+    sizes.push(size);
+    const begin = end;
+    end += size * storedBytes(dtype);
+    header[name] = { dtype, shape, data_offsets: [begin, end] };
+  }
+  const json = JSON.stringify(header);
+  // Spaces after the JSON are allowed; they align the data to 8 bytes.
+  const headerBytes = Buffer.from(json + " ".repeat((8 - (Buffer.byteLength(json) % 8)) % 8));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(headerBytes.length));
+
+  const temporary = `${file}.tmp-${process.pid}`;
+  const fd = openSync(temporary, "w");
+  let open = true;
+  const close = (): void => {
+    if (open) closeSync(fd);
+    open = false;
+  };
+  let next = 0;
+  const out: UnfinishedSafetensors = {
+    append(data) {
+      const { name, shape } = tensors[next]!;
+      if (data.length !== sizes[next])
+        throw new Error(`${name}: ${data.length} values for shape [${shape.join(", ")}]`);
+      next++;
+      if (dtype === "F32") return writeFully(fd, bytesOf(data));
+      for (let at = 0; at < data.length; at += IO_BYTES / 4) {
+        const part = data.subarray(at, at + IO_BYTES / 4);
+        writeFully(fd, bytesOf(dtype === "BF16" ? narrowToBfloat16(part) : narrowToFloat16(part, name)));
+      }
+    },
+    finish() {
+      if (next !== tensors.length) throw new Error(`${file}: ${next} of ${tensors.length} tensors were written`);
+      fsyncSync(fd);
+      close();
+      renameSync(temporary, file);
+      fsyncPath(dirname(file));
+    },
+    discard() {
+      close();
+      rmSync(temporary, { force: true });
+    },
+  };
+  try {
+    writeFully(fd, length);
+    writeFully(fd, headerBytes);
+  } catch (error) {
+    out.discard();
+    throw error;
+  }
+  return out;
+}
+
+function bytesOf(values: Float32Array | Uint16Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}

@@ -1,0 +1,101 @@
+/**
+ * What a run writes about itself, and its reader: metrics, evaluations, summary. A run may be
+ * writing while another process reads. Knows the files' form; computes nothing.
+ */
+import { execFileSync } from "node:child_process";
+import { appendFileSync, existsSync, readFileSync } from "node:fs";
+import { z } from "zod";
+import type { RunConfig } from "../config/schema.js";
+import { jsonOf, readJson, readJsonLines, writeJson, writeWhole } from "../files.js";
+import type { Metrics, RunSummary, Validation } from "../protocol/progress.js";
+import { readRunConfig } from "./run-config.js";
+import { configFile, metricsFile, summaryFile, validationFile } from "./paths.js";
+
+const accuracy = z.object({ accuracy: z.number(), ci95: z.tuple([z.number(), z.number()]), n: z.int() });
+const validation = z.object({ sampled: accuracy.exactOptional(), greedy: accuracy.exactOptional() });
+const validationLine = validation.extend({ iteration: z.int() });
+// NaN is written as null: such values are left out.
+const metricsLine = z
+  .record(z.string(), z.number().nullable())
+  .transform((line) => Object.fromEntries(Object.entries(line).filter((entry) => entry[1] !== null)));
+const summarySchema = z.object({
+  algo: z.enum(["grpo", "ppo"]),
+  validation: z.object({ before: validation.exactOptional(), after: validation.exactOptional() }),
+  iterations: z.int(),
+  wall_seconds: z.number(),
+  train_seconds: z.number(),
+  backend: z.string(),
+  commit: z.string().nullable(),
+  checkpoint: z.string().nullable(),
+  stopped: z.boolean(),
+});
+
+export interface RunFiles {
+  readonly config: RunConfig;
+  readonly metrics: readonly Readonly<Record<string, number>>[];
+  /** Held-out accuracy by iteration, before (0) and after included. */
+  readonly validation: readonly z.infer<typeof validationLine>[];
+  /** Null while it runs, or when it was killed. */
+  readonly summary: z.infer<typeof summarySchema> | null;
+}
+
+export const isRunDir = (runDir: string): boolean => existsSync(configFile(runDir));
+
+/** @throws UserError when a file is damaged or of another form */
+export function readRunFiles(runDir: string): RunFiles {
+  const summary = existsSync(summaryFile(runDir)) ? readSummary(runDir) : null;
+  const { before, after } = summary?.validation ?? {};
+  return {
+    config: readRunConfig(configFile(runDir)),
+    metrics: readMetrics(runDir),
+    validation: [
+      ...(before === undefined ? [] : [{ iteration: 0, ...before }]),
+      ...readValidation(runDir),
+      ...(after === undefined ? [] : [{ iteration: summary!.iterations, ...after }]),
+    ],
+    summary,
+  };
+}
+
+/** @throws UserError when the run has none that can be read */
+export const readSummary = (runDir: string) => readJson(summaryFile(runDir), summarySchema);
+
+/** The iterations' metrics; none before the first. */
+export const readMetrics = (runDir: string): Record<string, number>[] =>
+  readJsonLines(metricsFile(runDir), metricsLine) as Record<string, number>[];
+
+/** The evaluations between the first and the last. */
+export const readValidation = (runDir: string) => readJsonLines(validationFile(runDir), validationLine);
+
+export const appendMetrics = (runDir: string, line: Metrics): void => appendLine(metricsFile(runDir), line);
+
+export const appendValidation = (runDir: string, iteration: number, validation: Validation): void =>
+  appendLine(validationFile(runDir), { iteration, ...validation });
+
+export const writeSummary = (runDir: string, summary: RunSummary): void => writeJson(summaryFile(runDir), summary);
+
+/** Drops the lines of iterations that a resumed run will do again. */
+export function dropLinesAfter(runDir: string, iteration: number): void {
+  for (const file of [metricsFile(runDir), validationFile(runDir)]) {
+    if (!existsSync(file)) continue;
+    const lines = readFileSync(file, "utf8").split("\n");
+    // the last line of a killed process may be torn
+    const kept = lines.filter((line) => ((jsonOf(line) as Metrics | undefined)?.iteration ?? Infinity) <= iteration);
+    writeWhole(file, kept.map((line) => `${line}\n`).join(""));
+  }
+}
+
+function appendLine(file: string, line: object): void {
+  appendFileSync(file, `${JSON.stringify(line)}\n`);
+}
+
+/** Commit of the program; null outside a git checkout. */
+export function currentCommit(): string | null {
+  try {
+    const cwd = new URL(".", import.meta.url);
+    const stdio = ["ignore", "pipe", "ignore"] as const;
+    return execFileSync("git", ["rev-parse", "HEAD"], { cwd, encoding: "utf8", stdio: [...stdio] }).trim();
+  } catch {
+    return null;
+  }
+}

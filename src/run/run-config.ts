@@ -1,0 +1,33 @@
+/** Reads the resolved configuration of a run. */
+import { existsSync, readFileSync } from "node:fs";
+import { z } from "zod";
+import { runConfigSchema, type RunConfig } from "../config/schema.js";
+import { checkLayer } from "../config/validate.js";
+import { jsonOf, readJson } from "../files.js";
+import { configFile } from "./paths.js";
+
+/** A configuration as a file holds it: keys that earlier versions wrote are passed over. */
+export const storedConfigSchema = z.preprocess(withoutRetired, runConfigSchema);
+
+/**
+ * Reads a resolved configuration, such as the config.json of a run directory.
+ * @throws UserError when it is missing, damaged, or of another version of this program
+ */
+export function readRunConfig(file: string): RunConfig {
+  const json = withoutRetired(readJson(file, z.unknown(), "Give the directory that a run was written to."));
+  checkLayer(json, file);
+  return runConfigSchema.parse(json);
+}
+
+/** The configuration of the run in a folder; undefined where none is (a model has no `algo`). */
+export function findRunConfig(folder: string): RunConfig | undefined {
+  const file = configFile(folder);
+  const json = existsSync(file) ? jsonOf(readFileSync(file, "utf8")) : undefined;
+  return typeof json === "object" && json !== null && "algo" in json ? readRunConfig(file) : undefined;
+}
+
+function withoutRetired(json: unknown): unknown {
+  if (typeof json !== "object" || json === null || !("transport" in json)) return json;
+  const { chunk_bytes: _, ...transport } = json.transport as Record<string, unknown>;
+  return { ...json, transport };
+}
