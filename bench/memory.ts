@@ -11,7 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
-import { readRunConfig } from "../src/run/config.js";
+import { readRunConfig } from "../src/run/run-config.js";
 import { guarded } from "../src/entry.js";
 import { UserError } from "../src/errors.js";
 import { RUNTIME, planMemory } from "../src/launcher/plan/memory-plan.js";
