@@ -11,7 +11,8 @@
  */
 import type { ModelConfig } from "../../model/config.js";
 import { rotaryCosSin } from "../../model/rotary.js";
-import { CPU_FLOAT32, WEIGHTS_FILE, beyondPrefill, byteLength, storedWeights, type Numeric } from "./numeric.js";
+import { CPU_FLOAT32, type Numeric } from "./numeric.js";
+import { WEIGHTS_FILE, beyondPrefill, byteLength, storedWeights } from "./weight-file.js";
 import { Graph, type DataType } from "./onnx.js";
 import { layerNames, weightViews } from "./weights.js";
 
@@ -96,8 +97,8 @@ export function embed(g: Graph, { dtype }: Numeric, ids: string): string {
   return g.cast(g.node("Gather", ["embedding", ids]), dtype, "float32");
 }
 
-/** RMSNorm of the residual stream, for a linear layer. */
-export function rmsNorm(g: Graph, config: ModelConfig, { dtype }: Numeric, x: string, weight: string): string {
+/** RMSNorm of the residual stream, as the input of a linear layer. */
+export function normOf(g: Graph, config: ModelConfig, { dtype }: Numeric, x: string, weight: string): string {
   const normed = g.node("SimplifiedLayerNormalization", [x, weight], {
     axis: { int: -1 },
     epsilon: { float: config.rmsNormEps },
@@ -187,7 +188,7 @@ export function buildPrefillGraph(config: ModelConfig, numeric: Numeric = CPU_FL
   const causal = g.node("Where", [future, g.float(MASKED), g.float(0)]); // [Tp, Tp]
 
   let residual = g.node("Reshape", [embed(g, numeric, ids), g.int64([-1, H])]);
-  let x = rmsNorm(g, config, numeric, residual, layerNames(0).inputNorm);
+  let x = normOf(g, config, numeric, residual, layerNames(0).inputNorm);
   for (let layer = 0; layer < config.numLayers; layer++) {
     const names = layerNames(layer);
     const { qk, v } = projectAttention(g, config, numeric, x, layer);
