@@ -9,10 +9,12 @@
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { UserError, messageOf } from "../errors.js";
-import { TOKEN_VARIABLE, type LauncherMessage, type ProgressEvent } from "../protocol/progress.js";
+import { describeError, endWithError, heedRequests } from "../protocol/child-process.js";
+import { TOKEN_VARIABLE } from "../protocol/progress.js";
 import { readRunConfig } from "../run/run-config.js";
 
 const CLOSE_TIMEOUT_MS = 20_000;
+const ORPHANED = "the launcher is gone";
 
 const { values } = parseArgs({
   options: {
@@ -27,6 +29,9 @@ const { values } = parseArgs({
 });
 
 async function main(): Promise<string> {
+  const asked = new Promise<string>((resolve) =>
+    heedRequests({ stop: resolve, checkpoint: () => {}, orphaned: () => resolve(ORPHANED) }),
+  );
   const { config: file, work, weights } = values;
   if (file === undefined || work === undefined || weights === undefined)
     throw new UserError("An actor needs --config FILE --work ADDRESS --weights ADDRESS; the launcher gives them.");
@@ -39,18 +44,6 @@ async function main(): Promise<string> {
     addresses: { work, weights },
     token: process.env[TOKEN_VARIABLE] ?? "",
   });
-  const asked = new Promise<string>((resolve) => {
-    process.once("SIGTERM", () => resolve("SIGTERM"));
-    // Under a launcher Ctrl-C reaches every process of the terminal; the launcher decides what it
-    // means.
-    process.on("SIGINT", () => {
-      if (process.send === undefined) resolve("SIGINT");
-    });
-    process.on("message", (message: LauncherMessage) => {
-      if (message.type === "stop") resolve("the launcher said stop");
-    });
-    process.once("disconnect", () => resolve("the launcher is gone"));
-  });
   try {
     return await Promise.race([asked, actor.done]);
   } finally {
@@ -62,16 +55,11 @@ async function main(): Promise<string> {
 
 main().then(
   (reason) => {
-    if (reason === "the launcher is gone") console.error(`actor ${values.index}: ${reason}, stopping`);
+    if (reason === ORPHANED) console.error(`actor ${values.index}: ${reason}, stopping`);
     process.exit(0);
   },
   (error: unknown) => {
-    const user = error instanceof UserError;
-    const message = `actor ${values.index}: ${messageOf(error)}`;
-    const stack = error instanceof Error ? error.stack : undefined;
-    console.error(values.debug || !user ? (stack ?? message) : message);
-    const event: ProgressEvent = { type: "error", message, user };
-    if (process.send === undefined || !process.connected) process.exit(1);
-    process.send(event, () => process.exit(1));
+    console.error(values.debug && error instanceof Error ? error.stack : describeError(error));
+    endWithError(`actor ${values.index}: ${messageOf(error)}`, error);
   },
 );

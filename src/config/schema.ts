@@ -217,7 +217,11 @@ export const runConfigSchema = z.strictObject({
         .positive()
         .default(60)
         .describe("a task not answered in this time goes to another actor"),
-      max_restarts: z.int().nonnegative().default(3).describe("restarts of dead actors before the run stops"),
+      max_restarts: z
+        .int()
+        .nonnegative()
+        .default(5)
+        .describe("restarts of dead actors within ten minutes; one more ends the run"),
     })
     .prefault({}),
   learner: z
@@ -235,6 +239,11 @@ export const runConfigSchema = z.strictObject({
         .nonnegative()
         .default(0)
         .describe("TensorFlow threads; 0 = all cores (actors pause while it trains)"),
+      max_restarts: z
+        .int()
+        .nonnegative()
+        .default(3)
+        .describe("restarts of a dead learner within ten minutes; one more ends the run"),
     })
     .prefault({}),
   transport: z

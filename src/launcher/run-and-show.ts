@@ -6,11 +6,12 @@ import { cudaLibraryPath } from "../machine/cuda-libraries.js";
 import { visibleGpus } from "../machine/devices.js";
 import { smiList } from "../machine/gpus.js";
 import { actorLibraryPath } from "../machine/onnx-provider.js";
+import { removeAbandoned, removeLeftoversOf } from "../protocol/leftovers.js";
 import { heedSignals } from "../run/children.js";
 import { assignDevices } from "./assign-devices.js";
 import { report } from "./render.js";
 import type { LaunchFlags } from "./resolve-run.js";
-import { type SuperviseOptions, supervise } from "./supervise.js";
+import { type SuperviseOptions, Supervisor } from "./supervise.js";
 import { planThreads } from "./threads.js";
 import { createView } from "./view.js";
 
@@ -32,9 +33,11 @@ export async function runAndShow(
     threads,
   };
   const view = createView(process.stdout, header, run.max_steps);
-  const supervised = supervise({
+  removeAbandoned();
+  const supervised = new Supervisor({
     runDir,
     actors: run.actors,
+    learner: run.learner,
     threads,
     devices: assignDevices(visibleGpus(process.env, smiList()), run, serial),
     libraryPath: { learner: cudaLibraryPath("12"), actor: actorLibraryPath() },
@@ -44,11 +47,15 @@ export async function runAndShow(
     debug: flags.debug === true,
     onEvent: view.event,
     onActors: view.actors,
+    cleanUpAfter: removeLeftoversOf,
   });
-  const signals = heedSignals((signal) => {
-    view.note(`${signal}: writing a checkpoint, then stopping. Once more kills everything at once.`);
-    supervised.stop();
-  }, supervised.kill);
+  const signals = heedSignals(
+    (signal) => {
+      view.note(`${signal}: writing a checkpoint, then stopping. Once more kills everything at once.`);
+      supervised.stop();
+    },
+    () => supervised.kill(),
+  );
   const { summary, failure } = await supervised.ended;
   signals.release();
   view.close();

@@ -1,29 +1,34 @@
 /**
- * Runs the learner and its actors as child processes until the run is over: starts actors when the
- * learner listens, restarts dead ones, passes on the request to stop, and leaves no process behind.
- * Knows nothing about terminals, signals, or what the children compute.
+ * Runs the learner and its actors as child processes until the run is over. It starts actors when
+ * the learner listens, notices what hangs, starts again what died, passes on requests, and leaves
+ * no process behind. Knows nothing about terminals, signals, or what the children compute.
  *
  *   learner ──listening──▶ actors start ──…──▶ learner "done" + exit ──▶ actors stop ──▶ resolved
- *   a dead actor is started again (at most max_restarts times); a dead learner ends the run.
+ *   a dead actor is started again; after a dead learner both sides start from the last checkpoint.
  */
-import { fork, type ChildProcess } from "node:child_process";
-import { closeSync, openSync, statSync } from "node:fs";
 import type { RunConfig } from "../config/schema.js";
-import type { LauncherMessage, ProgressEvent, RunSummary } from "../protocol/progress.js";
 import { deviceEnv } from "../machine/devices.js";
-import type { DevicePlan } from "./assign-devices.js";
-import { howItEnded, logTail } from "../run/children.js";
+import { TOKEN_VARIABLE, type ProgressEvent, type RunSummary } from "../protocol/progress.js";
+import { processStat } from "../protocol/process-stat.js";
+import { recordIncident } from "../run/incidents.js";
 import { configFile, logFile } from "../run/paths.js";
+import type { DevicePlan } from "./assign-devices.js";
+import { LoggedChild } from "./child.js";
+import { RESTART_WINDOW_MS, RestartBudget } from "./restarts.js";
 import { threadEnv, type ThreadPlan } from "./threads.js";
+import { Watchdog } from "./watchdog.js";
 
 /** How long a child may take to exit after its work is done, or after another child failed. */
 const EXIT_GRACE_MS = 10_000;
 /** How long the learner may take for a last checkpoint when the run is ended by dead actors. */
 const CHECKPOINT_GRACE_MS = 120_000;
+/** How often children are looked at. */
+const LOOK_MS = 2_000;
 
 export interface SuperviseOptions {
   readonly runDir: string;
   readonly actors: RunConfig["actors"];
+  readonly learner: Pick<RunConfig["learner"], "max_restarts">;
   readonly threads: ThreadPlan;
   readonly devices: DevicePlan;
   /** Folders in which a process on a GPU finds CUDA's libraries. */
@@ -36,6 +41,8 @@ export interface SuperviseOptions {
   readonly debug: boolean;
   readonly onEvent: (event: ProgressEvent) => void;
   readonly onActors: (running: number, restarts: number) => void;
+  /** Removes what a process left behind, such as sockets and shared memory. */
+  readonly cleanUpAfter: (pid: number) => void;
 }
 
 export interface RunEnd {
@@ -45,170 +52,227 @@ export interface RunEnd {
   readonly failure?: string;
 }
 
-export interface SupervisedRun {
+type Addresses = Extract<ProgressEvent, { type: "listening" }>;
+
+export class Supervisor {
   /** Resolves when no child is left. Never rejects. */
   readonly ended: Promise<RunEnd>;
+  readonly #options: SuperviseOptions;
+  readonly #children = new Set<LoggedChild>();
+  readonly #actors = new Set<LoggedChild>();
+  readonly #actorBudget: RestartBudget;
+  readonly #learnerBudget: RestartBudget;
+  readonly #watchdog = new Watchdog(performance.now());
+  readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #look: NodeJS.Timeout;
+  #learner!: LoggedChild;
+  #lookedMs = performance.now();
+  #isEnding = false;
+  #restarts = 0;
+  #summary: RunSummary | undefined;
+  #failure: string | undefined;
+  #resolveEnded!: (end: RunEnd) => void;
+
+  constructor(options: SuperviseOptions) {
+    this.#options = options;
+    this.ended = new Promise((resolve) => (this.#resolveEnded = resolve));
+    this.#actorBudget = new RestartBudget(options.actors.max_restarts);
+    this.#learnerBudget = new RestartBudget(options.learner.max_restarts);
+    this.#look = setInterval(() => this.#lookAtChildren(), LOOK_MS);
+    this.#startLearner(options.resume);
+  }
+
   /** Asks the learner to write a checkpoint and go; the actors follow. */
-  readonly stop: () => void;
+  stop(): void {
+    this.#isEnding = true;
+    this.#learner.tell({ type: "stop" });
+    this.#endIfEmpty();
+  }
+
+  /** Asks the learner for a checkpoint; the run goes on. */
+  checkpoint(): void {
+    this.#learner.tell({ type: "checkpoint" });
+  }
+
   /** Kills every child at once. */
-  readonly kill: () => void;
-}
+  kill(): void {
+    this.#isEnding = true;
+    for (const child of this.#children) child.kill();
+    this.#endIfEmpty();
+  }
 
-export function supervise(options: SuperviseOptions): SupervisedRun {
-  const { runDir, scripts, threads, devices, libraryPath } = options;
-  const children = new Set<ChildProcess>();
-  const actors = new Set<ChildProcess>();
-  let ending = false;
-  let restarts = 0;
-  let summary: RunSummary | undefined;
-  let failure: string | undefined;
-  let resolveEnded: (end: RunEnd) => void;
-  const ended = new Promise<RunEnd>((resolve) => (resolveEnded = resolve));
+  #startLearner(resume: boolean): void {
+    const { serial, threads, devices, libraryPath, scripts } = this.#options;
+    const env = childEnv(threads.learner, devices.learner, libraryPath.learner);
+    const mode = [...(serial ? ["--serial"] : []), ...(resume ? ["--resume"] : [])];
+    const learner = this.#start("learner", scripts.learner, threads.learner, env, mode);
+    this.#learner = learner;
+    this.#watchdog.reset(performance.now());
+    learner.process.on("message", (event: ProgressEvent) => {
+      if (event.type === "alive") return;
+      this.#watchdog.see(event, performance.now());
+      if (event.type === "listening")
+        for (let index = 0; index < this.#options.actors.num; index++) this.#startActor(index, event);
+      if (event.type === "done") {
+        this.#summary = event.summary;
+        this.#isEnding = true;
+        learner.killAfter(EXIT_GRACE_MS);
+      }
+      this.#options.onEvent(event);
+    });
+    learner.process.on("close", (code, signal) => this.#learnerEnded(learner.explain(code, signal)));
+  }
 
-  const learnerEnv = childEnv(threads.learner, devices.learner, libraryPath.learner);
-  const mode = [...(options.serial ? ["--serial"] : []), ...(options.resume ? ["--resume"] : [])];
-  const learner = start("learner", scripts.learner, threads.learner, learnerEnv, mode);
-  learner.child.on("message", (event: ProgressEvent) => {
-    if (event.type === "listening") for (let index = 0; index < options.actors.num; index++) startActor(index, event);
-    if (event.type === "done") {
-      ({ summary } = event);
-      ending = true;
-      killAfter(learner.child, EXIT_GRACE_MS);
-    }
-    options.onEvent(event);
-  });
-  learner.child.on("close", (code, signal) => {
+  #learnerEnded(why: string): void {
     // a learner that died while being stopped lost its last checkpoint: that is a failure too
-    if (summary === undefined) failure ??= learner.explain(code, signal);
-    endActors();
-  });
+    if (this.#summary !== undefined || this.#isEnding || this.#learner.saidUserError) {
+      if (this.#summary === undefined) this.#failure ??= why;
+      return this.#endActors();
+    }
+    const { max_restarts: most } = this.#options.learner;
+    const pause = this.#learnerBudget.take(performance.now());
+    if (pause === null) {
+      this.#failure ??= `${why}\n${usedUp("learner.max_restarts", most)}`;
+      return this.#endActors();
+    }
+    const used = this.#learnerBudget.used(performance.now());
+    this.#tell("learner", `${firstLine(why)} Going on from the last checkpoint (restart ${used} of ${most}).`);
+    for (const actor of this.#actors) actor.kill("its learner is gone");
+    this.#later(pause, () => this.#startLearner(true));
+  }
 
-  function startActor(index: number, addresses: { work: string; weights: string }): void {
-    if (ending) return;
+  #startActor(index: number, addresses: Addresses): void {
+    if (this.#isEnding || this.#learner.process.exitCode !== null) return;
+    const { threads, devices, libraryPath, scripts } = this.#options;
     const env = childEnv(threads.actor, devices.actors[index] ?? null, libraryPath.actor);
     const args = ["--index", String(index), "--work", addresses.work, "--weights", addresses.weights];
-    const actor = start(`actor-${index}`, scripts.actor, threads.actor, env, args);
-    actors.add(actor.child);
-    options.onActors(actors.size, restarts);
-    actor.child.on("message", options.onEvent);
-    actor.child.on("close", (code, signal) => {
-      actors.delete(actor.child);
-      if (ending) return;
-      const why = actor.explain(code, signal);
-      // a user error would only repeat itself
-      if (actor.saidUserError() || restarts >= options.actors.max_restarts) {
-        failure ??= actor.saidUserError()
-          ? why
-          : `${why}\nactors.max_restarts (${options.actors.max_restarts}) is used up; the run ends.`;
-        options.onActors(actors.size, restarts);
-        stop();
-        killAfter(learner.child, CHECKPOINT_GRACE_MS);
-        return;
-      }
-      restarts++;
-      options.onEvent({
-        type: "log",
-        message: `${firstLine(why)} Restarting it (${restarts} of at most ${options.actors.max_restarts} restarts).`,
-      });
-      startActor(index, addresses);
+    const withToken = { ...env, [TOKEN_VARIABLE]: addresses.token };
+    const actor = this.#start(`actor-${index}`, scripts.actor, threads.actor, withToken, args);
+    const learner = this.#learner;
+    this.#actors.add(actor);
+    this.#showActors();
+    actor.process.on("message", (event: ProgressEvent) => {
+      if (event.type !== "alive") this.#options.onEvent(event);
+    });
+    actor.process.on("close", (code, signal) => {
+      this.#actors.delete(actor);
+      const hasNewLearner =
+        learner !== this.#learner || learner.process.exitCode !== null || learner.process.signalCode !== null;
+      if (!this.#isEnding && !hasNewLearner) this.#actorEnded(actor, index, addresses, actor.explain(code, signal));
     });
   }
 
-  function start(role: string, script: string, numThreads: number, env: NodeJS.ProcessEnv, args: readonly string[]) {
+  #actorEnded(actor: LoggedChild, index: number, addresses: Addresses, why: string): void {
+    const { max_restarts: most } = this.#options.actors;
+    // a user error would only repeat itself
+    const pause = actor.saidUserError ? null : this.#actorBudget.take(performance.now());
+    if (pause === null) {
+      this.#failure ??= actor.saidUserError ? why : `${why}\n${usedUp("actors.max_restarts", most)}`;
+      this.#showActors();
+      this.stop();
+      this.#learner.killAfter(CHECKPOINT_GRACE_MS);
+      return;
+    }
+    this.#restarts++;
+    const used = this.#actorBudget.used(performance.now());
+    this.#tell(actor.role, `${firstLine(why)} Restarting it (restart ${used} of ${most}).`);
+    const learner = this.#learner;
+    this.#later(pause, () => {
+      if (learner === this.#learner) this.#startActor(index, addresses);
+    });
+  }
+
+  #start(
+    role: string,
+    script: string,
+    numThreads: number,
+    env: NodeJS.ProcessEnv,
+    args: readonly string[],
+  ): LoggedChild {
+    const { runDir, debug, cleanUpAfter } = this.#options;
     const words = ["--config", configFile(runDir), "--threads", String(numThreads), ...args];
-    const started = forkLogged(role, script, words, env, logFile(runDir, role), options.debug);
-    const { child } = started;
-    children.add(child);
-    child.on("close", () => {
-      children.delete(child);
+    const child = new LoggedChild({ role, script, args: words, env, log: logFile(runDir, role), debug });
+    this.#children.add(child);
+    child.process.on("close", () => {
+      this.#children.delete(child);
+      if (child.process.pid !== undefined) cleanUpAfter(child.process.pid);
       // after the other listeners of this event, which may start a child
-      setImmediate(() => {
-        if (children.size === 0)
-          resolveEnded({ ...(summary && { summary }), ...(failure !== undefined && { failure }) });
-      });
+      setImmediate(() => this.#endIfEmpty());
     });
-    return started;
+    return child;
   }
 
-  function stop(): void {
-    ending = true;
-    tell(learner.child, { type: "stop" });
+  /** Looks for children that hang, and for a run that gets nowhere. */
+  #lookAtChildren(): void {
+    const now = performance.now();
+    // This very process stood still, with all of its children perhaps: a suspended job or laptop.
+    const wasPaused = now - this.#lookedMs > 3 * LOOK_MS;
+    this.#lookedMs = now;
+    if (wasPaused) {
+      this.#watchdog.forgive(now);
+      for (const child of this.#children) child.life.forgive(now);
+      return;
+    }
+    for (const child of this.#children) {
+      const { pid } = child.process;
+      const verdict = child.life.judge(now, pid === undefined ? null : processStat(pid));
+      if (verdict.kind === "well") {
+        child.isSuspect = false;
+        continue;
+      }
+      const message = `${child.role} gave no sign of life for ${verdict.seconds} s: ${verdict.why}.`;
+      if (!child.isSuspect) this.#tell(child.role, message);
+      child.isSuspect = true;
+      if (verdict.kind === "hung") child.kill(`it gave no sign of life for ${verdict.seconds} s, ${verdict.why}`);
+    }
+    const overdue = this.#isEnding ? null : this.#watchdog.overdue(now);
+    if (overdue !== null) this.#learner.kill(overdue);
   }
 
-  function endActors(): void {
-    ending = true;
-    for (const actor of actors) {
-      tell(actor, { type: "stop" });
-      killAfter(actor, EXIT_GRACE_MS);
+  #endActors(): void {
+    this.#isEnding = true;
+    for (const actor of this.#actors) {
+      actor.tell({ type: "stop" });
+      actor.killAfter(EXIT_GRACE_MS);
     }
   }
 
-  return {
-    ended,
-    stop,
-    kill: () => {
-      ending = true;
-      for (const child of children) child.kill("SIGKILL");
-    },
-  };
+  /** Says a thing that went wrong: on the terminal, and in the run directory for `status`. */
+  #tell(role: string, message: string): void {
+    recordIncident(this.#options.runDir, role, message);
+    this.#options.onEvent({ type: "log", message });
+  }
+
+  #showActors(): void {
+    this.#options.onActors(this.#actors.size, this.#restarts);
+  }
+
+  #later(delayMs: number, act: () => void): void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      if (!this.#isEnding) act();
+      this.#endIfEmpty();
+    }, delayMs);
+    this.#timers.add(timer);
+  }
+
+  #endIfEmpty(): void {
+    if (this.#children.size > 0 || (this.#timers.size > 0 && !this.#isEnding)) return;
+    clearInterval(this.#look);
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#resolveEnded({
+      ...(this.#summary && { summary: this.#summary }),
+      ...(this.#failure !== undefined && { failure: this.#failure }),
+    });
+  }
 }
+
+const usedUp = (key: string, most: number): string =>
+  `${key} (${most} in ${RESTART_WINDOW_MS / 60_000} minutes) is used up; the run ends. Go on later with --resume.`;
 
 /** Environment of a child: its threads, its GPU and the folders of CUDA's libraries. */
 function childEnv(numThreads: number, device: string | null, libraryPath: readonly string[]): NodeJS.ProcessEnv {
   return { ...process.env, ...threadEnv(numThreads), ...deviceEnv(device, libraryPath, process.env) };
 }
 
-function tell(child: ChildProcess, message: LauncherMessage): void {
-  // the callback takes the error of a channel that closes meanwhile; 'close' then reports the child
-  // itself
-  if (child.connected) child.send(message, () => {});
-}
-
-function killAfter(child: ChildProcess, delayMs: number): void {
-  const timer = setTimeout(() => child.kill("SIGKILL"), delayMs);
-  child.once("close", () => clearTimeout(timer));
-}
-
-interface LoggedChild {
-  readonly child: ChildProcess;
-  /** Whether it ended by an error that the user can mend. */
-  readonly saidUserError: () => boolean;
-  /** Says how it died. */
-  readonly explain: (code: number | null, signal: NodeJS.Signals | null) => string;
-}
-
-/** Forks a child whose output goes to its log. */
-function forkLogged(
-  role: string,
-  script: string,
-  args: readonly string[],
-  env: NodeJS.ProcessEnv,
-  file: string,
-  debug: boolean,
-): LoggedChild {
-  const log = openSync(file, "a");
-  const logStart = statSync(file).size;
-  const child = fork(script, args, { stdio: ["ignore", log, log, "ipc"], env, serialization: "advanced" });
-  closeSync(log);
-  let said: { message: string; user: boolean } | undefined;
-  child.on("message", (event: ProgressEvent) => {
-    if (event.type === "error") said ??= event;
-  });
-  child.on("error", (error) => (said ??= { message: error.message, user: false }));
-  return {
-    child,
-    saidUserError: () => said?.user === true,
-    explain: (code, signal) => {
-      if (said?.user === true && !debug) return said.message;
-      const how = `${howItEnded(code, signal)}${signal === null ? " before the run was over" : ""}`;
-      const tail = logTail(file, logStart);
-      return [
-        `${role} ${how}${said ? `: ${said.message}` : "."}`,
-        ...(tail === "" ? [] : [tail]),
-        `Its log: ${file}`,
-      ].join("\n");
-    },
-  };
-}
-
-const firstLine = (text: string): string => text.slice(0, text.indexOf("\n") === -1 ? undefined : text.indexOf("\n"));
+const firstLine = (text: string): string => text.split("\n", 1)[0]!;

@@ -35,6 +35,8 @@ export interface LearnerOptions {
   readonly send: (event: ProgressEvent) => void;
   /** Aborted to end early: the iteration at hand is finished, then a checkpoint is written. */
   readonly stop: AbortSignal;
+  /** `checkpoint` is set when one is wanted soon, and cleared when it is written. */
+  readonly requests: { checkpoint: boolean };
 }
 
 /** Completions per iteration on which actor and learner log-probabilities are compared. */
@@ -175,6 +177,7 @@ class TrainingLoop {
     const { iteration } = this.#checkpoints.counters;
     if (iteration === maxSteps) return;
     const isDue = (every: number): boolean => every > 0 && iteration % every === 0;
+    if (this.#options.requests.checkpoint) await this.#save();
     if (isDue(evalSteps) && !this.#options.stop.aborted) {
       const validation = await this.#validate(iteration);
       if (validation !== null) appendValidation(this.#options.runDir, iteration, validation);
@@ -202,6 +205,7 @@ class TrainingLoop {
   }
 
   async #save(): Promise<void> {
+    this.#options.requests.checkpoint = false;
     if (this.#checkpoints.isSaved) return;
     this.#options.send({ type: "phase", name: "writing a checkpoint" });
     await this.#source.flush();

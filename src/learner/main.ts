@@ -7,7 +7,7 @@
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { UserError, messageOf } from "../errors.js";
-import type { LauncherMessage, ProgressEvent } from "../protocol/progress.js";
+import { endWithError, heedRequests, report } from "../protocol/child-process.js";
 import { readRunConfig } from "../run/run-config.js";
 
 const { values } = parseArgs({
@@ -21,39 +21,30 @@ const { values } = parseArgs({
 
 async function main(): Promise<void> {
   if (values.config === undefined) throw new UserError("The learner needs --config FILE; the launcher gives it.");
-  const config = readRunConfig(values.config);
+  const run = readRunConfig(values.config);
   const stop = new AbortController();
-  // Signals reach every process of a terminal or job; under a launcher, it decides what they mean.
-  for (const signal of ["SIGINT", "SIGTERM"] as const)
-    process.on(signal, () => process.send === undefined && stop.abort());
-  process.on("message", (message: LauncherMessage) => message.type === "stop" && stop.abort());
-  process.once("disconnect", () => process.exit(1));
+  const requests = { checkpoint: false };
+  heedRequests({
+    stop: () => stop.abort(),
+    checkpoint: () => (requests.checkpoint = true),
+    orphaned: () => process.exit(1),
+  });
   const { runLearner } = await import("./loop.js");
-  await runLearner(config, {
+  await runLearner(run, {
     runDir: dirname(values.config),
     resume: values.resume,
     serial: values.serial,
     threads: Number(values.threads),
-    send,
+    send: report,
     stop: stop.signal,
+    requests,
   });
-}
-
-function send(event: ProgressEvent): void {
-  if (process.send === undefined) console.log(JSON.stringify(event));
-  else if (process.connected) process.send(event);
-}
-
-function sent(event: ProgressEvent): Promise<void> {
-  if (process.send === undefined || !process.connected) return Promise.resolve(send(event));
-  return new Promise((resolve) => process.send!(event, () => resolve()));
 }
 
 main().then(
   () => process.exit(0),
-  async (error: unknown) => {
+  (error: unknown) => {
     console.error(error instanceof Error ? error.stack : error);
-    await sent({ type: "error", message: messageOf(error), user: error instanceof UserError });
-    process.exit(1);
+    endWithError(messageOf(error), error);
   },
 );

@@ -74,8 +74,13 @@ export const SHOWN_METRICS = {
 /** Environment variable in which an actor finds the token of its run. */
 export const TOKEN_VARIABLE = "FINELLAMA_RUN_TOKEN";
 
-/** Learner → launcher. Actors send "error" and "log" only. */
+/** Learner and actors give a life sign this often. */
+export const LIFE_SIGN_MS = 1_000;
+
+/** Learner → launcher. Actors send "alive", "error" and "log" only. */
 export type ProgressEvent =
+  /** A life sign of the event loop, once a second. */
+  | { readonly type: "alive" }
   /** The learner's sockets are bound; actors may start. Not sent with --serial. */
   | { readonly type: "listening"; readonly work: string; readonly weights: string; readonly token: string }
   /**
@@ -111,7 +116,8 @@ export type ProgressEvent =
   | { readonly type: "done"; readonly summary: RunSummary };
 
 /**
- * Launcher → child. The learner finishes the iteration at hand or drops it, writes a checkpoint and
- * exits 0; an actor just exits 0.
+ * Launcher → child. After "stop" the learner finishes the iteration at hand or drops it, writes a
+ * checkpoint and exits 0; an actor just exits 0. After "checkpoint" the learner writes one when the
+ * iteration at hand is done, and goes on.
  */
-export type LauncherMessage = { readonly type: "stop" };
+export type LauncherMessage = { readonly type: "stop" } | { readonly type: "checkpoint" };

@@ -2,12 +2,13 @@
  * ZeroMQ sockets as this project uses them: addresses, bind errors a user can mend, one writer per
  * socket. Knows nothing about what the messages say.
  */
-import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Dealer, Router } from "zeromq";
 import { UserError, messageOf } from "../errors.js";
 import { parseAddress } from "./address.js";
+import { ownFolder } from "./leftovers.js";
 
 /**
  * Where the learner listens. Weights have a socket of their own, so that chunks never delay acks
@@ -51,13 +52,12 @@ export function resolveAddresses(address: string): { addresses: Addresses; clean
 }
 
 function socketDirectory(): string {
-  const longest = (directory: string) => Buffer.byteLength(join(directory, "frl-XXXXXX", "weights"));
+  const longest = (directory: string) =>
+    Buffer.byteLength(join(directory, "frl-4026531836-4194304-4294967296-XXXXXX", "weights"));
   // A long TMPDIR (SLURM sets one per job) would not leave room for the file name.
   const parent = longest(tmpdir()) <= MAX_IPC_PATH ? tmpdir() : "/tmp";
   try {
-    const directory = mkdtempSync(join(parent, "frl-"));
-    chmodSync(directory, 0o700);
-    return directory;
+    return ownFolder(parent);
   } catch (error) {
     throw new UserError(
       `${parent}: expected a writable directory for the sockets (${messageOf(error)}). ` +

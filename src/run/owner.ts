@@ -5,6 +5,7 @@
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { UserError } from "../errors.js";
+import { processStat } from "../protocol/process-stat.js";
 
 interface Identity {
   host: string;
@@ -52,16 +53,7 @@ export function readOwner(file: string): Owner | null {
 }
 
 function identity(pid: number): Identity {
-  let started: string | null = null;
-  try {
-    // fields after the parenthesised command name, which may itself hold spaces; starttime is the
-    // 22nd of all (proc(5))
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    started = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
-  } catch {
-    // no /proc here
-  }
-  return { host: hostname(), pid, started };
+  return { host: hostname(), pid, started: processStat(pid)?.started ?? null };
 }
 
 function isAlive(pid: number): boolean {

@@ -9,6 +9,8 @@ export const ownerFile = (runDir: string): string => join(runDir, "launcher.json
 export const metricsFile = (runDir: string): string => join(runDir, "metrics.jsonl");
 /** One line per evaluation between the first and the last. */
 export const validationFile = (runDir: string): string => join(runDir, "validation.jsonl");
+/** One line per process that died or hung. */
+export const incidentsFile = (runDir: string): string => join(runDir, "incidents.jsonl");
 export const summaryFile = (runDir: string): string => join(runDir, "summary.json");
 /** The journal, one file per batch. */
 export const trajectoriesFolder = (runDir: string): string => join(runDir, "trajectories");

@@ -5,8 +5,9 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeEach, describe, expect, test } from "vitest";
 import { runConfigSchema } from "../../src/config/schema.js";
+import { readIncidents } from "../../src/run/incidents.js";
 import { configFile } from "../../src/run/paths.js";
-import { supervise, type SuperviseOptions } from "../../src/launcher/supervise.js";
+import { Supervisor, type SuperviseOptions } from "../../src/launcher/supervise.js";
 import type { ProgressEvent } from "../../src/protocol/progress.js";
 
 const fixture = (name: string) => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url));
@@ -25,20 +26,28 @@ beforeEach(() => {
 const lines = (name: string) => readFileSync(join(runDir, name), "utf8").trimEnd().split("\n");
 const isAlive = (pid: number) =>
   existsSync(`/proc/${pid}`) && !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+const told = (events: readonly ProgressEvent[]) =>
+  events.flatMap((event) => (event.type === "log" ? [event.message] : []));
+const cleaned: number[] = [];
 const survivors = () => lines("pids").map(Number).filter(isAlive);
 
 /** Supervises the fakes in this process; `fakes` chooses what they do. */
 function start(
   fakes: Record<string, string>,
-  options: Partial<SuperviseOptions> & { num?: number; onEvent?: (event: ProgressEvent) => void } = {},
+  options: Partial<SuperviseOptions> & {
+    num?: number;
+    learnerRestarts?: number;
+    onEvent?: (event: ProgressEvent) => void;
+  } = {},
 ) {
   const config = runConfigSchema.parse({ max_steps: 40, actors: { num: options.num ?? 1, max_restarts: 2 } });
   writeFileSync(configFile(runDir), JSON.stringify(config));
   const events: ProgressEvent[] = [];
   Object.assign(process.env, { FAKE_LEARNER: "train", FAKE_ACTOR: "wait", ...fakes });
-  const run = supervise({
+  const run = new Supervisor({
     runDir,
     actors: config.actors,
+    learner: { max_restarts: options.learnerRestarts ?? 0 },
     threads: { learner: 1, actor: 1 },
     devices: { learner: null, actors: [] },
     libraryPath: { learner: [], actor: [] },
@@ -47,6 +56,7 @@ function start(
     resume: false,
     debug: false,
     onActors: () => {},
+    cleanUpAfter: () => {},
     ...options,
     onEvent: (event) => {
       events.push(event);
@@ -108,12 +118,9 @@ describe("supervision", () => {
       [1, 0],
       [1, 1],
     ]);
-    const told = events.filter((event) => event.type === "log");
-    expect(told).toEqual([
-      {
-        type: "log",
-        message: "actor-0 exited with code 3 before the run was over. Restarting it (1 of at most 2 restarts).",
-      },
+    expect(readIncidents(runDir)).toMatchObject([{ process: "actor-0", message: told(events)[0] }]);
+    expect(told(events)).toEqual([
+      "actor-0 exited with code 3 before the run was over. Restarting it (restart 1 of 2).",
     ]);
   });
 
@@ -123,7 +130,7 @@ describe("supervision", () => {
     expect(lines("actors")).toHaveLength(3);
     expect(summary).toMatchObject({ stopped: true });
     expect(failure).toContain("| out of luck");
-    expect(failure).toContain("actors.max_restarts (2) is used up");
+    expect(failure).toContain("actors.max_restarts (2 in 10 minutes) is used up");
     expect(survivors()).toEqual([]);
   });
 
@@ -143,6 +150,44 @@ describe("supervision", () => {
     expect(failure).toContain("  | TypeError: a defect of the learner");
     expect(failure).toContain(`Its log: ${join(runDir, "logs/learner.log")}`);
     expect(failure).not.toContain("an earlier session");
+  });
+
+  test("a dead learner is started again from its checkpoint, with new actors", async () => {
+    const { run, events } = start(
+      { FAKE_LEARNER: "die-once", FAKE_STEP_MS: "15" },
+      { num: 2, learnerRestarts: 1, cleanUpAfter: (pid) => cleaned.push(pid) },
+    );
+    const { summary, failure } = await run.ended;
+    expect(failure).toBeUndefined();
+    expect(summary).toMatchObject({ iterations: 40, stopped: false });
+    expect(told(events)).toContain(
+      "learner was killed by SIGKILL. Going on from the last checkpoint (restart 1 of 1).",
+    );
+    expect(lines("actors")).toHaveLength(4);
+    expect(cleaned.toSorted()).toEqual(lines("pids").map(Number).toSorted());
+    expect(survivors()).toEqual([]);
+  });
+
+  test("a learner that dies again and again ends the run with its reason and what to do", async () => {
+    const { run } = start({ FAKE_LEARNER: "crash" }, { learnerRestarts: 2 });
+    const { failure } = await run.ended;
+    expect(failure).toContain("TypeError: a defect of the learner");
+    expect(failure).toMatch(/learner\.max_restarts \(2 in 10 minutes\) is used up.*--resume/s);
+    expect(lines("pids")).toHaveLength(3);
+  });
+
+  test("a request for a checkpoint is passed on and ends nothing", async () => {
+    const { run, events } = start(
+      { FAKE_LEARNER: "wait" },
+      {
+        onEvent: (event) => {
+          if (event.type === "iteration" && event.iteration === 3) run.checkpoint();
+          if (event.type === "log" && event.message === "fake checkpoint") run.stop();
+        },
+      },
+    );
+    expect((await run.ended).summary).toMatchObject({ stopped: true });
+    expect(told(events)).toContain("fake checkpoint");
   });
 
   test("a learner killed from outside fails the run and takes the actors along", async () => {
@@ -281,11 +326,9 @@ describe.skipIf(!built)("the launcher as a process", () => {
     const refused = launch({}, ...tooMany);
     expect(await refused.exited).toBe(1);
     expect(refused.text.err).toMatch(
-      /^error: This run would not fit into memory\.\nRAM: expected at most .*, the plan needs .*actor-0: /,
+      /^error: This run would not fit into memory\.\nRAM: expected at most .*, the plan needs .*actor-0: /s,
     );
-    expect(refused.text.err).toMatch(
-      /It would fit with .*actors\.max_rows=\d+.*\n.*To start all the same: --no-plan\n$/s,
-    );
+    expect(refused.text.err).toMatch(/--actors\.max_rows\n.*Change one of these keys.*--no-plan\n$/s);
     expect(existsSync(join(runDir, "run"))).toBe(false);
     const started = launch({}, ...tooMany, "--no-plan");
     expect(await started.exited).toBe(0);

@@ -1,0 +1,50 @@
+/** How learner and actors behave as processes: under a launcher, or started by hand. */
+import { messageOf, UserError } from "../errors.js";
+import { LIFE_SIGN_MS, type LauncherMessage, type ProgressEvent } from "./progress.js";
+
+/** Sends an event to the launcher; without one it is printed as JSON. */
+export function report(event: ProgressEvent): void {
+  if (process.send === undefined) console.log(JSON.stringify(event));
+  else if (process.connected) process.send(event);
+}
+
+export interface Requests {
+  readonly stop: (why: string) => void;
+  /** Asked for a checkpoint; the run goes on. */
+  readonly checkpoint: () => void;
+  /** The launcher is gone. */
+  readonly orphaned: () => void;
+}
+
+/**
+ * Takes requests from the launcher and from signals.
+ * Under a launcher it alone decides what a signal means: Ctrl-C, a closed terminal and SLURM reach
+ * every process. SIGUSR1 must have a handler, or Node opens a debugger for everybody on the machine.
+ */
+export function heedRequests({ stop, checkpoint, orphaned }: Requests): void {
+  const isChild = process.send !== undefined;
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const)
+    process.on(signal, () => isChild || stop(signal));
+  for (const signal of ["SIGUSR1", "SIGUSR2"] as const) process.on(signal, () => isChild || checkpoint());
+  if (!isChild) return;
+  process.on("message", (message: LauncherMessage) =>
+    message.type === "stop" ? stop("the launcher said stop") : checkpoint(),
+  );
+  process.once("disconnect", orphaned);
+  setInterval(() => report({ type: "alive" }), LIFE_SIGN_MS).unref();
+}
+
+/** Tells the launcher why this process ends, and ends it with code 1. */
+export function endWithError(message: string, error: unknown): void {
+  const event: ProgressEvent = { type: "error", message, user: error instanceof UserError };
+  if (process.send === undefined || !process.connected) process.exit(1);
+  process.send(event, () => process.exit(1));
+  // a launcher that takes no message must not keep a dead process
+  setTimeout(() => process.exit(1), 2_000);
+}
+
+/** The stack of a defect, the message of what a user can mend. */
+export function describeError(error: unknown): string {
+  if (error instanceof UserError || !(error instanceof Error)) return messageOf(error);
+  return error.stack ?? error.message;
+}

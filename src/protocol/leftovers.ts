@@ -1,0 +1,61 @@
+/**
+ * Folders that a process makes outside the run directory, for sockets and shared memory. Their
+ * names tell whose they are, so that what a killed process leaves is removed by whoever sees it.
+ */
+import { chmodSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { processStat } from "./process-stat.js";
+
+const SHARED_MEMORY = "/dev/shm";
+/** Where pids are counted from; another container's pids say nothing here. */
+const NAMESPACE = pidNamespace();
+
+/** Makes a folder (0700) of this process in `root`. */
+export function ownFolder(root: string): string {
+  const started = processStat(process.pid)?.started ?? "0";
+  const folder = mkdtempSync(join(root, `frl-${NAMESPACE}-${process.pid}-${started}-`));
+  chmodSync(folder, 0o700);
+  return folder;
+}
+
+/** Removes the folders of one process, which is gone. */
+export function removeLeftoversOf(pid: number): void {
+  for (const { folder, owner } of ownedFolders()) if (owner === pid) rmSync(folder, { recursive: true, force: true });
+}
+
+/** Removes the folders of all processes that are gone. Other users' are not ours to remove. */
+export function removeAbandoned(roots?: string[]): void {
+  for (const { folder, owner, started } of ownedFolders(roots)) {
+    const living = processStat(owner);
+    if (living !== null && (started === "0" || living.started === started)) continue;
+    try {
+      rmSync(folder, { recursive: true, force: true });
+    } catch {
+      // another user's
+    }
+  }
+}
+
+function ownedFolders(
+  roots = [...new Set([SHARED_MEMORY, tmpdir(), "/tmp"])],
+): { folder: string; owner: number; started: string }[] {
+  return roots.flatMap((root) => {
+    try {
+      return readdirSync(root).flatMap((name) => {
+        const [, namespace, owner, started] = /^frl-(\d+)-(\d+)-(\d+)-/.exec(name) ?? [];
+        return namespace !== NAMESPACE ? [] : [{ folder: join(root, name), owner: Number(owner), started: started! }];
+      });
+    } catch {
+      return []; // no such folder on this system
+    }
+  });
+}
+
+function pidNamespace(): string {
+  try {
+    return /\d+/.exec(readlinkSync("/proc/self/ns/pid"))![0];
+  } catch {
+    return "0"; // no /proc on this system
+  }
+}

@@ -1,0 +1,25 @@
+/** What a killed process leaves is removed at once; what a living one uses is not. */
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { expect, it } from "vitest";
+import { ownFolder, removeAbandoned } from "../../src/protocol/leftovers.js";
+import { processStat } from "../../src/protocol/process-stat.js";
+
+it("removes the folders of dead processes and of pids that were used again, and no others", () => {
+  const root = mkdtempSync(join(tmpdir(), "leftovers-"));
+  try {
+    const mine = basename(ownFolder(root));
+    const [, namespace, pid, started] = /^frl-(\d+)-(\d+)-(\d+)-/.exec(mine)!;
+    expect(Number(pid)).toBe(process.pid);
+    expect(started).toBe(processStat(process.pid)!.started);
+    const dead = 2 ** 22 + 1; // beyond the kernel's largest pid
+    const kept = [`frl-1-${dead}-5-elsewhere`, "frl-old-form", "somebody-else", mine];
+    const gone = [`frl-${namespace}-${dead}-5-a`, `frl-${namespace}-${process.pid}-${Number(started) - 1}-b`];
+    for (const name of [...kept, ...gone]) mkdirSync(join(root, name), { recursive: true });
+    removeAbandoned([root]);
+    expect(readdirSync(root).toSorted()).toEqual(kept.toSorted());
+  } finally {
+    rmSync(root, { recursive: true });
+  }
+});
