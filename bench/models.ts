@@ -36,12 +36,19 @@ function promptsOf(model: string, question: (i: number) => string): Prompts {
   const tokenizer = loadTokenizer(model, readModelConfig(model));
   return {
     stopIds: tokenizer.stopIds,
-    padId: tokenizer.padId,
+    padId: padOf(model) ?? tokenizer.stopIds[0]!,
     prompts: (first, count) =>
       Array.from({ length: count }, (_, i) => [
         ...tokenizer.chatPrompt([{ role: "user", content: question(first + i) }]),
       ]),
   };
+}
+
+/** The pad token that a model's tokenizer names. */
+function padOf(model: string): number | undefined {
+  const file = join(model, "tokenizer_config.json");
+  const { pad_token: pad } = JSON.parse(readFileSync(file, "utf8")) as { pad_token?: unknown };
+  return typeof pad === "string" ? loadTokenizer(model).encode(pad, { addSpecial: false })[0] : undefined;
 }
 
 /**

@@ -10,7 +10,7 @@ import { parseModelConfig, readModelConfig } from "../src/model/config.js";
 import { copyTokenizerFiles, saveModelFolder } from "../src/model/folder.js";
 import { layoutSize, weightLayout } from "../src/model/layout.js";
 import { loraLayout, saveAdapterFolder } from "../src/model/lora.js";
-import { mulberry32 } from "../src/math/normal.js";
+import { mulberry32 } from "../src/math/random.js";
 import { loadTokenizer } from "../src/model/tokenizer.js";
 import { starterModel } from "./models.js";
 

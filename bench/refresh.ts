@@ -19,7 +19,8 @@ import type { BenchContext, BenchResult, CaseResult } from "./bench.js";
 import { interleave } from "./measure.js";
 import { starterModel } from "./models.js";
 import { repositoryFile } from "./side.js";
-import { TOKEN, CHUNK_BYTES, withLearner } from "./transport.js";
+import { CHUNK_BYTES } from "../src/learner/rollouts/weight-server.js";
+import { TOKEN, withLearner } from "./transport.js";
 
 export async function benchRefresh({ smollm2, quick, progress }: BenchContext): Promise<BenchResult> {
   const wanted = [

@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { Dispatcher } from "../src/learner/rollouts/dispatcher.js";
 import { Ledger } from "../src/learner/rollouts/ledger.js";
 import type { TaskBookOptions } from "../src/learner/rollouts/task-book.js";
+import { CHUNK_BYTES } from "../src/learner/rollouts/weight-server.js";
 import type { Task } from "../src/protocol/messages.js";
 import { taskSeed } from "../src/protocol/seeds.js";
 import { resolveAddresses, type Addresses } from "../src/protocol/sockets.js";
@@ -19,8 +20,6 @@ const GROUP_SIZE = 8;
 const TOKENS = 128;
 const GROUPS_PER_BATCH = 64;
 const BATCHES_PER_REPEAT = 10;
-/** Size of a chunk of weights on its way to an actor. */
-export const CHUNK_BYTES = 1 << 20;
 
 export async function benchTransport({ quick, progress }: BenchContext): Promise<BenchResult> {
   const repeats = quick ? 1 : 5;

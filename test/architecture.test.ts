@@ -39,11 +39,11 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   actors: [...common, "run", "machine", "engine", "tasks", "entry.ts"],
 
   generate: [...base, "math", "model", "protocol", "engine"],
-  tasks: [...common, "engine"],
+  tasks: common,
   engine: [...base, "math", "model", "protocol"],
   run: [...common, "tasks"],
   machine: base,
-  config: [...base, "model"],
+  config: [...base, "model", "protocol"],
   protocol: [...base, "model"],
   terminal: [...base, "math"],
   model: [...base, "math"],

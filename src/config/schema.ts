@@ -253,7 +253,6 @@ export const runConfigSchema = z.strictObject({
         .boolean()
         .default(true)
         .describe("weights by a file in /dev/shm, where there is one; chunks over the socket otherwise"),
-      chunk_bytes: count.default(1 << 20).describe("size of a weight chunk"),
     })
     .prefault({}),
   selftest: z

@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { UserError } from "../errors.js";
+import { parseAddress } from "../protocol/address.js";
 import { expectedAt, nearestKey } from "./keys.js";
 import { runConfigSchema, type RunConfig } from "./schema.js";
 
@@ -125,7 +126,7 @@ export function crossCheck(config: RunConfig): string[] {
     throw new UserError(
       `learner.device is cuda, but learner.backend=${backend} computes on the CPU only. Set learner.backend: tensorflow.`,
     );
-  checkAddress(config.transport.address);
+  parseAddress(config.transport.address);
   checkSelftest(config);
 
   const passes = algo === "grpo" ? config.num_iterations : config.num_ppo_epochs;
@@ -169,17 +170,5 @@ function checkSelftest({ actors, selftest }: RunConfig): void {
   if (actors.dtype === "float16" && max !== null && max < FLOAT16_GAP)
     throw new UserError(
       `actors.dtype is float16, whose log-probabilities differ from the learner's by more than selftest.max_logprob_gap (${max}). Set selftest.max_logprob_gap=null, selftest.mean_logprob_gap=0.02 and selftest.p99_logprob_gap=0.1, or actors.dtype=float32.`,
-    );
-}
-
-/** "ipc", or tcp on loopback: traffic is neither encrypted nor authenticated. */
-function checkAddress(address: string): void {
-  if (address === "ipc") return;
-  const match = /^tcp:\/\/(127(?:\.\d{1,3}){3}|localhost|\[::1\]):(\d+)$/.exec(address);
-  const port = Number(match?.[2]);
-  // the weights have a port of their own, one above
-  if (match === null || port < 1 || port > 65534)
-    throw new UserError(
-      `transport.address must be "ipc" or tcp://127.0.0.1:PORT with PORT from 1 to 65534, found "${address}". Other hosts are refused, because the traffic is not encrypted.`,
     );
 }

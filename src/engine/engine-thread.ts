@@ -10,7 +10,7 @@ import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "../model/config.js";
 import type { PolicyVersion } from "../model/identity.js";
 import type { Engine, EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } from "./engine-types.js";
-import type { AdaptersOnBase } from "./engine-weights.js";
+import type { AdaptersOnBase } from "./engine-types.js";
 
 export type ToEngine =
   /** Only while nothing is in flight. */

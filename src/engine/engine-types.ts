@@ -3,6 +3,7 @@
  * and no sockets.
  */
 import type { PolicyVersion } from "../model/identity.js";
+import type { LoraSpec } from "../model/lora.js";
 import type { FinishReason, Sampling, Timing } from "../protocol/messages.js";
 
 export interface GenerateRequest {
@@ -57,6 +58,12 @@ export interface GeneratedGroup {
   readonly requestId: string;
   readonly completions: readonly GeneratedCompletion[];
   readonly timing: Timing;
+}
+
+/** LoRA settings, and the folder that the base is read from. */
+export interface AdaptersOnBase {
+  readonly spec: LoraSpec;
+  readonly baseFolder: string;
 }
 
 export interface EngineOptions {

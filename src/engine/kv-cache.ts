@@ -16,10 +16,6 @@ export interface Place {
   start: number;
 }
 
-export function newPlace(): Place {
-  return { row: -1, start: 0 };
-}
-
 /** Keys or values: float32 numbers, or the bits of float16 ones. */
 export type Values = Float32Array | Uint16Array;
 export type ValueType = "float32" | "float16";

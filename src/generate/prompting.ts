@@ -4,7 +4,7 @@
 import type { GenerateRequest, GeneratedGroup } from "../engine/engine-types.js";
 import type { ModelFiles } from "../model/read-model.js";
 import { UserError } from "../errors.js";
-import type { ChatMessage } from "../model/tokenizer.js";
+import { completionText, type ChatMessage } from "../model/tokenizer.js";
 import { promptSeed } from "../protocol/seeds.js";
 
 /** What shapes an answer besides the prompt and the model. */
@@ -72,7 +72,7 @@ function chatOf(prompt: string | readonly ChatMessage[], { system }: Asking): Ch
 export function answersOf({ completions }: GeneratedGroup, { tokenizer }: Pick<ModelFiles, "tokenizer">): Answer[] {
   return completions.map(({ ids, logprobs, finishReason }) => {
     return {
-      text: tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids),
+      text: completionText(tokenizer, { ids, finishReason }),
       finish_reason: finishReason,
       tokens: ids.length,
       logprob: logprobs.reduce((sum, logprob) => sum + logprob, 0),

@@ -4,7 +4,7 @@
  */
 import type { Scalar } from "@tensorflow/tfjs";
 import { runConfigSchema, type RunConfig } from "../config/schema.js";
-import { mulberry32 } from "../math/normal.js";
+import { mulberry32, shuffled } from "../math/random.js";
 import type { ModelConfig } from "../model/config.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
 import { listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
@@ -58,15 +58,7 @@ export function initialWeights(config: ModelConfig, seed: number): Float32Array 
 
 /** Yields example indices; each epoch is a shuffle of its own, a function of (seed, epoch). */
 function* exampleOrder(numExamples: number, seed: number): Generator<number> {
-  for (let epoch = 0; ; epoch++) {
-    const order = Int32Array.from({ length: numExamples }, (_, i) => i);
-    const random = mulberry32(seed * 1_000_003 + epoch);
-    for (let i = numExamples - 1; i > 0; i--) {
-      const j = Math.floor(random() * (i + 1));
-      [order[i], order[j]] = [order[j]!, order[i]!];
-    }
-    yield* order;
-  }
+  for (let epoch = 0; ; epoch++) yield* shuffled(numExamples, mulberry32(seed * 1_000_003 + epoch));
 }
 
 /** What is trained on: worked answers, each a prompt with one completion. */

@@ -1,6 +1,7 @@
 /**
- * Counter-based random numbers for problems and prompt order: functions of their arguments, no
- * state to save.
+ * Seeded random numbers. `hash32` and `Draw` are functions of their arguments, with no state to
+ * save: problems and prompt order. `mulberry32` is a sequence: initial weights and shuffles. The
+ * sampling noise of completions is engine/noise.ts.
  */
 
 /**
@@ -33,16 +34,16 @@ export function hashText(text: string): number {
 
 /** A sequence of draws that is a function of its key. */
 export class Draw {
-  private readonly key: number;
-  private count = 0;
+  readonly #key: number;
+  #count = 0;
 
   constructor(...key: number[]) {
-    this.key = hash32(...key);
+    this.#key = hash32(...key);
   }
 
   /** Uniform in [0, 1). */
   unit(): number {
-    return hash32(this.key, this.count++) / 2 ** 32;
+    return hash32(this.#key, this.#count++) / 2 ** 32;
   }
 
   /** Uniform integer in [low, high], both included. */
@@ -53,4 +54,25 @@ export class Draw {
   pick<T>(list: readonly T[]): T {
     return list[this.int(0, list.length - 1)] as T;
   }
+}
+
+/** Makes a generator of uniforms in [0, 1): mulberry32 (Tommy Ettinger, public domain), period 2^32. */
+export function mulberry32(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** The numbers 0 … n-1 in random order (Fisher-Yates). */
+export function shuffled(n: number, random: () => number): number[] {
+  const order = Array.from({ length: n }, (_, i) => i);
+  for (let i = n - 1; i > 0; i--) {
+    const j = Math.floor(random() * (i + 1));
+    [order[i], order[j]] = [order[j]!, order[i]!];
+  }
+  return order;
 }

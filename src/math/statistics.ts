@@ -192,3 +192,6 @@ export function majAtK<T>(answers: readonly (T | undefined)[], k: number, isRigh
   for (const [answer, count] of votes) if (winner === undefined || count > votes.get(winner)!) winner = answer;
   return winner !== undefined && isRight(winner);
 }
+
+export const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
+export const mean = (values: readonly number[]): number => sum(values) / values.length;

@@ -42,7 +42,7 @@ export function hashOfLines(lines: readonly string[]): string {
 }
 
 /** Hash of a policy with LoRA: of the frozen base and the adapter. */
-export function hashPair(baseSha256: string, adapterSha256: string): string {
+function hashPair(baseSha256: string, adapterSha256: string): string {
   return createHash("sha256").update(`base ${baseSha256}\nadapter ${adapterSha256}\n`).digest("hex");
 }
 

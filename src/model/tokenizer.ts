@@ -1,6 +1,6 @@
 /**
  * Text ↔ token ids of a Hugging Face model folder, as `transformers` does it: `tokenizer.json`, the
- * chat template, stop and pad ids. Knows files and text; knows no model and no task.
+ * chat template, stop ids. Knows files and text; knows no model and no task.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -39,8 +39,6 @@ export interface Tokenizer {
    * tokenizer's eos, else config.json's. Ascending.
    */
   readonly stopIds: readonly number[];
-  /** Fills unused places of a batch; the first stop id when the model names no pad token. */
-  readonly padId: number;
   /** One more than the largest id. */
   readonly vocabSize: number;
 }
@@ -84,8 +82,7 @@ export function loadTokenizer(folder: string, config?: ModelConfig): Tokenizer {
   const stopIds = [
     ...new Set(named.length > 0 ? named : idList(readJson(join(folder, "config.json"))?.["eos_token_id"])),
   ].sort((a, b) => a - b);
-  const firstStop = stopIds[0];
-  if (firstStop === undefined)
+  if (stopIds.length === 0)
     throw new UserError(
       `${folder}: expected an end-of-text token (eos_token_id in generation_config.json, or eos_token in tokenizer_config.json), found none. Add one.`,
     );
@@ -131,9 +128,16 @@ export function loadTokenizer(folder: string, config?: ModelConfig): Tokenizer {
     renderChat,
     chatPrompt: (messages, options) => encode(renderChat(messages, options), { addSpecial: false }),
     stopIds,
-    padId: idOf(settings["pad_token"]) ?? firstStop,
     vocabSize: largestId + 1,
   };
+}
+
+/** Decodes a completion without the stop token that ended it. */
+export function completionText(
+  tokenizer: Pick<Tokenizer, "decode">,
+  { ids, finishReason }: { readonly ids: Int32Array; readonly finishReason: "stop" | "length" },
+): string {
+  return tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);
 }
 
 function chatTemplateText(folder: string, settings: Json): string | undefined {

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Dealer, Router } from "zeromq";
 import { UserError, messageOf } from "../errors.js";
+import { parseAddress } from "./address.js";
 import { ownFolder } from "./leftovers.js";
 
 /**
@@ -39,23 +40,13 @@ const MAX_MESSAGE_BYTES = 256 * 2 ** 20;
  * @throws UserError for a malformed or non-loopback address
  */
 export function resolveAddresses(address: string): { addresses: Addresses; cleanup: () => void } {
-  if (address === "ipc") {
+  const tcp = parseAddress(address);
+  if (tcp === null) {
     const directory = socketDirectory();
     const addresses = { work: `ipc://${join(directory, "work")}`, weights: `ipc://${join(directory, "weights")}` };
     return { addresses, cleanup: () => rmSync(directory, { recursive: true, force: true }) };
   }
-  const match = /^tcp:\/\/(.+):(\d+)$/.exec(address);
-  const [, host = "", portText = ""] = match ?? [];
-  const port = Number(portText);
-  if (match === null || port < 1 || port > 65_534)
-    throw new UserError(
-      `transport.address: expected "ipc" or tcp://127.0.0.1:PORT with PORT 1 to 65534, found "${address}".`,
-    );
-  if (!/^(127(\.\d{1,3}){3}|localhost|\[::1\])$/.test(host))
-    throw new UserError(
-      `transport.address: expected a loopback host, found "${host}". Connections between machines are not encrypted yet ` +
-        `and therefore refused: use "ipc" or tcp://127.0.0.1:${port}.`,
-    );
+  const { host, port } = tcp;
   const ip = host === "localhost" ? "127.0.0.1" : host;
   return { addresses: { work: `tcp://${ip}:${port}`, weights: `tcp://${ip}:${port + 1}` }, cleanup: () => {} };
 }

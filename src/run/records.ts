@@ -17,7 +17,7 @@ const validationLine = validation.extend({ iteration: z.int() });
 // NaN is written as null: such values are left out.
 const metricsLine = z
   .record(z.string(), z.number().nullable())
-  .transform((line) => Object.fromEntries(Object.entries(line).filter((entry) => entry[1] !== null)));
+  .transform((line) => Object.fromEntries(Object.entries(line).flatMap(([k, v]) => (v === null ? [] : [[k, v]]))));
 const summarySchema = z.object({
   algo: z.enum(["grpo", "ppo"]),
   validation: z.object({ before: validation.exactOptional(), after: validation.exactOptional() }),
@@ -43,29 +43,20 @@ export const isRunDir = (runDir: string): boolean => existsSync(configFile(runDi
 
 /** @throws UserError when a file is damaged or of another form */
 export function readRunFiles(runDir: string): RunFiles {
-  const summary = existsSync(summaryFile(runDir)) ? readSummary(runDir) : null;
+  const file = summaryFile(runDir);
+  const summary = existsSync(file) ? readJson(file, summarySchema) : null;
   const { before, after } = summary?.validation ?? {};
   return {
     config: readRunConfig(configFile(runDir)),
-    metrics: readMetrics(runDir),
+    metrics: readJsonLines(metricsFile(runDir), metricsLine),
     validation: [
       ...(before === undefined ? [] : [{ iteration: 0, ...before }]),
-      ...readValidation(runDir),
+      ...readJsonLines(validationFile(runDir), validationLine),
       ...(after === undefined ? [] : [{ iteration: summary!.iterations, ...after }]),
     ],
     summary,
   };
 }
-
-/** @throws UserError when the run has none that can be read */
-export const readSummary = (runDir: string) => readJson(summaryFile(runDir), summarySchema);
-
-/** The iterations' metrics; none before the first. */
-export const readMetrics = (runDir: string): Record<string, number>[] =>
-  readJsonLines(metricsFile(runDir), metricsLine) as Record<string, number>[];
-
-/** The evaluations between the first and the last. */
-export const readValidation = (runDir: string) => readJsonLines(validationFile(runDir), validationLine);
 
 export const appendMetrics = (runDir: string, line: Metrics): void => appendLine(metricsFile(runDir), line);
 

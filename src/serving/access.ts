@@ -3,11 +3,8 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import type { Context, MiddlewareHandler } from "hono";
 import { bearerAuth } from "hono/bearer-auth";
 import { messageOf } from "../errors.js";
+import { isLoopback } from "../protocol/address.js";
 import { RequestError } from "./requests.js";
-
-export function isLoopback(hostname: string): boolean {
-  return hostname === "localhost" || hostname === "[::1]" || hostname === "::1" || /^127(\.\d{1,3}){3}$/.test(hostname);
-}
 
 /**
  * Without a key, requests must name a loopback host. So no web page reaches the server under a name

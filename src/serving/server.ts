@@ -6,7 +6,7 @@ import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError, messageOf } from "../errors.js";
 import { notAppliedNote } from "../model/generation-config.js";
 import { readModel } from "../model/read-model.js";
-import { isLoopback } from "./access.js";
+import { isLoopback } from "../protocol/address.js";
 import { createApp } from "./app.js";
 
 export interface ServeOptions {

@@ -10,7 +10,7 @@ import { pathToFileURL } from "node:url";
 import { inspect } from "node:util";
 import type { RunConfig } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
-import type { Tokenizer } from "../model/tokenizer.js";
+import { completionText, type Tokenizer } from "../model/tokenizer.js";
 import type { Completion, FinishReason } from "../protocol/messages.js";
 import { isWellFormed, outcomeOf } from "./extract.js";
 
@@ -164,11 +164,6 @@ async function scoresOf(score: RewardFunction, completions: readonly ScoredText[
   });
 }
 
-/** What reward functions read: the ids as text, the stop token that ended them left out. */
-function completionText(tokenizer: Tokenizer, ids: Int32Array, finishReason: FinishReason): string {
-  return tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);
-}
-
 /**
  * Scores a group of completions of one problem: what the actor adds to the sampled tokens.
  * @param completions ids include the stop token when finishReason is "stop"
@@ -180,7 +175,7 @@ export function scoreGroup(
   completions: readonly { readonly ids: Int32Array; readonly finishReason: FinishReason }[],
 ): Promise<Pick<Completion, "rewards" | "rewardErrors" | "outcome">[]> {
   const texts = completions.map(({ ids, finishReason }) => ({
-    text: completionText(tokenizer, ids, finishReason),
+    text: completionText(tokenizer, { ids, finishReason }),
     ids,
     question: problem.question,
     answer: problem.answer,

@@ -1,13 +1,18 @@
-/**
- * From sampled tokens to a trajectory group: the step between an engine and whoever learns from it.
- */
-import type { GeneratedGroup } from "../engine/engine-types.js";
+/** From sampled tokens to a trajectory group: the step between an engine and the learner. */
 import type { Tokenizer } from "../model/tokenizer.js";
-import type { Task, TrajectoryGroup } from "../protocol/messages.js";
+import type { Completion, Task, Timing, TrajectoryGroup } from "../protocol/messages.js";
 import type { Reward } from "./rewards.js";
 import { scoreGroup } from "./rewards.js";
 
-export type Scorer = (task: Task, generated: GeneratedGroup, actorId: string) => Promise<TrajectoryGroup>;
+/** A group as an engine gives it, without rewards. */
+interface SampledGroup {
+  readonly completions: readonly (Pick<Completion, "ids" | "finishReason" | "version"> & {
+    readonly logprobs: Float32Array;
+  })[];
+  readonly timing: Timing;
+}
+
+export type Scorer = (task: Task, sampled: SampledGroup, actorId: string) => Promise<TrajectoryGroup>;
 
 /** Scores groups with these rewards; the texts they read come from this tokenizer. */
 export function makeScorer(tokenizer: Tokenizer, rewards: readonly Reward[]): Scorer {

@@ -7,7 +7,8 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { describe, expect, it } from "vitest";
-import { adapterInputs, type Numeric } from "../../src/engine/graph/numeric.js";
+import { adapterInputs } from "../../src/engine/graph/adapters.js";
+import { type Numeric } from "../../src/engine/graph/numeric.js";
 import { DATA_TYPE } from "../../src/engine/graph/onnx.js";
 import { buildPrefillGraph } from "../../src/engine/graph/qwen2.js";
 import { buildSegmentGraph } from "../../src/engine/graph/segment.js";

@@ -26,13 +26,9 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import {
-  WEIGHTS_FILE,
-  adapterInputs,
-  byteLength,
-  storedWeights,
-  type Numeric,
-} from "../../src/engine/graph/numeric.js";
+import { WEIGHTS_FILE, byteLength, storedWeights } from "../../src/engine/graph/weight-file.js";
+import { adapterInputs } from "../../src/engine/graph/adapters.js";
+import { type Numeric } from "../../src/engine/graph/numeric.js";
 import { buildPrefillGraph } from "../../src/engine/graph/qwen2.js";
 import { buildSegmentGraph } from "../../src/engine/graph/segment.js";
 import { parseModelConfig } from "../../src/model/config.js";

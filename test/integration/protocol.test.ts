@@ -63,7 +63,6 @@ function makeRun(overrides: Record<string, unknown> = {}): { config: RunConfig; 
     max_completion_length: 12,
     max_steps: 3,
     actors: { max_rows: 16, segment_length: 4 },
-    transport: { chunk_bytes: 100_000 },
     ...overrides,
   });
   const file = join(runDir, "config.json");
@@ -152,7 +151,7 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
   for (const transport of ["ipc", "tcp"])
     it(`while TensorFlow's thread is blocked, heartbeats, tasks, weights, answers and acks go on (${transport})`, async () => {
       const address = transport === "ipc" ? "ipc" : `tcp://127.0.0.1:${await freePorts()}`;
-      const run = makeRun({ transport: { address, chunk_bytes: 100_000 } });
+      const run = makeRun({ transport: { address } });
       const source = await startSource(run);
       const { work, weights } = source.addresses;
       const actor = track(

@@ -63,11 +63,10 @@ describe("the starter's tokenizer", () => {
     expect(tokenizer.encode("1234567890").length).toBe(10);
   });
 
-  it("stops at both of Qwen2.5's end tokens and pads with <|endoftext|>", () => {
+  it("stops at both of Qwen2.5's end tokens", () => {
     const [endOfText, endOfTurn] = [tokenizer.encode("<|endoftext|>"), tokenizer.encode("<|im_end|>")];
     expect([endOfText.length, endOfTurn.length]).toEqual([1, 1]);
     expect(tokenizer.stopIds).toEqual([endOfText[0], endOfTurn[0]]);
-    expect(tokenizer.padId).toBe(endOfText[0]);
   });
 
   it("fits its embedding exactly", () => {
@@ -98,11 +97,6 @@ describe("a model folder", () => {
     expect(loadTokenizer(folder).stopIds).toEqual([3, 5]);
     edit("config.json", { eos_token_id: null });
     expect(() => loadTokenizer(folder)).toThrow(/expected an end-of-text token/);
-  });
-
-  it("pads with the first stop id when it names no pad token", () => {
-    edit("tokenizer_config.json", { pad_token: undefined });
-    expect(loadTokenizer(folder).padId).toBe(509);
   });
 
   it("may keep its chat template in chat_template.jinja, or among named ones", () => {

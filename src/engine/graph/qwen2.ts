@@ -10,7 +10,9 @@
  * size, P prompts, Tp their padded length.
  */
 import type { ModelConfig } from "../../model/config.js";
-import { CPU_FLOAT32, WEIGHTS_FILE, beyondPrefill, byteLength, storedWeights, type Numeric } from "./numeric.js";
+import { rotaryCosSin } from "../../model/rotary.js";
+import { CPU_FLOAT32, type Numeric } from "./numeric.js";
+import { WEIGHTS_FILE, beyondPrefill, byteLength, storedWeights } from "./weight-file.js";
 import { Graph, type DataType } from "./onnx.js";
 import { layerNames, weightViews } from "./weights.js";
 
@@ -39,33 +41,22 @@ export function declareWeights(
 }
 
 /**
- * cos and sin tables [rows, D/2] of the rotary embedding: angle = position / theta^(2i/D) (Su et
- * al. 2021, arXiv:2104.09864). Both are multiplied by D^(-1/4): q and k each carry half of the
- * attention scale 1/sqrt(D), which saves a node per layer and keeps every matmul at alpha = 1,
- * MLAS's fast path for one row.
+ * Tables cos and sin [rows, D/2] of the rotary embedding, by position. Both are multiplied by
+ * D^(-1/4): q and k each carry half of the attention scale 1/sqrt(D). That saves a node per layer
+ * and keeps every matmul at alpha = 1, MLAS's fast path for one row.
  */
 export function declareRope(
   g: Graph,
-  config: ModelConfig,
+  shape: ModelConfig,
   { dtype }: Numeric,
   rows: number,
 ): { cos: string; sin: string } {
-  const half = config.headDim / 2;
-  const cos = new Float32Array(rows * half);
-  const sin = new Float32Array(rows * half);
-  const scale = config.headDim ** -0.25;
-  for (let i = 0; i < half; i++) {
-    // transformers computes the frequencies in float32.
-    const frequency = Math.fround(1 / Math.fround(config.ropeTheta ** ((2 * i) / config.headDim)));
-    for (let position = 0; position < rows; position++) {
-      const angle = Math.fround(position * frequency);
-      cos[position * half + i] = Math.cos(angle) * scale;
-      sin[position * half + i] = Math.sin(angle) * scale;
-    }
-  }
+  const positions = Array.from({ length: rows }, (_, position) => position);
+  const { cos, sin } = rotaryCosSin(positions, shape, shape.headDim ** -0.25);
+  const dims = [rows, shape.headDim / 2];
   return {
-    cos: g.cast(g.tensor("rope_cos", [rows, half], cos), "float32", dtype),
-    sin: g.cast(g.tensor("rope_sin", [rows, half], sin), "float32", dtype),
+    cos: g.cast(g.tensor("rope_cos", dims, cos), "float32", dtype),
+    sin: g.cast(g.tensor("rope_sin", dims, sin), "float32", dtype),
   };
 }
 
@@ -106,8 +97,8 @@ export function embed(g: Graph, { dtype }: Numeric, ids: string): string {
   return g.cast(g.node("Gather", ["embedding", ids]), dtype, "float32");
 }
 
-/** RMSNorm of the residual stream, for a linear layer. */
-export function rmsNorm(g: Graph, config: ModelConfig, { dtype }: Numeric, x: string, weight: string): string {
+/** RMSNorm of the residual stream, as the input of a linear layer. */
+export function normOf(g: Graph, config: ModelConfig, { dtype }: Numeric, x: string, weight: string): string {
   const normed = g.node("SimplifiedLayerNormalization", [x, weight], {
     axis: { int: -1 },
     epsilon: { float: config.rmsNormEps },
@@ -197,7 +188,7 @@ export function buildPrefillGraph(config: ModelConfig, numeric: Numeric = CPU_FL
   const causal = g.node("Where", [future, g.float(MASKED), g.float(0)]); // [Tp, Tp]
 
   let residual = g.node("Reshape", [embed(g, numeric, ids), g.int64([-1, H])]);
-  let x = rmsNorm(g, config, numeric, residual, layerNames(0).inputNorm);
+  let x = normOf(g, config, numeric, residual, layerNames(0).inputNorm);
   for (let layer = 0; layer < config.numLayers; layer++) {
     const names = layerNames(layer);
     const { qk, v } = projectAttention(g, config, numeric, x, layer);

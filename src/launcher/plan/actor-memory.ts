@@ -5,19 +5,14 @@
  * Legend: H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
  * Prompts in flight are most in the self-test and in evaluations.
  */
-import {
-  adapterInputs,
-  beyondPrefill,
-  byteLength,
-  storedWeights,
-  type StoredWeight,
-} from "../../engine/graph/numeric.js";
+import { adapterInputs } from "../../engine/graph/adapters.js";
+import { beyondPrefill, byteLength, storedWeights, type StoredWeight } from "../../engine/graph/weight-file.js";
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
 import { publishedLayout } from "../../model/identity.js";
 import { SELFTEST_COMPLETIONS } from "../../learner/logprob-gap.js";
-import { PREFILL_SCORES } from "../../engine/limits.js";
+import { PREFILL_SCORES } from "../../engine/batch.js";
 import type { MemoryItem } from "./memory-plan.js";
 
 /** sampling.ts: logits over temperature, their exponentials, and one of the two before it. */

@@ -8,7 +8,7 @@
  */
 import type { Scalar } from "@tensorflow/tfjs";
 import { stepsPerIteration } from "../../config/derived.js";
-import { mulberry32 } from "../../math/normal.js";
+import { mulberry32, shuffled } from "../../math/random.js";
 import { evaluateAll, logprobsOf, type Evaluated, type Training } from "../policy/forward.js";
 import { mergeMetrics, type Loss } from "../policy/loss.js";
 import { concat, type LossInput, type PolicyOptimizer } from "../policy/step.js";
@@ -55,9 +55,8 @@ export async function trainPpo(
   let step = 0;
   const steps = stepsPerIteration(run);
   const random = mulberry32(run.seed * 1_000_003 + iteration);
-  const groups = sequences.map((_, g) => g);
   for (let epoch = 0; epoch < run.num_ppo_epochs; epoch++) {
-    for (const part of cut(shuffled(groups, random), run.num_mini_batches)) {
+    for (const part of cut(shuffled(sequences.length, random), run.num_mini_batches)) {
       const members = part.flatMap((g) => membersOf[g]!);
       const tokens = members.reduce((sum, c) => sum + sumOf(mask[c]!), 0);
       const denominators = { rows: part.length * run.num_generations, tokens, generationTokens: tokens };
@@ -172,12 +171,3 @@ function weightedValueLoss(
 }
 
 const sumOf = (values: Float32Array): number => values.reduce((a, b) => a + b, 0);
-
-function shuffled(items: readonly number[], random: () => number): number[] {
-  const order = [...items];
-  for (let i = order.length - 1; i > 0; i--) {
-    const j = Math.floor(random() * (i + 1));
-    [order[i], order[j]] = [order[j]!, order[i]!];
-  }
-  return order;
-}

@@ -16,7 +16,7 @@ import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, packShapes, weightLayout, type LayoutEntry } from "../../model/layout.js";
 import { saveModelFolder } from "../../model/folder.js";
 import { saveAdapterFolder } from "../../model/lora.js";
-import { mulberry32 } from "../../math/normal.js";
+import { mulberry32 } from "../../math/random.js";
 import { publishedLayout } from "../../model/identity.js";
 import { loadPacked, modelTensors } from "../../model/model-weights.js";
 import { readTensor } from "../../model/safetensors/read.js";

@@ -5,6 +5,7 @@
  * Knows shapes and formulas; knows no weight names and no losses.
  */
 import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
+import { rotaryCosSin } from "../../model/rotary.js";
 import type { TF } from "../backend/backend.js";
 
 type Save = (tensors: Tensor[]) => void;
@@ -110,31 +111,20 @@ export interface RotaryTables {
   readonly rotate: Tensor2D;
 }
 
-/**
- * Rotary tables for packed positions: angle of dimension i (of D/2) at position p is p ·
- * theta^(-2i/D) (Su et al. 2021, eq. 15; halves layout as in Hugging Face's `rotate_half`).
- */
+/** Rotary tables for packed positions; halves lie as in Hugging Face's `rotate_half`. */
 export function rotaryTables(tf: TF, positions: Int32Array, headDim: number, theta: number): RotaryTables {
   const half = headDim / 2;
-  const cos = new Float32Array(positions.length * headDim);
-  const sin = new Float32Array(positions.length * headDim);
-  // As in transformers: inverse frequencies and angles are rounded to float32.
-  const inverse = Float32Array.from({ length: half }, (_, i) => 1 / theta ** ((2 * i) / headDim));
-  for (let n = 0; n < positions.length; n++) {
-    for (let i = 0; i < half; i++) {
-      const angle = Math.fround(positions[n]! * inverse[i]!);
-      cos[n * headDim + i] = cos[n * headDim + half + i] = Math.cos(angle);
-      sin[n * headDim + i] = sin[n * headDim + half + i] = Math.sin(angle);
-    }
-  }
+  const tables = rotaryCosSin(positions, { ropeTheta: theta, headDim });
+  const twice = (table: Float32Array): Tensor =>
+    tf.tidy(() => tf.tile(tf.tensor3d(table, [positions.length, 1, half]), [1, 1, 2]));
   const rotate = new Float32Array(headDim * headDim);
   for (let i = 0; i < half; i++) {
     rotate[(half + i) * headDim + i] = -1;
     rotate[i * headDim + half + i] = 1;
   }
   return {
-    cos: tf.tensor3d(cos, [positions.length, 1, headDim]),
-    sin: tf.tensor3d(sin, [positions.length, 1, headDim]),
+    cos: twice(tables.cos),
+    sin: twice(tables.sin),
     rotate: tf.tensor2d(rotate, [headDim, headDim]),
   };
 }

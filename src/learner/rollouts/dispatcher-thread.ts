@@ -19,6 +19,7 @@ import type { Addresses } from "../../protocol/sockets.js";
 import { sharedMemoryFolder } from "../../protocol/shared-memory.js";
 import { resolveAddresses } from "../../protocol/sockets.js";
 import { Dispatcher } from "./dispatcher.js";
+import { CHUNK_BYTES } from "./weight-server.js";
 import { Ledger } from "./ledger.js";
 import type { Evaluation, EvaluationRequest, TrainingBatch } from "./rollout-source.js";
 import { newToken } from "./run-token.js";
@@ -95,7 +96,7 @@ async function main(data: DispatcherData): Promise<void> {
   const starting = Dispatcher.start({
     addresses,
     token,
-    chunkBytes: run.transport.chunk_bytes,
+    chunkBytes: CHUNK_BYTES,
     weightsFolder: shared?.folder ?? null,
     minCapacity: run.num_generations,
     ledger,

@@ -28,6 +28,8 @@ export interface WeightServerOptions {
   readonly count: (name: string) => void;
 }
 
+/** Size of a chunk of weights; the last one may be shorter. */
+export const CHUNK_BYTES = 2 ** 20;
 /** Replies that wait for one actor; it has at most four requests under way. */
 const UNREAD_CHUNKS = 8;
 

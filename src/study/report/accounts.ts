@@ -1,5 +1,5 @@
 /** What each run spent, and what went wrong in it. */
-import { sum } from "../../math/means.js";
+import { sum } from "../../math/statistics.js";
 import { spentBy } from "../curve.js";
 import type { ReportedRun } from "./gather.js";
 

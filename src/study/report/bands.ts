@@ -1,6 +1,6 @@
 /** Curves over iterations, tokens and time, with bands over the seeds of an algorithm. */
 import type { Mode } from "../../eval/folder/names.js";
-import { mean } from "../../math/means.js";
+import { mean } from "../../math/statistics.js";
 import { spentBy } from "../curve.js";
 import type { ReportedRun } from "./gather.js";
 

@@ -7,7 +7,7 @@ import type { EvalDir, ModeFigures } from "../../eval/folder/read-results.js";
 import { type Mode, modes } from "../../eval/folder/names.js";
 import { type Interval, tTest, wilsonInterval } from "../../math/statistics.js";
 import type { Gathered } from "./gather.js";
-import { mean, sum } from "../../math/means.js";
+import { mean, sum } from "../../math/statistics.js";
 
 /**
  * A model's result under one prompt in one mode: the baseline's, or an algorithm's over its seeds.

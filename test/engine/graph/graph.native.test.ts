@@ -2,7 +2,7 @@ import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 import fc from "fast-check";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { describe, expect, it } from "vitest";
-import { chooseBlockSize } from "../../../src/engine/blocks.js";
+import { chooseBlockSize } from "../../../src/engine/batch.js";
 import { Graph } from "../../../src/engine/graph/onnx.js";
 import { sample, vocabularyBlocks } from "../../../src/engine/graph/sampling.js";
 import { buildSegmentGraph } from "../../../src/engine/graph/segment.js";

@@ -1,0 +1,46 @@
+/** The file of a graph's initializers: what lies where. */
+import type { ModelConfig } from "../../model/config.js";
+import { headName, type Numeric } from "./numeric.js";
+import { layerNames, weightViews, type WeightView } from "./weights.js";
+
+/** Name of the file with the initializers, beside the model file. */
+export const WEIGHTS_FILE = "weights.bin";
+/**
+ * Initializers start at multiples of this (a page), as the ONNX format recommends for files that
+ * are mapped.
+ */
+const ALIGNMENT = 4096;
+
+/** A weight of the graph in `WEIGHTS_FILE`. */
+export interface StoredWeight extends WeightView {
+  readonly dtype: Numeric["dtype"];
+  /** First byte. */
+  readonly position: number;
+}
+
+/** Every initializer, in the order of the file. */
+export function storedWeights(config: ModelConfig, dtype: Numeric["dtype"]): StoredWeight[] {
+  const views = weightViews(config);
+  if (config.tieWordEmbeddings && dtype === "float16") views.push({ ...views[0]!, name: "lm_head" });
+  let position = 0;
+  return views.map((view) => {
+    const wide = view.name === "lm_head" || view.name.endsWith("norm");
+    const stored: StoredWeight = { ...view, dtype: wide ? "float32" : dtype, position };
+    position = Math.ceil((position + byteLength(stored)) / ALIGNMENT) * ALIGNMENT;
+    return stored;
+  });
+}
+
+/**
+ * Names of the weights that come after the last layer's keys and values: the prefill graph ends
+ * there.
+ */
+export function beyondPrefill(config: ModelConfig, dtype: Numeric["dtype"]): ReadonlySet<string> {
+  const { o, postNorm, gate, up, down } = layerNames(config.numLayers - 1);
+  const head = headName(config, { dtype });
+  return new Set([o, postNorm, gate, up, down, "final_norm", ...(head === "embedding" ? [] : [head])]);
+}
+
+export function byteLength({ shape, dtype }: Pick<StoredWeight, "shape" | "dtype">): number {
+  return shape.reduce((a, b) => a * b, 1) * (dtype === "float16" ? 2 : 4);
+}

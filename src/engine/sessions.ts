@@ -1,0 +1,55 @@
+/** The ONNX Runtime sessions of an engine, and the weights that they compute with. */
+import { InferenceSession, type Tensor } from "onnxruntime-node";
+import type { EngineOptions } from "./engine-types.js";
+import type { Numeric } from "./graph/numeric.js";
+
+export interface Sessions {
+  readonly prefill: InferenceSession;
+  /** Decodes segments of fewer than `MANY_ROWS` rows. */
+  readonly fewRows: InferenceSession;
+  /** Decodes all other segments; may be the same session. */
+  readonly manyRows: InferenceSession;
+}
+
+/**
+ * From this many rows on, a segment is faster with weights as first operands (SmolLM2-135M and the
+ * starter model, one and two cores).
+ */
+const MANY_ROWS = 8;
+
+export interface EngineWeights {
+  /** Number type of keys and values. */
+  readonly dtype: Numeric["dtype"];
+  /** Inputs of every run. */
+  readonly feeds: Readonly<Record<string, Tensor>>;
+  /** There are none before the first `load`, where each policy makes its own. */
+  readonly sessions: Sessions;
+  /** Elements that `load` takes. */
+  readonly size: number;
+  /** Adopts published weights, and returns the hash of what it now holds. */
+  load(packed: Float32Array): Promise<string>;
+  dispose(): Promise<void>;
+}
+
+export function sessionOptions({ threads, device }: EngineOptions): InferenceSession.SessionOptions {
+  return {
+    executionProviders: [device ?? "cpu"],
+    intraOpNumThreads: threads,
+    interOpNumThreads: 1,
+    graphOptimizationLevel: "all",
+    // Shapes change with nearly every run; remembered allocation patterns would only pile up.
+    enableMemPattern: false,
+    // Threads spin between operators but not between runs: each session has its own pool, and an
+    // idle pool that spins takes cores from the next session.
+    extra: { session: { intra_op: { allow_spinning: "1" }, force_spinning_stop: "1" } },
+  };
+}
+
+/** The session for a segment of `rows`. */
+export function segmentSession({ fewRows, manyRows }: Sessions, rows: number): InferenceSession {
+  return rows < MANY_ROWS ? fewRows : manyRows;
+}
+
+export async function releaseSessions({ prefill, fewRows, manyRows }: Sessions): Promise<void> {
+  for (const session of new Set([prefill, fewRows, manyRows])) await session.release();
+}

@@ -1,0 +1,162 @@
+/**
+ * Weights as initializers: on CUDA they stay on the device. They come from a file, in shared memory
+ * where there is room, which is removed once the sessions are made.
+ */
+import { closeSync, existsSync, mkdtempSync, openSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import { UserError } from "../errors.js";
+import { writeFully } from "../files.js";
+import type { ModelConfig } from "../model/config.js";
+import { hashLine, hashOfLines, publishedHash, publishedLayout } from "../model/identity.js";
+import { layoutSize, weightLayout, type LayoutEntry } from "../model/layout.js";
+import { modelTensors } from "../model/model-weights.js";
+import { readTensor } from "../model/safetensors/read.js";
+import type { AdaptersOnBase, EngineOptions } from "./engine-types.js";
+import { adapterInputs, fillAdapter } from "./graph/adapters.js";
+import type { Numeric } from "./graph/numeric.js";
+import { buildPrefillGraph } from "./graph/qwen2.js";
+import { buildSegmentGraph } from "./graph/segment.js";
+import { WEIGHTS_FILE, byteLength, storedWeights } from "./graph/weight-file.js";
+import { checkCuda, halfConverter, type HalfConverter } from "./half-converter.js";
+import { releaseSessions, sessionOptions, type EngineWeights, type Sessions } from "./sessions.js";
+
+/** Elements that are converted and written at a time. */
+const CHUNK = 1 << 24;
+
+/**
+ * Makes the sessions from a file of weights, at every new policy. With LoRA that happens once, and
+ * the adapters are inputs beside the base.
+ * @param lora `load` takes adapters, beside a base that is read now; null: it takes whole policies
+ */
+export async function weightsAsInitializers(
+  config: ModelConfig,
+  options: EngineOptions,
+  lora: AdaptersOnBase | null,
+): Promise<EngineWeights> {
+  const adapters = lora === null ? [] : adapterInputs(config, lora.spec);
+  const numeric: Numeric = { dtype: options.dtype ?? "float32", weights: "initializers", adapters };
+  const narrow = await halfConverter(options.threads);
+  if (options.device === "cuda") await checkCuda();
+  const layout = publishedLayout(config, lora?.spec ?? null);
+  const feeds: Record<string, Tensor> = {};
+  let current: Sessions | undefined;
+  const toTensor = async (values: Float32Array, shape: readonly number[]): Promise<Tensor> =>
+    numeric.dtype === "float32"
+      ? new Tensor("float32", values, shape)
+      : new Tensor("float16", await narrow.convert(values), shape);
+  const base =
+    lora === null ? null : await makeSessions(config, options, numeric, narrow, folderReader(lora.baseFolder, config));
+  current = base?.sessions;
+  return {
+    dtype: numeric.dtype,
+    feeds,
+    get sessions() {
+      if (current === undefined) throw new Error("no sessions before the first load");
+      return current;
+    },
+    size: layoutSize(layout),
+    async load(packed) {
+      if (lora === null) {
+        // The old sessions first: two policies need not fit on the device.
+        if (current !== undefined) await releaseSessions(current);
+        current = undefined;
+        const read = ({ offset, size }: LayoutEntry): Float32Array => packed.slice(offset, offset + size);
+        const made = await makeSessions(config, options, numeric, narrow, read);
+        current = made.sessions;
+        return made.sha256;
+      }
+      const adapterValues = packed.slice(); // what arrives lies in shared memory, which ONNX Runtime refuses
+      for (const adapter of adapters) {
+        const filled = fillAdapter(adapter, adapterValues, lora.spec.lora_alpha / lora.spec.r);
+        feeds[adapter.a.name] = await toTensor(filled.a, adapter.a.shape);
+        feeds[adapter.b.name] = await toTensor(filled.b, adapter.b.shape);
+      }
+      return publishedHash(adapterValues, layout, base!.sha256);
+    },
+    async dispose() {
+      if (current !== undefined) await releaseSessions(current);
+      await narrow.release();
+    },
+  };
+}
+
+/** Reads the parameters of a model folder one at a time: the whole need not be in memory. */
+function folderReader(folder: string, config: ModelConfig): (entry: LayoutEntry) => Float32Array {
+  const stored = new Map(modelTensors(folder, config).map((tensor) => [tensor.entry.name, tensor.stored]));
+  return ({ name }) => readTensor(stored.get(name)!);
+}
+
+/** Writes the weights that `read` gives, makes both sessions of them, and removes the file. */
+async function makeSessions(
+  config: ModelConfig,
+  options: EngineOptions,
+  numeric: Numeric,
+  narrow: HalfConverter,
+  read: (entry: LayoutEntry) => Float32Array,
+): Promise<{ sessions: Sessions; sha256: string }> {
+  const folder = mkdtempSync(join(roomyFolder(config, numeric), "finellama-"));
+  try {
+    const sha256 = await writeWeights(join(folder, WEIGHTS_FILE), config, numeric, narrow, read);
+    const create = async (name: string, model: Uint8Array): Promise<InferenceSession> => {
+      const path = join(folder, name);
+      writeFileSync(path, model);
+      return InferenceSession.create(path, sessionOptions(options));
+    };
+    const { maxRows, segmentLength } = options;
+    const prefill = await create("prefill.onnx", buildPrefillGraph(config, numeric));
+    const segment = await create("segment.onnx", buildSegmentGraph(config, maxRows, segmentLength, numeric));
+    return { sessions: { prefill, fewRows: segment, manyRows: segment }, sha256 };
+  } finally {
+    rmSync(folder, { recursive: true, force: true }); // what a session maps or has copied stays
+  }
+}
+
+/** Shared memory where the weights fit, else the folder for temporary files. */
+function roomyFolder(config: ModelConfig, { dtype }: Numeric): string {
+  const last = storedWeights(config, dtype).at(-1)!;
+  const needed = last.position + byteLength(last);
+  for (const folder of ["/dev/shm", tmpdir()]) {
+    if (!existsSync(folder)) continue;
+    const { bavail, bsize } = statfsSync(folder);
+    if (bavail * bsize > needed) return folder;
+  }
+  throw new UserError(
+    `the actor's weights need ${(needed / 2 ** 30).toFixed(1)} GiB in /dev/shm or ${tmpdir()}, found less in both. ` +
+      `Free some, or name another folder in TMPDIR.`,
+  );
+}
+
+/** Writes every initializer; returns the hash of the weights in their published form. */
+async function writeWeights(
+  path: string,
+  config: ModelConfig,
+  { dtype }: Numeric,
+  narrow: HalfConverter,
+  read: (entry: LayoutEntry) => Float32Array,
+): Promise<string> {
+  const stored = storedWeights(config, dtype);
+  const lines: string[] = [];
+  const fd = openSync(path, "wx", 0o600);
+  try {
+    for (const entry of weightLayout(config)) {
+      const values = read(entry);
+      lines.push(hashLine(entry, values));
+      // A parameter may be a part of one initializer, and (a tied embedding) be in two.
+      for (const weight of stored) {
+        const start = entry.offset - weight.offset;
+        if (start < 0 || start >= weight.shape.reduce((a, b) => a * b, 1)) continue;
+        const width = weight.dtype === "float16" ? 2 : 4;
+        for (let at = 0; at < values.length; at += CHUNK) {
+          const part = values.slice(at, at + CHUNK);
+          const bytes = weight.dtype === "float16" ? await narrow.convert(part) : part;
+          writeFully(fd, bytes, weight.position + (start + at) * width);
+        }
+      }
+    }
+  } finally {
+    closeSync(fd);
+  }
+  return hashOfLines(lines);
+}

@@ -1,0 +1,58 @@
+/** Weights as inputs of every run: on the CPU a new policy then costs a copy. */
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import type { ModelConfig } from "../model/config.js";
+import { hashPacked } from "../model/identity.js";
+import { layoutSize, weightLayout } from "../model/layout.js";
+import { loadPacked } from "../model/model-weights.js";
+import { AdapterMerger } from "./adapter.js";
+import type { AdaptersOnBase, EngineOptions } from "./engine-types.js";
+import { CPU_FLOAT32 } from "./graph/numeric.js";
+import { buildPrefillGraph } from "./graph/qwen2.js";
+import { buildSegmentGraph } from "./graph/segment.js";
+import { weightViews } from "./graph/weights.js";
+import { releaseSessions, sessionOptions, type EngineWeights, type Sessions } from "./sessions.js";
+
+/**
+ * Feeds the weights at every run, from an arena of float32 that each `load` overwrites.
+ * @param lora `load` takes adapters, and merges them into its copy of the base; null: it takes
+ *   whole policies
+ */
+export async function weightsAsInputs(
+  config: ModelConfig,
+  options: EngineOptions,
+  lora: AdaptersOnBase | null,
+): Promise<EngineWeights> {
+  const merger =
+    lora === null
+      ? null
+      : await AdapterMerger.create(config, lora.spec, loadPacked(lora.baseFolder, config), options.threads);
+  const { maxRows, segmentLength } = options;
+  const create = (graph: Uint8Array) => InferenceSession.create(graph, sessionOptions(options));
+  const sessions: Sessions = {
+    prefill: await create(buildPrefillGraph(config)),
+    fewRows: await create(buildSegmentGraph(config, maxRows, segmentLength)),
+    manyRows: await create(buildSegmentGraph(config, maxRows, segmentLength, { ...CPU_FLOAT32, weightsFirst: true })),
+  };
+  const layout = weightLayout(config);
+  const arena = new Float32Array(layoutSize(layout));
+  const feeds: Record<string, Tensor> = {};
+  for (const { name, shape, offset } of weightViews(config)) {
+    const size = shape.reduce((a, b) => a * b, 1);
+    feeds[name] = new Tensor("float32", arena.subarray(offset, offset + size), shape);
+  }
+  return {
+    dtype: CPU_FLOAT32.dtype,
+    feeds,
+    sessions,
+    size: layoutSize(merger?.layout ?? layout),
+    async load(packed) {
+      if (merger !== null) return merger.mergeInto(arena, packed);
+      arena.set(packed);
+      return hashPacked(arena, layout);
+    },
+    async dispose() {
+      await releaseSessions(sessions);
+      await merger?.dispose();
+    },
+  };
+}
