@@ -1,7 +1,4 @@
-/**
- * What this machine has for learner and actors: driver and GPUs, CUDA's libraries, the backend
- * TensorFlow.js takes, the providers ONNX Runtime loads. Only looks; gaps.ts says what is missing.
- */
+/** What this machine has for learner and actors. Only looks; gaps.ts says what is missing. */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, readFileSync, readdirSync, realpathSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
@@ -43,9 +40,7 @@ export interface MachineFacts {
   };
 }
 
-/**
- * What TensorFlow 2.21 opens before it registers a GPU (xla/tsl/platform/default/dso_loader.cc).
- */
+/** What TensorFlow 2.21 opens before it registers a GPU (tsl/platform/default/dso_loader.cc). */
 const TENSORFLOW_OPENS = [
   "libcuda.so.1",
   "libcudart.so.12",
@@ -145,10 +140,7 @@ function tensorFlowBuild(): MachineFacts["learner"]["build"] {
 
 const realpathOf = (path: string): string => (existsSync(path) ? realpathSync(path) : path);
 
-/**
- * Runs probe.js as a process on the first GPU's libraries. If it crashes, nothing was loaded, and
- * the last line of its stderr is the reason.
- */
+/** Runs probe.js on the first GPU's libraries. If it crashes, stderr's last line is the reason. */
 async function probe(request: ProbeRequest, libraryPath: readonly string[]): Promise<Probe> {
   const script = fileURLToPath(new URL("./probe.js", import.meta.url));
   const { CUDA_VISIBLE_DEVICES: devices } = process.env;

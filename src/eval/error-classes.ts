@@ -1,7 +1,4 @@
-/**
- * Why answers are wrong, and what changed between two evaluations of the same questions. Knows
- * predictions (the lines of predictions.jsonl); reads no files and prints nothing.
- */
+/** Why answers are wrong, and what changed between two evaluations. Knows predictions, no files. */
 import { UserError } from "../errors.js";
 import { type Operator, equationsOf } from "./arithmetic.js";
 import type { Prediction } from "./folder/predictions.js";
@@ -28,7 +25,6 @@ export function classOf({ outcome, extracted, text }: Prediction): AnswerClass {
   return equations.every(({ holds }) => holds) ? "wrong_setup" : "arithmetic_slip";
 }
 
-/** How many of a group are in each class. */
 export interface ClassCounts {
   readonly group: string;
   readonly n: number;
@@ -50,7 +46,6 @@ export interface Analysis {
 
 const SLIPS_SHOWN = 10;
 
-/** One analysis for each mode the predictions hold. */
 export function analyze(predictions: readonly Prediction[]): Analysis[] {
   return modesOf(predictions).map((mode) =>
     analyzeMode(
@@ -128,7 +123,7 @@ export interface Changes {
 }
 
 /**
- * Two evaluations, completion by completion, in the modes both have.
+ * Pairs two evaluations by completion, in the modes both have.
  * @throws UserError when they do not hold the same questions, saying what differs
  */
 export function changes(
@@ -164,10 +159,7 @@ export function changes(
   });
 }
 
-/**
- * Completions of one mode with their partner.
- * @throws UserError when questions or numbers of samples differ
- */
+/** Pairs the completions of one mode. @throws UserError when questions or samples differ */
 function paired(
   mode: Mode,
   before: readonly Prediction[],

@@ -1,7 +1,4 @@
-/**
- * Evaluates a model: its sampled and greedy answers to held-out problems, judged as in training and
- * as others would judge them.
- */
+/** Evaluates a model on held-out problems, judged as in training and as others would judge it. */
 import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError } from "../errors.js";
 import { type Generation, generate } from "../generate/generation.js";
@@ -44,13 +41,11 @@ export interface EvalOptions {
   readonly promptSuffix?: string;
   readonly fewshot?: string;
   readonly seed: number;
-  /** Where and how the engines compute. */
   readonly engines: PoolOptions;
 }
 
 const STARTER_PROBLEMS = 512;
 
-/** What is asked, the same for every mode. */
 interface Questions {
   readonly problems: readonly Problem[];
   readonly promptIds: readonly Int32Array[];

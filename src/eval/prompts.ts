@@ -1,10 +1,7 @@
 /**
  * Prompts by name: ours, and those under which others publish accuracies, equal to the character.
- * Knows questions and tokenizers; knows no models.
- *
  * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` and `gsm8k-cot-zeroshot.yaml`; verl 0.9.1
- * `examples/data_preprocess/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b `evaluation/utils.py`
- * (PROMPT_TEMPLATES).
+ * `examples/data_preprocess/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b `evaluation/utils.py`.
  */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -43,7 +40,7 @@ const VERL = 'Let\'s think step by step and output the final answer after "####"
 const LM_EVAL_STOPS = ["</s>", "<|im_end|>"];
 
 /**
- * @param questions all that are asked, from the first: the few-shot examples depend on the place
+ * @param questions from the first: the few-shot examples depend on the place
  * @throws UserError for lm-eval-5shot without training problems
  */
 export function makePrompts(choice: PromptChoice, questions: readonly string[]): Prompts {

@@ -1,9 +1,6 @@
 /**
- * Compares evaluation results: checkpoints paired by question, algorithms paired by seed. The
- * caller has checked that the questions are the same. Knows no files and prints nothing.
- *
- * Two checkpoints show which of the two is better. Only several seeds show whether an algorithm is
- * better, because runs of one recipe differ by more than chance over questions.
+ * Compares evaluation results: checkpoints paired by question, algorithms by seed. Only several
+ * seeds show whether an algorithm is better: runs of one recipe differ by more than chance.
  */
 import type { Mode } from "./folder/names.js";
 import { points } from "../terminal/format.js";
@@ -43,22 +40,15 @@ export interface CheckpointComparison {
   /** Mid-p McNemar. */
   readonly p: number;
   readonly p_holm: number;
-  /**
-   * Smallest difference that would be shown 4 times in 5, at this share of questions that differ
-   * and at LEVEL / tests. Null when too few differ.
-   */
+  /** The difference found 4 times in 5, at LEVEL / tests and as many that differ; null: too few. */
   readonly detectable: number | null;
 }
 
-/** Every pair of results. */
 export function allPairs(results: readonly unknown[]): (readonly [a: number, b: number])[] {
   return results.flatMap((_, a) => results.slice(a + 1).map((_, i) => [a, a + 1 + i] as const));
 }
 
-/**
- * Pairs of results in each of their modes; Holm's correction is over all of them.
- * @param pairs indices into the results
- */
+/** Compares pairs (indices) of results in each mode; Holm's correction is over all of them. */
 export function compareCheckpoints(
   results: readonly EvalResult[],
   pairs: readonly (readonly [a: number, b: number])[] = allPairs(results),
@@ -125,17 +115,16 @@ export interface SeedComparison extends SeedPairs {
 }
 
 /**
- * Every verdict on algorithms comes from here: seed i of one against seed i of the other.
- * @param family comparisons that are judged together: Holm's correction is over all of them
+ * Every verdict on algorithms comes from here: seed i of one against seed i of the other. Holm's
+ * correction is over the whole `family`.
  */
 export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & SeedComparison)[] {
   return withHolm(
     family.map((pairs) => {
       const { a, b, n } = pairs;
       const differences = b.map((accuracy, i) => accuracy - a[i]!);
-      // Accuracies are multiples of 1/n: each carries a rounding error of variance 1/(12 n²)
-      // (Sheppard), a difference twice that. Differences that happen to be equal are therefore no
-      // proof that seeds do not scatter.
+      // Accuracies are multiples of 1/n: a difference carries a rounding error of variance 1/(6 n²)
+      // (Sheppard), so equal differences are no proof that seeds do not scatter.
       const { mean, sd, interval, p } = tTest(differences, 1 / (n * Math.sqrt(6)));
       return {
         ...pairs,
@@ -152,7 +141,6 @@ export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & Se
   );
 }
 
-/** Whether a difference counts as shown. */
 export function isShown({ p_holm }: { readonly p_holm: number }): boolean {
   return p_holm < LEVEL;
 }

@@ -1,6 +1,6 @@
 /**
- * One prompt and its completions: from engine tokens to text with an end. The engine knows token
- * ids only, so stop strings are found here, at segment boundaries. Knows nothing of HTTP.
+ * One prompt and its completions, as text. The engine knows token ids only, so stop strings are
+ * found here, at segment boundaries.
  */
 import type { GenerateRequest, GeneratedCompletion } from "../engine/engine-types.js";
 import type { EnginePool } from "../engine/pool.js";
@@ -42,7 +42,7 @@ export interface Choice extends ChoiceDelta {
   readonly finishReason: "stop" | "length";
 }
 
-/** Requests of the engine, to be checked before they are submitted: completions, prompt's score. */
+/** What the engine will be asked: completions, and the prompt's score. */
 export function engineRequests(generation: Generation): GenerateRequest[] {
   const { requestId, promptIds, n, temperature, maxTokens, stopIds, seed, top, scorePrompt } = generation;
   const requests: GenerateRequest[] = [];

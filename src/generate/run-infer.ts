@@ -39,11 +39,9 @@ export interface InferOptions {
   readonly seed: number;
   readonly stream: boolean;
   readonly json: boolean;
-  /** Where and how the engines compute. */
   readonly engines: PoolOptions;
 }
 
-/** Everything an answer needs besides the prompt. */
 interface Asked {
   readonly pool: EnginePool;
   readonly files: ModelFiles;
@@ -114,7 +112,6 @@ async function printAnswers({ pool, files }: Asked, request: GenerateRequest, js
   }
 }
 
-/** Prints text as it comes. */
 async function streamAnswer({ pool, files, asking }: Asked, request: GenerateRequest): Promise<void> {
   const { requestId, promptIds, seed, sampling } = request;
   const generation: Generation = {

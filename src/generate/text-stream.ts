@@ -1,7 +1,4 @@
-/**
- * Text of a growing completion: what may be shown already, and where a stop string ends it. Knows
- * no model and no sockets.
- */
+/** The text of a growing completion: what may be shown, and where a stop string ends it. */
 import type { Tokenizer } from "../model/tokenizer.js";
 
 /** Where the first stop string begins; undefined when there is none. */
@@ -11,9 +8,8 @@ export function findStop(text: string, stops: readonly string[], from = 0): numb
 }
 
 /**
- * Text of tokens as they come. A token is decoded together with the ones before it. So characters
- * spread over tokens, and spaces that depend on the neighbour, come out as if all were decoded at
- * once (vllm, transformers_utils/detokenizer_utils.py, detokenize_incrementally).
+ * Decodes a token with the ones before it: text spread over tokens comes out as if all were
+ * decoded at once (vllm, detokenizer_utils.py, detokenize_incrementally).
  */
 export class TextStream {
   readonly #decode: Tokenizer["decode"];

@@ -1,7 +1,4 @@
-/**
- * Text for the terminal: a live frame, plain lines, and the closing report. Pure functions of a
- * run's state.
- */
+/** Text for the terminal: a live frame, plain lines, and the closing report. */
 import {
   SHOWN_METRICS as M,
   type Accuracy,
@@ -54,7 +51,6 @@ export function initialState(header: RunHeader, maxSteps: number, nowMs: number)
   };
 }
 
-/** Takes an event into the state. */
 export function update(state: RunState, event: ProgressEvent, nowMs: number): void {
   switch (event.type) {
     case "ready":
@@ -85,9 +81,7 @@ export function update(state: RunState, event: ProgressEvent, nowMs: number): vo
   }
 }
 
-/**
- * Milliseconds until the last iteration, at the pace of the latest; undefined before two of them.
- */
+/** Milliseconds left at the pace of the latest iterations; undefined before two of them. */
 export function etaMs({ iterationTimesMs: times, iteration, maxSteps }: RunState): number | undefined {
   if (times.length < 2) return undefined;
   return ((times.at(-1)! - times[0]!) / (times.length - 1)) * (maxSteps - iteration);
@@ -208,10 +202,7 @@ function detail(metrics: Metrics, name: string, key: string, format: (value: num
   return value === undefined ? [] : [`${name} ${format(value)}`];
 }
 
-/**
- * Accuracy before and after, what it cost, and where to go from here. `runDir` as the user would
- * type it.
- */
+/** What a run ends with; `runDir` as the user would type it. */
 export function report(summary: RunSummary, runDir: string): string {
   const { before, after } = summary.validation;
   const rows = (["sampled", "greedy"] as const).flatMap((mode) => {

@@ -74,7 +74,6 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
   );
 }
 
-/** Worked examples by index. */
 function examples(data: string): { size: number; problem: (i: number) => { question: string; answer: string } } {
   if (data === "starter") return { size: STARTER_EXAMPLES, problem: (i) => starterCorpus(i) };
   const dataset = loadDataset(data, "train");

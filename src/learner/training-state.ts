@@ -1,7 +1,4 @@
-/**
- * What a run continues from: weights, optimizer and counters in a checkpoint, and the same in
- * memory. Knows what the state means; run/checkpoint.ts knows the files.
- */
+/** What a run continues from: weights, optimizer, counters. run/checkpoint.ts knows the files. */
 import { join, relative } from "node:path";
 import type { RunConfig } from "../config/schema.js";
 import type { Validation } from "../protocol/progress.js";
@@ -41,10 +38,7 @@ export class Checkpoints {
   #state: TrainingState | null;
   #lastSaved: number | undefined;
 
-  /**
-   * @param resume continue from the last checkpoint; from the start when there is none yet
-   * @throws UserError for a damaged checkpoint
-   */
+  /** @param resume from the last checkpoint, if any. @throws UserError for a damaged one */
   constructor(runDir: string, resume: boolean) {
     this.#runDir = runDir;
     this.#root = join(runDir, "checkpoints");
@@ -87,7 +81,6 @@ export class Checkpoints {
     this.#state = null;
   }
 
-  /** True when the current iteration is on disk. */
   get isSaved(): boolean {
     return this.#lastSaved === this.counters.iteration;
   }

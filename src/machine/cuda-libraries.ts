@@ -1,9 +1,7 @@
 /**
- * CUDA's libraries out of NVIDIA's wheels on PyPI, in the user's cache: a folder for each wheel, so
- * that an interrupted setup goes on with the next one. The learner (PyPI's `tensorflow`) needs CUDA
- * 12; so does onnxruntime-node's own CUDA provider, and the two share one stack. ONNX Runtime's
- * provider from PyPI needs CUDA 13 (onnx-provider.ts), which is then the actors' own stack. Knows
- * nothing of what loads them.
+ * CUDA's libraries out of NVIDIA's wheels on PyPI, in the user's cache: a folder for each, so that
+ * an interrupted setup goes on. The learner and onnxruntime-node's own provider share CUDA 12;
+ * ONNX Runtime's provider from PyPI needs CUDA 13 (onnx-provider.ts).
  */
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
@@ -20,9 +18,8 @@ const wheel = (name: string, version: string, megabytes: number, sha256: string)
 });
 
 /**
- * The `and-cuda` extra of tensorflow 2.21.0, without nvcc, which only XLA uses. The versions are
- * the newest of CUDA 12, because ONNX Runtime needs newer ones than TensorFlow and the interfaces
- * are stable within a major version.
+ * The `and-cuda` extra of tensorflow 2.21.0, without nvcc, which only XLA uses. The newest of CUDA
+ * 12: ONNX Runtime needs newer ones, and interfaces are stable within a major version.
  */
 const CUDA_12: readonly Wheel[] = [
   wheel("nvidia-cublas-cu12", "12.9.3.13", 581, "d7d51055f161b317c7105ddaae90e71eda059026074ffef93cf7cde2886bfe72"),
@@ -66,11 +63,7 @@ export const cudaLibraryPath = (major: CudaMajor): string[] =>
     .map((each) => wheelFolder(major, each))
     .filter((folder) => existsSync(folder));
 
-/**
- * Downloads what is not there yet.
- * @param wheels other ones, for tests
- * @throws Error with one clause that says what failed
- */
+/** Downloads what is not there yet. @throws Error with one clause that says what failed */
 export async function prepareCudaLibraries(
   python: string,
   major: CudaMajor,

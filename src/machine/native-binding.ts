@@ -1,16 +1,13 @@
 /**
- * Prepares the native TensorFlow binding of `@tensorflow/tfjs-node-gpu` without that package's
- * install script (which downloads a libtensorflow of 2022, built for CUDA 11.2, and fails where its
- * host is not reached):
+ * Prepares the native binding of `@tensorflow/tfjs-node-gpu` without that package's install script
+ * (which downloads a libtensorflow of 2022, built for CUDA 11.2):
  *
  *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_*.so, C headers ─┐
  *   @tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ──────────────────────────────┴─▶ the binding
  *
- * Both libraries and the binding are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a
- * folder of its own); node_modules gets a symbolic link to one of the two. The CUDA build opens
- * CUDA's libraries when it starts and computes on the CPU where it finds none, so it serves both.
- * Knows nothing of TensorFlow.js itself; whether the binding computes correctly is backend.ts's to
- * find out.
+ * They are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a folder of its own), and
+ * node_modules links to one. The CUDA build computes on the CPU where it finds no CUDA libraries,
+ * so it serves both. Whether the binding computes correctly is backend.ts's to find out.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, realpathSync } from "node:fs";
@@ -57,16 +54,11 @@ export function nativeBindingPath(): string {
 }
 
 /**
- * Makes sure that the native binding is in place: does nothing when it is, links it from the cache
- * when that has it, else downloads libtensorflow and compiles. Safe to run twice at the same time.
- * Never throws for what a machine may lack (network, pip, g++, headers): that is the `reason`, and
- * the wasm backend is there for it.
- *
+ * Makes sure that the native binding is in place: links it from the cache when that has it, else
+ * downloads libtensorflow and compiles. Safe to run twice at the same time. Never throws for what a
+ * machine may lack (network, pip, g++, headers): that is the `reason`, and wasm is there for it.
  * @param build "cpu" keeps a CUDA build that is in place, which computes on the CPU as well
  * @param log receives whole lines of progress; nothing is logged when nothing has to be built
- * @param path where the binding belongs (tests put it elsewhere)
- * @param cache folder that keeps libraries and binding; by default under $XDG_CACHE_HOME, else
- *   ~/.cache
  */
 export async function prepareNativeBinding({
   log,
@@ -102,8 +94,8 @@ export const tensorFlowFolder = (build: TensorFlowBuild): string =>
 const CUDA_SUFFIX = "-cuda";
 
 /**
- * True for a link into a cache of this version, wherever that is. Also for a file that is no link:
- * it is the user's own build. A CUDA build serves where a CPU build is wanted, not the reverse.
+ * True for a link into a cache of this version, and for the user's own build, which is no link. A
+ * CUDA build serves where a CPU build is wanted, not the reverse.
  */
 function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean {
   if (!existsSync(path)) return false; // also for a link whose cache was cleared
@@ -121,10 +113,7 @@ async function link(target: string, path: string): Promise<void> {
   await rename(temporary, path);
 }
 
-/**
- * Fills `cache` through a temporary folder beside it. If two processes do so, the first to rename
- * wins and the other uses its result.
- */
+/** Fills `cache` through a folder beside it. Of two processes, the first to rename wins. */
 async function buildInto(cache: string, wheel: Wheel, log: (line: string) => void): Promise<void> {
   const tools = await findTools();
   const folder = await temporaryBeside(cache);
@@ -172,7 +161,6 @@ async function findTools(): Promise<Tools> {
   return { python, compiler, nodeHeaders };
 }
 
-/** Takes libraries and headers out of the wheel and leaves the rest, Python, alone. */
 async function unpack(python: string, wheel: Wheel, folder: string, log: (line: string) => void): Promise<void> {
   const wanted = [
     ...LIBRARIES.map((name) => `tensorflow/${name}`),

@@ -1,13 +1,11 @@
 /**
  * ONNX Runtime's CUDA provider for onnxruntime-node, which npm's package leaves out: two libraries
- * that must lie beside its libonnxruntime. They are kept in the user's cache; node_modules gets
- * links.
+ * beside its libonnxruntime. They are kept in the user's cache; node_modules gets links.
  *
  *   CUDA 12  onnxruntime-node's own install script, which takes them from NuGet
  *   CUDA 13  PyPI's onnxruntime-gpu of the same version
  *
- * The script can end with 0 having done nothing, so its result is looked at and its exit code is
- * not trusted. Knows nothing of CUDA's own libraries.
+ * The script can end with 0 having done nothing, so its result is looked at, not its exit code.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, readFileSync, realpathSync } from "node:fs";
@@ -45,10 +43,7 @@ const binFolder = (): string => join(packageFolder(), "bin", "napi-v6", process.
 export const providerFolder = (major: CudaMajor): string =>
   join(cacheRoot(), `onnxruntime-${onnxVersion()}-cuda${major}`);
 
-/**
- * The CUDA for which the provider in place was built; undefined when none is there. The package's
- * own script, whose files are no links, knows CUDA 12 only.
- */
+/** The CUDA of the provider in place, if any; the package's own script knows CUDA 12 only. */
 export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
   const files = PROVIDER.map((name) => join(bin, name));
   if (!files.every((file) => existsSync(file))) return undefined;
@@ -59,10 +54,7 @@ export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
 /** Folders in which an actor's process finds CUDA's libraries, those of the provider in place. */
 export const actorLibraryPath = (): string[] => cudaLibraryPath(providerInPlace() ?? "12");
 
-/**
- * Puts the provider for CUDA `major` in place, from the cache or by download.
- * @throws Error with one clause that says what failed
- */
+/** Puts the provider for CUDA `major` in place. @throws Error with one clause that says why not */
 export async function prepareOnnxProvider(
   python: string,
   major: CudaMajor,

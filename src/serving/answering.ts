@@ -45,13 +45,11 @@ export class Answering {
     return work;
   }
 
-  /** Answers when all completions are there. */
   async whole(c: Context, work: Work, body: (results: Result[]) => object): Promise<Response> {
     const results = await this.#run(work, c.req.raw.signal);
     return c.json({ ...body(results), usage: this.#used(work, results) });
   }
 
-  /** Answers with server-sent events. */
   inPieces(c: Context, work: Work, head: object, piece: (delta: ChoiceDelta, p: number) => object): Response {
     return streamSSE(c, async (stream) => {
       const gone = new AbortController();

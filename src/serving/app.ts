@@ -1,7 +1,4 @@
-/**
- * The HTTP surface of `serve`: OpenAI's completions and chat completions over a pool of engines.
- * Holds the routes; answering.ts answers and server.ts listens.
- */
+/** The HTTP surface of `serve`: the routes; answering.ts answers and server.ts listens. */
 import { randomUUID } from "node:crypto";
 import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";

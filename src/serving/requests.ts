@@ -1,7 +1,7 @@
 /**
  * OpenAI's request bodies, as far as they are served. A field that is unknown, or whose value would
- * have an effect we do not have, is refused by name instead of being dropped. Reference: OpenAI
- * API, "Create completion" (legacy) and "Create chat completion"; `stop_token_ids` is vLLM's.
+ * have an effect we do not have, is refused by name. Reference: OpenAI API, "Create completion"
+ * (legacy) and "Create chat completion"; `stop_token_ids` is vLLM's.
  */
 import { z } from "zod";
 import { messageList } from "../model/messages.js";

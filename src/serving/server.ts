@@ -19,7 +19,6 @@ export interface ServeOptions {
   readonly modelName?: string;
   /** Completions that may wait. */
   readonly maxQueue: number;
-  /** Where and how the engines compute. */
   readonly engines: PoolOptions;
 }
 
@@ -73,10 +72,7 @@ export async function runServer(spec: string, options: ServeOptions): Promise<vo
   }
 }
 
-/**
- * Resolves with the port.
- * @throws UserError when the server cannot listen
- */
+/** Resolves with the port. @throws UserError when the server cannot listen */
 async function listening(server: Server, host: string, port: number): Promise<number> {
   await new Promise<void>((resolve, reject) => {
     server.once("listening", resolve);

@@ -1,7 +1,4 @@
-/**
- * Compares evaluations, or the runs of a study. Prints a table and a verdict, which may be that
- * nothing was shown.
- */
+/** Compares evaluations, or the runs of a study: prints a table and a verdict. */
 import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { UserError } from "../errors.js";
@@ -25,8 +22,7 @@ export interface CompareOptions {
 }
 
 /**
- * @param files two or more checkpoints' results, or one study's directory; none with `--a` and
- *   `--b`
+ * @param files two or more checkpoints' results, or one study's directory; none with `--a`, `--b`
  * @throws UserError for files that cannot be compared, saying what differs
  */
 export function runCompare(files: readonly string[], { a, b, json }: CompareOptions): void {

@@ -1,8 +1,4 @@
-/**
- * The study file: which algorithms, seeds and evaluation, and what the algorithms may differ in.
- * Resolves every algorithm's training configuration and lists all differences. Knows no directories
- * and starts nothing.
- */
+/** The study file: algorithms, seeds, evaluation, and what the algorithms may differ in. */
 import { readFileSync } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
 import { parse } from "yaml";
@@ -73,8 +69,7 @@ export interface Study {
 
 /**
  * Reads a study file and resolves it.
- * @throws UserError for a file that is no study, an unknown key, or a difference between algorithms
- *   that is not allowed
+ * @throws UserError for no study, an unknown key, or a difference that is not allowed
  */
 export function readStudy(file: string, cwd = process.cwd()): Study {
   let yaml: unknown;
@@ -145,7 +140,6 @@ const roles: Readonly<Record<string, (config: RunConfig) => unknown>> = {
     c.algo === "grpo" ? c.num_iterations * c.steps_per_generation : c.num_ppo_epochs * c.num_mini_batches,
 };
 
-/** Keys the study sets for each run. */
 const NOT_COMPARED = new Set(["algo", "seed", "run_dir"]);
 
 /** Keys in which two configurations differ, but for those that the study sets for each run. */

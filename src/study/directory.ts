@@ -1,6 +1,5 @@
 /**
- * Where the parts of a study lie, and which of them are finished. The state of a study is what its
- * files say; there is no other record.
+ * Where the parts of a study lie, and which are finished: its files are the only record.
  *
  *   study.json                     algorithms, seeds, differences, program, machine
  *   owner.json                     who is running it now; only a killed process leaves it behind
@@ -73,7 +72,6 @@ const recordSchema = z.object({
   }),
 });
 
-/** Contents of study.json. */
 export type StudyRecord = z.infer<typeof recordSchema>;
 
 /** @throws UserError when the directory holds no study */
@@ -85,8 +83,7 @@ export function readStudyRecord(dir: string): StudyRecord {
 }
 
 /**
- * Writes study.json into a directory that exists, or checks that the one there is of the same
- * study.
+ * Writes study.json, or checks that the one there is of the same study.
  * @returns a note when the program changed since the study was begun
  * @throws UserError when the directory holds another study
  */
@@ -127,11 +124,7 @@ function refuseOther(dir: string, earlier: StudyRecord, definition: StudyDefinit
     );
 }
 
-/**
- * How far a run is.
- * @param expected its configuration
- * @throws UserError when the directory holds a run of another configuration
- */
+/** @throws UserError when the directory holds a run of another configuration than `expected` */
 export function trainingState(runDir: string, expected: RunConfig): "new" | "unfinished" | "finished" {
   if (!existsSync(configFile(runDir))) return "new";
   const found = readRunConfig(configFile(runDir));
@@ -144,11 +137,7 @@ export function trainingState(runDir: string, expected: RunConfig): "new" | "unf
   return summary !== null && !summary.stopped && summary.iterations === expected.max_steps ? "finished" : "unfinished";
 }
 
-/**
- * Whether an evaluation is there.
- * @param asked how it is to be made
- * @throws UserError when it was made in another way
- */
+/** @throws UserError when the evaluation was made in another way than `asked` */
 export function evaluationState(
   evalDir: string,
   asked: Readonly<Record<"seed" | "temperature" | "max_new_tokens" | "samples", number>>,

@@ -1,8 +1,4 @@
-/**
- * Runs the whole experiment of a study file: baseline, then for each seed and algorithm training
- * and evaluation, then comparison and report. What is finished is skipped, so a study that was
- * stopped goes on from there.
- */
+/** Runs the whole experiment of a study file. What is finished is skipped. */
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { packageRoot, shortPath } from "../config/load.js";
@@ -22,7 +18,6 @@ import { differencesText, studyText } from "./text.js";
 export interface StudyOptions {
   /** Directory of the study; default studies/<name>. */
   readonly out?: string;
-  /** Print what would be done. */
   readonly dryRun?: true;
 }
 
@@ -155,8 +150,7 @@ function showStep(label: string, step: StudyStep, steps: readonly StudyStep[]): 
 }
 
 /**
- * Seconds until the last step is done, by what finished steps of the same sort took; null while one
- * sort has none.
+ * What finished steps of the same sort took; null while one sort has none.
  * @param current the step at hand and what is known of its own rest
  */
 function secondsLeft(steps: readonly StudyStep[], current?: StudyStep, currentSeconds?: number): number | null {

@@ -1,7 +1,6 @@
 /**
- * The steps of a study in the order they are taken, each the command line of a child process.
- * Algorithms alternate seed by seed, so that a machine that grows slower or faster does so for all
- * of them.
+ * The steps of a study in order, each a child's command line. Algorithms alternate seed by seed, so
+ * that a machine that grows slower or faster does so for all of them.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -19,10 +18,7 @@ export interface StudyStep {
   readonly sort: string;
   /** Iterations, or completions; null when only the child knows. */
   readonly size: number | null;
-  /**
-   * From files.
-   * @throws UserError when they are of something else
-   */
+  /** Read from files. @throws UserError when they are of something else */
   readonly isFinished: () => boolean;
   /** Iterations or completions that are on disk. */
   readonly done: () => number;
@@ -78,10 +74,7 @@ function trainingStep(
   };
 }
 
-/**
- * @param trained how training asks and where its actors compute: evaluation does so too, that of
- *   the baseline included
- */
+/** @param trained how training asks and where its actors compute: evaluation does so too */
 function evaluationSteps(
   dir: string,
   { definition }: Study,

@@ -54,7 +54,6 @@ const names = {
 type Named = keyof typeof names;
 type Value = string | number | undefined;
 
-/** All settings that can be compared. */
 export const comparable = Object.keys(names) as Named[];
 
 /** Names the settings in which two evaluations differ, with both values. */
@@ -69,12 +68,10 @@ export function differencesOf(
     .map((key) => `${names[key]} (${brief(a[key])}${between}${brief(b[key])})`);
 }
 
-/** Shortens a hash. */
 function brief(value: Value): string {
   return String(value ?? "nothing").replace(/^([0-9a-f]{12})[0-9a-f]{52}$/, "$1");
 }
 
-/** sha256 of values in their order, in hex. */
 export function sha256OfList(list: readonly unknown[]): string {
   return createHash("sha256").update(JSON.stringify(list)).digest("hex");
 }

@@ -1,9 +1,7 @@
 /**
- * What a rollout actor will hold, by item, from shapes alone.
- * Each formula names the code that allocates.
- *
- * Legend: H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
- * Prompts in flight are most in the self-test and in evaluations.
+ * What a rollout actor will hold, by item, from shapes alone. Each formula names the code that
+ * allocates. Legend: H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary,
+ * L layers. Prompts in flight are most in the self-test and in evaluations.
  */
 import {
   adapterInputs,
@@ -24,10 +22,7 @@ import type { MemoryItem } from "./memory-plan.js";
 const VOCABULARY_ARRAYS = 3;
 /** qwen2.ts, attention: scores, masked scores, probabilities. */
 const SCORE_ARRAYS = 3;
-/**
- * Graph constants live as protobuf in JavaScript, as the runtime's copy of it, and as tensors of
- * the session.
- */
+/** Constants live as protobuf in JavaScript, as the runtime's copy and as session tensors. */
 const CONSTANT_COPIES = 3;
 
 /** Lists every item of one actor whose tensors live on `where`; JavaScript's are in RAM. */
@@ -73,8 +68,7 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
   });
   return [
     ...weightItems(run, model, where),
-    // engine.ts `prefill`: each group's own keys and values; kv-cache.ts `PromptCache`: the same
-    // side by side
+    // engine.ts `prefill`: each group's own; kv-cache.ts `PromptCache`: the same side by side
     inRam("keys and values of prompts", 2 * groups * prompt * perToken * width, "actors.max_rows"),
     // kv-cache.ts `GeneratedCache`: two sets of buffers, rows are copied from one to the other
     inRam("keys and values of completions, two sets", 2 * rows * completion * perToken * width, "actors.max_rows"),
@@ -117,9 +111,8 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
       ...(lora === null ? [] : [inRam("base, to merge adapters into", base * 4, "lora.enabled")]),
     ];
   }
-  // engine-weights.ts, `weightsAsInitializers`: two sessions, each with its own copy of what its
-  // graph uses. Without LoRA a new policy is two new sessions, and the old ones go before the new
-  // ones come.
+  // engine-weights.ts, `weightsAsInitializers`: two sessions, each with a copy of what it uses.
+  // Without LoRA a new policy is two new sessions, and the old ones go before the new ones come.
   const { dtype } = run.actors;
   const stored = storedWeights(model, dtype);
   const unused = beyondPrefill(model, dtype);

@@ -1,6 +1,4 @@
-/**
- * A memory plan in words: the table of `plan`, and the refusal of a run that cannot fit. Pure text.
- */
+/** A memory plan in words: the table of `plan`, and the refusal of a run that cannot fit. */
 import { sumOf, type MemoryItem, type MemoryPlan, type ProcessPlan } from "./memory-plan.js";
 
 /** A table for each process, and the sums by memory. */
@@ -32,7 +30,6 @@ const size = (bytes: number): string =>
 const line = (name: string, bytes: number, note: string): string =>
   `  ${name.padEnd(52)}${size(bytes).padStart(10)}  ${note}`;
 
-/** Items that a refusal lists. */
 const LARGEST = 5;
 
 /** Says why a run is not started: the memory that is exceeded and its largest items. */

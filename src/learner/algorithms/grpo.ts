@@ -1,8 +1,5 @@
 /**
  * GRPO, one iteration: DeepSeekMath, arXiv:2402.03300, algorithm 1, lines 7 to 11.
- *
- *   rewards ─▶ group-relative advantages ─▶ for each pass and part of the batch: loss ─▶ step
- *
  * Knows the order of things; formulas are in advantages.ts and losses.ts.
  */
 import { stepsPerIteration } from "../../config/derived.js";
@@ -15,10 +12,7 @@ import { meanOf, share, tokenMetrics, unbiasedStd } from "./metrics.js";
 import { cut, type AlgorithmResult, type RolloutBatch } from "./rollout-batch.js";
 import { learningRateAt } from "./schedule.js";
 
-/**
- * Trains on one rollout batch.
- * @param iteration training iterations completed before this one
- */
+/** @param iteration training iterations completed before this one */
 export async function trainGrpo(
   policy: PolicyOptimizer,
   batch: RolloutBatch,

@@ -6,7 +6,6 @@ import type { SequenceGroup } from "../policy/packing.js";
 import type { TrainingBatch } from "../rollouts/rollout-source.js";
 import { rewardWeights } from "../rollouts/task-source.js";
 
-/** A completion with its total reward. */
 export interface ScoredCompletion {
   readonly completion: Completion;
   /** Null when no reward function gave a number. */
@@ -24,7 +23,6 @@ export interface RolloutBatch {
   readonly membersOf: readonly (readonly number[])[];
 }
 
-/** What one iteration of an algorithm gives. */
 export interface AlgorithmResult {
   /** [T] advantages for each completion. */
   readonly advantages: readonly Float32Array[];

@@ -1,12 +1,11 @@
 /**
- * What the learner trains and what stays frozen: one flat vector of trainable parameters, views of
- * it by name, and the frozen tensors beside it.
+ * What the learner trains and what stays frozen, by name.
  *
  *   full:  [ policy | value trunk? | value head? ]        frozen: the reference policy, if needed
  *   LoRA:  [ adapters | value adapters? | value head? ]   frozen: the base
  *
  * The policy's part comes first, so what is published is a prefix. With adapters off, the base is
- * the reference policy. Knows names and shapes; knows no losses.
+ * the reference policy.
  */
 import type { Tensor, Variable } from "@tensorflow/tfjs";
 import { join } from "node:path";
@@ -59,7 +58,6 @@ export class TrainableModel {
   readonly #lora: NamedWeights["lora"];
   /** Every trainable parameter; the published ones first. */
   readonly layout: readonly LayoutEntry[];
-  /** The published part alone. */
   readonly publishedLayout: readonly LayoutEntry[];
   readonly flat: Variable;
   /** Base weights under LoRA, the reference policy otherwise; null when neither is needed. */
@@ -93,8 +91,7 @@ export class TrainableModel {
           ] as [string, number[]][])
         : []),
     ]);
-    // A variable is a copy: the tensor it starts from must not stay, or the parameters would exist
-    // twice.
+    // A variable is a copy: what it starts from must go, or the parameters would exist twice.
     this.flat = tf.tidy(() => tf.variable(tf.tensor1d(trainable ?? this.#initial(base, run.seed))));
     if (!lora.enabled && !needsReference(run)) {
       this.#frozen = null;
@@ -106,8 +103,7 @@ export class TrainableModel {
     for (const entry of weightLayout(shape)) {
       const values = base.tensor(entry);
       lines.push(hashLine(entry, values));
-      // tfjs-node hands values to TensorFlow with the first operation: here, so that the array can
-      // go before the next one is read.
+      // tfjs-node hands values over with the first operation: here, so that the array can go.
       frozen.set(
         entry.name,
         tf.tidy(() => tf.reshape(tf.tensor1d(values), [...entry.shape])),
@@ -126,8 +122,7 @@ export class TrainableModel {
       const random = mulberry32(seed);
       for (const { name, shape, offset, size } of this.publishedLayout) {
         if (!name.endsWith("lora_A.weight")) continue;
-        // kaiming_uniform with a = sqrt(5): U(-1/sqrt(in), 1/sqrt(in)) (PEFT's
-        // reset_lora_parameters)
+        // kaiming_uniform, a = sqrt(5): U(-1/sqrt(in), 1/sqrt(in)) (PEFT's reset_lora_parameters)
         const bound = 1 / Math.sqrt(shape[1]!);
         for (let i = offset; i < offset + size; i++) start[i] = (2 * random() - 1) * bound;
       }
@@ -136,15 +131,11 @@ export class TrainableModel {
     return start;
   }
 
-  /** Elements of the published prefix. */
   get publishedSize(): number {
     return layoutSize(this.publishedLayout);
   }
 
-  /**
-   * Views of the trainable vector; inside a gradient function they carry the gradient back to
-   * `flat`.
-   */
+  /** Inside a gradient function, the views carry the gradient back to `flat`. */
   views(): Views {
     return splitFlat(this.#tf, this.flat, this.layout);
   }
@@ -178,10 +169,7 @@ export class TrainableModel {
     return { tensors: this.#frozen, lora: null };
   }
 
-  /**
-   * Writes the policy as an HF folder (PEFT's files with LoRA), and the value head beside it.
-   * @param vector the trainable vector, read back from `flat`
-   */
+  /** Writes an HF folder (PEFT's with LoRA), and the value head beside it, from `flat`'s values. */
   save(folder: string, sourceFolder: string, vector: Float32Array): void {
     const published = vector.subarray(0, this.publishedSize);
     if (this.#lora === null) saveModelFolder(folder, sourceFolder, this.shape, published);

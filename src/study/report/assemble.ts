@@ -13,7 +13,6 @@ import { algorithmsOf, metricCurves, validationCurves } from "./bands.js";
 
 export interface Report {
   readonly document: Document;
-  /** Contents of report.json. */
   readonly figures: object;
 }
 

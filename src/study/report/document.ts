@@ -1,7 +1,4 @@
-/**
- * A report as sections of text, tables, charts and samples: what the HTML and the Markdown writer
- * both print. Knows no format.
- */
+/** A report as sections of text, tables, charts and samples, which HTML and Markdown print. */
 
 export type Block =
   | { readonly kind: "text"; readonly text: string }

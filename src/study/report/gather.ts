@@ -1,7 +1,6 @@
 /**
- * Reads what a report is made of: a study directory (study.json, baseline, runs, comparison.json)
- * or one run directory. What is missing is left out and named in `missing`; a file that is there
- * but not what it should be is an error. Knows files and their formats; computes nothing.
+ * Reads what a report is made of: a study or a run directory. What is missing is left out and named
+ * in `missing`; a file that is there but not what it should be is an error.
  */
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
@@ -61,7 +60,6 @@ export interface Gathered {
   /** The model before training, one per prompt. */
   readonly baseline: readonly EvalDir[];
   readonly runs: readonly ReportedRun[];
-  /** comparison.json of a study. */
   readonly comparison: Comparison | null;
   /** What a whole directory would have held. */
   readonly missing: readonly string[];

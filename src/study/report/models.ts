@@ -83,10 +83,7 @@ function atK(results: readonly Result[]): string[] {
 
 const matchedBy = { rollouts: "equal completions", tokens: "equal tokens", wall_time: "equal training time" } as const;
 
-/**
- * The comparison of a study: algorithms at equal budgets, then each checkpoint against the
- * baseline.
- */
+/** The comparison of a study: algorithms at equal budgets, then checkpoints to the baseline. */
 export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<string, SeriesStyle>): Section {
   const blocks: Block[] = [];
   if (comparison !== null) {

@@ -1,7 +1,4 @@
-/**
- * Means of evaluations over seeds with intervals, and how the answer to each question changed.
- * Knows no layout.
- */
+/** Means of evaluations over seeds with intervals, and how the answer to each question changed. */
 import { type AnswerClass, type Changes, analyze, changes } from "../../eval/error-classes.js";
 import type { EvalDir, ModeFigures } from "../../eval/folder/read-results.js";
 import { type Mode, modes } from "../../eval/folder/names.js";
@@ -9,9 +6,7 @@ import { type Interval, tTest, wilsonInterval } from "../../math/statistics.js";
 import type { Gathered } from "./gather.js";
 import { mean, sum } from "../../math/means.js";
 
-/**
- * A model's result under one prompt in one mode: the baseline's, or an algorithm's over its seeds.
- */
+/** The baseline's result under one prompt in one mode, or an algorithm's over its seeds. */
 export interface Result {
   /** "baseline", or the algorithm. */
   readonly who: string;
@@ -82,8 +77,8 @@ export function results({ baseline, runs }: Gathered): Result[] {
 }
 
 /**
- * The mean over seeds with the wider of two intervals: Student's t over seeds and Wilson's over
- * questions. Seeds that happen to agree say nothing of other questions.
+ * Takes the wider of Student's t over seeds and Wilson's over questions: seeds that happen to
+ * agree say nothing of other questions.
  */
 function overSeeds(
   list: readonly { readonly accuracy: number; readonly ci95: readonly [number, number] }[],

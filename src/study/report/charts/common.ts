@@ -1,12 +1,11 @@
 /**
- * What the charts share: styles, axes, legends, and the drawing itself (ECharts, SVG text, no
- * browser). Series differ in colour (Okabe & Ito's palette), in dash and in marker.
+ * What the charts share: styles, axes, legends, and drawing (ECharts, SVG text, no browser). Series
+ * differ in colour (Okabe & Ito's palette), in dash and in marker.
  */
 import * as echarts from "echarts";
 import type { EChartsOption } from "echarts";
 import { figure, scientific, whole } from "../../../terminal/format.js";
 
-/** How a series looks in every chart of a report. */
 export interface SeriesStyle {
   readonly color: string;
   readonly dash: "solid" | number[];

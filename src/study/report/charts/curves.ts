@@ -1,4 +1,3 @@
-/** A chart of curves with bands. */
 import type { CustomSeriesOption, SeriesOption } from "echarts";
 import { type Axis, type SeriesStyle, legend, render, valueAxis } from "./common.js";
 
@@ -38,7 +37,6 @@ export function curveChart(x: Axis, y: Axis, curves: readonly Curve[]): string {
   });
 }
 
-/** The area between low and high. */
 function band(points: Curve["points"], { color }: SeriesStyle): CustomSeriesOption {
   const inside = points.filter((point) => point.low !== undefined && point.high !== undefined);
   return {
