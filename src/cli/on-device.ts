@@ -48,11 +48,7 @@ export async function onDevice(
  * @returns its exit code, 128 + signal number when a signal ended it
  */
 async function startAgain(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
-  const child = spawn(process.execPath, argv, {
-    env,
-    detached: true,
-    stdio: ["inherit", "inherit", "inherit", "ipc"],
-  });
+  const child = spawn(process.execPath, argv, { env, detached: true, stdio: ["inherit", "inherit", "inherit", "ipc"] });
   const pass = (signal: NodeJS.Signals): void => void child.kill(signal);
   const signals = heedSignals(pass, pass);
   try {

@@ -15,7 +15,6 @@ import { percent } from "../terminal/format.js";
 import { predictionsAt } from "./folder/read-results.js";
 
 export interface AnalyzeOptions {
-  /** JSON file for the figures. */
   readonly json?: string;
 }
 

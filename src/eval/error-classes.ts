@@ -75,20 +75,19 @@ function analyzeMode(mode: Mode, predictions: readonly Prediction[]): Analysis {
     for (const one of judged) for (const key of new Set(keys(one))) groups.set(key, [...(groups.get(key) ?? []), one]);
     return [...groups].sort(([a], [b]) => order(a, b));
   };
+  const ascending = (a: number, b: number): number => a - b;
   const bounds = quarters(predictions.map(({ tokens }) => tokens));
   const quarterOf = (tokens: number): number => bounds.findIndex(([, last]) => tokens <= last);
   const operations: readonly Operator[] = ["+", "−", "×", "÷"];
   return {
     mode,
     all: counts("all", judged),
-    by_length: grouped(
-      (one) => [quarterOf(one.prediction.tokens)],
-      (a, b) => a - b,
-    ).map(([quarter, members]) => counts(`${bounds[quarter]!.join("–")} tokens`, members)),
-    by_steps: grouped(
-      (one) => [one.gold.length],
-      (a, b) => a - b,
-    ).map(([steps, members]) => counts(steps === 1 ? "1 step" : `${steps} steps`, members)),
+    by_length: grouped((one) => [quarterOf(one.prediction.tokens)], ascending).map(([quarter, members]) =>
+      counts(`${bounds[quarter]!.join("–")} tokens`, members),
+    ),
+    by_steps: grouped((one) => [one.gold.length], ascending).map(([steps, members]) =>
+      counts(steps === 1 ? "1 step" : `${steps} steps`, members),
+    ),
     by_operation: grouped(
       (one) => one.gold.flatMap((equation) => equation.operations),
       (a, b) => operations.indexOf(a) - operations.indexOf(b),
@@ -187,6 +186,5 @@ function paired(
   return [...a].map(([key, one]) => [one, b.get(key) ?? refuse(`no completion ${key} in the second`)]);
 }
 
-function modesOf(predictions: readonly Prediction[]): Mode[] {
-  return modes.filter((mode) => predictions.some((one) => one.mode === mode));
-}
+const modesOf = (predictions: readonly Prediction[]): Mode[] =>
+  modes.filter((mode) => predictions.some((one) => one.mode === mode));

@@ -2,12 +2,11 @@
 import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError } from "../errors.js";
 import { type Generation, generate } from "../generate/generation.js";
-import type { EvalSettings } from "./folder/settings.js";
 import { type EvalFolder, openEvalFolder } from "./folder/write-results.js";
 import { type Prediction, judge } from "./folder/predictions.js";
 import { type Prompts, makePrompts, promptIdsOf } from "./prompts.js";
 import { type Mode, type PromptName, modes } from "./folder/names.js";
-import { EVAL_VERSION, sha256OfList } from "./folder/settings.js";
+import { EVAL_VERSION, type EvalSettings, sha256OfList } from "./folder/settings.js";
 import type { ModeMetrics } from "./folder/read-results.js";
 import { summarize } from "./summary.js";
 import { type Target, findTarget } from "./target.js";
@@ -27,7 +26,6 @@ export interface EvalOptions {
   readonly data: string;
   /** Problems taken from the beginning; undefined = all of a file, 512 of the starter's. */
   readonly limit?: number;
-  /** Folder for predictions.jsonl and metrics.json. */
   readonly out: string;
   readonly overwrite: boolean;
   readonly modes: readonly Mode[];

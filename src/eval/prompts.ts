@@ -30,7 +30,6 @@ export interface Prompts {
   readonly sha256: string;
   /** The completion ends before the first of these. */
   readonly stopStrings: readonly string[];
-  /** What the user should know about these prompts. */
   readonly note?: string;
 }
 
@@ -112,6 +111,5 @@ function fewshot({ name, fewshot: file }: PromptChoice, questions: readonly stri
 }
 
 /** Token ids of a prompt. A raw text gets what the tokenizer adds to any text, as in lm-eval. */
-export function promptIdsOf(tokenizer: Tokenizer, text: Prompts["texts"][number]): Int32Array {
-  return typeof text === "string" ? tokenizer.encode(text) : tokenizer.chatPrompt(text);
-}
+export const promptIdsOf = (tokenizer: Tokenizer, text: Prompts["texts"][number]): Int32Array =>
+  typeof text === "string" ? tokenizer.encode(text) : tokenizer.chatPrompt(text);

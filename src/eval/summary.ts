@@ -65,6 +65,5 @@ function atK(questions: readonly (readonly Prediction[])[], samples: number) {
   };
 }
 
-function byK(ks: readonly number[], value: (k: number) => number): Record<string, number> {
-  return Object.fromEntries(ks.map((k) => [String(k), value(k)]));
-}
+const byK = (ks: readonly number[], value: (k: number) => number): Record<string, number> =>
+  Object.fromEntries(ks.map((k) => [String(k), value(k)]));

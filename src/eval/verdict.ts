@@ -4,8 +4,8 @@
  */
 import type { Mode } from "./folder/names.js";
 import { points } from "../terminal/format.js";
-import type { EvalResult } from "./folder/read-results.js";
-import { modesOf } from "./folder/read-results.js";
+import { type EvalResult, modesOf } from "./folder/read-results.js";
+import { mean } from "../math/means.js";
 import {
   type Interval,
   detectableOverSeeds,
@@ -44,9 +44,8 @@ export interface CheckpointComparison {
   readonly detectable: number | null;
 }
 
-export function allPairs(results: readonly unknown[]): (readonly [a: number, b: number])[] {
-  return results.flatMap((_, a) => results.slice(a + 1).map((_, i) => [a, a + 1 + i] as const));
-}
+export const allPairs = (results: readonly unknown[]): (readonly [a: number, b: number])[] =>
+  results.flatMap((_, a) => results.slice(a + 1).map((_, i) => [a, a + 1 + i] as const));
 
 /** Compares pairs (indices) of results in each mode; Holm's correction is over all of them. */
 export function compareCheckpoints(
@@ -90,7 +89,6 @@ function comparePair(
 /** Accuracies of two algorithms at one endpoint, run i of both with the same training seed. */
 export interface SeedPairs {
   readonly mode: Mode;
-  /** Questions asked. */
   readonly n: number;
   /** [seeds], at least two. */
   readonly a: readonly number[];
@@ -99,7 +97,6 @@ export interface SeedPairs {
 
 export interface SeedComparison extends SeedPairs {
   readonly seeds: number;
-  /** Mean accuracies over seeds. */
   readonly accuracy: readonly [a: number, b: number];
   /** [seeds] accuracy of b − a. */
   readonly differences: readonly number[];
@@ -125,13 +122,13 @@ export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & Se
       const differences = b.map((accuracy, i) => accuracy - a[i]!);
       // Accuracies are multiples of 1/n: a difference carries a rounding error of variance 1/(6 n²)
       // (Sheppard), so equal differences are no proof that seeds do not scatter.
-      const { mean, sd, interval, p } = tTest(differences, 1 / (n * Math.sqrt(6)));
+      const { mean: difference, sd, interval, p } = tTest(differences, 1 / (n * Math.sqrt(6)));
       return {
         ...pairs,
         seeds: a.length,
-        accuracy: [average(a), average(b)] as const,
+        accuracy: [mean(a), mean(b)] as const,
         differences,
-        difference: mean,
+        difference,
         sd,
         difference_ci95: interval,
         p,
@@ -141,9 +138,7 @@ export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & Se
   );
 }
 
-export function isShown({ p_holm }: { readonly p_holm: number }): boolean {
-  return p_holm < LEVEL;
-}
+export const isShown = ({ p_holm }: { readonly p_holm: number }): boolean => p_holm < LEVEL;
 
 /** One sentence on one comparison, which may be that nothing was shown. */
 export function verdict(comparison: CheckpointComparison | SeedComparison, nameA: string, nameB: string): string {
@@ -169,10 +164,4 @@ function withHolm<T extends { readonly p: number }>(comparisons: readonly T[]): 
   return comparisons.map((comparison, i) => ({ ...comparison, p_holm: adjusted[i]! }));
 }
 
-function count(answers: readonly number[]): number {
-  return answers.filter((right) => right === 1).length;
-}
-
-function average(values: readonly number[]): number {
-  return values.reduce((sum, x) => sum + x, 0) / values.length;
-}
+const count = (answers: readonly number[]): number => answers.filter((right) => right === 1).length;

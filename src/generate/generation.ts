@@ -17,9 +17,7 @@ export interface Generation {
   readonly stopIds: readonly number[];
   readonly stops: readonly string[];
   readonly seed: bigint;
-  /** Report the most probable tokens, too. */
   readonly top: boolean;
-  /** Measure the prompt's own tokens. */
   readonly scorePrompt: boolean;
 }
 
@@ -155,12 +153,7 @@ class GrowingChoice {
     }
     if (this.#finishReason !== null) this.#text.end();
     const text = this.#text.take(this.#finishReason !== null);
-    this.#onDelta({
-      index: this.#index,
-      text,
-      tokens: this.#tokens.slice(before),
-      finishReason: this.#finishReason,
-    });
+    this.#onDelta({ index: this.#index, text, tokens: this.#tokens.slice(before), finishReason: this.#finishReason });
   }
 
   /** The whole completion, of which `push` has seen a beginning. */

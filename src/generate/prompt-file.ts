@@ -84,9 +84,7 @@ export function parsePrompt({ where, text }: PromptLine): {
 }
 
 export interface AnswerFile {
-  /** Lines that are there from earlier sessions. */
   readonly kept: number;
-  /** Number of lines with an error, earlier sessions included. */
   readonly errors: () => number;
   /** Takes a line in any order. */
   add(line: AnswerLine): void;

@@ -29,7 +29,6 @@ export class TextStream {
     this.#stops = stops.filter((stop) => stop !== "");
   }
 
-  /** Takes new tokens, none after a stop string. */
   push(ids: Iterable<number>): void {
     for (const id of ids) {
       if (this.stoppedAt !== undefined) return;

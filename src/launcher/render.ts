@@ -121,7 +121,6 @@ function shownMetrics(metrics: Metrics): [name: string, text: string][] {
   return shown;
 }
 
-/** One line for an iteration; columns line up from line to line. */
 export function plainIteration(state: RunState, nowMs: number): string {
   const total = String(state.maxSteps);
   const widths: Record<string, number> = {
@@ -147,7 +146,6 @@ export function validationLine(event: Extract<ProgressEvent, { type: "validation
   return `validation ${when}: ${event.mode} ${interval(event)}, n = ${event.n}`;
 }
 
-/** The run in one line: algorithm, model, learner and actors. */
 export function headline({ header, backend, parameters }: Pick<RunState, "header" | "backend" | "parameters">): string {
   const { algo, model, serial, numActors, threads } = header;
   const plural = (n: number, noun: string) => `${n} ${noun}${n === 1 ? "" : "s"}`;

@@ -102,7 +102,6 @@ interface Parts {
   readonly backend: BackendInfo;
 }
 
-/** The iterations of one session, from the first publish to the summary. */
 class TrainingLoop {
   readonly #run: RunConfig;
   readonly #options: LearnerOptions;

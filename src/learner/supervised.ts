@@ -20,7 +20,6 @@ import { PolicyOptimizer } from "./policy/step.js";
 
 export interface SftOptions {
   readonly maxSteps: number;
-  /** Examples per step. */
   readonly batchSize: number;
   readonly learningRate: number;
   readonly warmupSteps: number;

@@ -12,14 +12,12 @@ import {
 } from "../run/checkpoint.js";
 import type { Updater } from "./algorithms/update.js";
 
-/** Counters of a run, as a checkpoint keeps them. */
 export interface Counters {
   iteration: number;
   /** Wall time of all sessions before this one. */
   wallSeconds: number;
   /** Wall time of training iterations, all sessions. */
   trainSeconds: number;
-  /** Accuracy before training. */
   before: Validation;
 }
 
@@ -85,7 +83,6 @@ export class Checkpoints {
     return this.#lastSaved === this.counters.iteration;
   }
 
-  /** Writes a checkpoint of the current iteration and deletes the oldest. */
   async save(run: RunConfig, updater: Updater): Promise<void> {
     const { model } = updater.policy.training;
     const weights = (await model.flat.data()) as Float32Array;

@@ -53,7 +53,6 @@ const SHARED_OBJECTS = String.raw`nvidia/.*/lib/(?!libnvblas|libcufftw|libcusolv
 
 export const cudaWheels = (major: CudaMajor): readonly Wheel[] => WHEELS[major];
 
-/** Folder of a wheel's libraries, whether or not it is there. */
 export const wheelFolder = (major: CudaMajor, { name, version }: Wheel, root = cacheRoot()): string =>
   join(root, `cuda-${major}`, `${name}-${version}`);
 

@@ -4,9 +4,7 @@ import { execFileSync } from "node:child_process";
 /** A driver in trouble can hang. */
 const SMI_TIMEOUT_MS = 10_000;
 
-export function smiList(): string | null {
-  return smi(["-L"]);
-}
+export const smiList = (): string | null => smi(["-L"]);
 
 /** Output of nvidia-smi with `args`; null where there is no such program, or it fails. */
 export function smi(args: readonly string[]): string | null {

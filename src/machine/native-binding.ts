@@ -49,9 +49,7 @@ const BINDING = "tfjs_binding.node";
 export type NativeBinding = { ok: true; path: string; built: boolean } | { ok: false; reason: string };
 
 /** Absolute path at which tfjs-node-gpu looks for its binding, whether or not the file is there. */
-export function nativeBindingPath(): string {
-  return join(packageFolder(), "lib", "napi-v8", BINDING);
-}
+export const nativeBindingPath = (): string => join(packageFolder(), "lib", "napi-v8", BINDING);
 
 /**
  * Makes sure that the native binding is in place: links it from the cache when that has it, else
@@ -83,9 +81,8 @@ export async function prepareNativeBinding({
   }
 }
 
-function packageFolder(): string {
-  return dirname(createRequire(import.meta.url).resolve("@tensorflow/tfjs-node-gpu/package.json"));
-}
+const packageFolder = (): string =>
+  dirname(createRequire(import.meta.url).resolve("@tensorflow/tfjs-node-gpu/package.json"));
 
 /** Folder of a build's libraries and binding, whether or not it is there. */
 export const tensorFlowFolder = (build: TensorFlowBuild): string =>

@@ -39,7 +39,6 @@ export const onnxVersion = (): string =>
 /** Where libonnxruntime looks for providers. */
 const binFolder = (): string => join(packageFolder(), "bin", "napi-v6", process.platform, process.arch);
 
-/** Folder in the cache that keeps the provider for CUDA `major`. */
 export const providerFolder = (major: CudaMajor): string =>
   join(cacheRoot(), `onnxruntime-${onnxVersion()}-cuda${major}`);
 

@@ -53,7 +53,6 @@ async function setupCuda(actorCuda: CudaMajor): Promise<void> {
   tell("CUDA is prepared; node dist/cli.js doctor --cuda says whether this machine can use it.");
 }
 
-/** What setupCuda would download, one line each. */
 function listCuda(actorCuda: CudaMajor): void {
   const line = ({ name, version, megabytes }: Wheel, folder: string) =>
     `${existsSync(folder) ? "present" : "PyPI   "}  ${`${name}==${version}`.padEnd(36)}  ${String(megabytes).padStart(4)} MB  ${folder}`;

@@ -13,7 +13,6 @@ import { promisify } from "node:util";
 
 const run = promisify(execFile);
 
-/** One file of a package index. */
 export interface Wheel {
   readonly name: string;
   readonly version: string;
@@ -29,10 +28,8 @@ const PROGRESS_EVERY_MS = 3000;
 /** Temporary folders older than this were left by a killed setup. */
 const ABANDONED_AFTER_MS = 60 * 60 * 1000;
 
-/** The first of Python's usual names that has pip. */
-export function findPip(): Promise<string | undefined> {
-  return firstThatRuns(["python3", "python"], ["-m", "pip", "--version"]);
-}
+export const findPip = (): Promise<string | undefined> =>
+  firstThatRuns(["python3", "python"], ["-m", "pip", "--version"]);
 
 export async function firstThatRuns(commands: string[], args: string[]): Promise<string | undefined> {
   for (const command of commands) {
@@ -113,7 +110,6 @@ async function download(
   return join(destination, name);
 }
 
-/** Bytes of all files under a folder that may be changing. */
 async function bytesUnder(folder: string): Promise<number> {
   const entries = await readdir(folder, { withFileTypes: true, recursive: true }).catch(() => []);
   const files = entries.filter((entry) => entry.isFile());

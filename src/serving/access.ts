@@ -5,9 +5,8 @@ import { bearerAuth } from "hono/bearer-auth";
 import { messageOf } from "../errors.js";
 import { RequestError } from "./requests.js";
 
-export function isLoopback(hostname: string): boolean {
-  return hostname === "localhost" || hostname === "[::1]" || hostname === "::1" || /^127(\.\d{1,3}){3}$/.test(hostname);
-}
+export const isLoopback = (hostname: string): boolean =>
+  hostname === "localhost" || hostname === "[::1]" || hostname === "::1" || /^127(\.\d{1,3}){3}$/.test(hostname);
 
 /** Without a key, requests must name a loopback host: no web page reaches it by DNS rebinding. */
 export const loopbackOnly: MiddlewareHandler = (c, next) => {

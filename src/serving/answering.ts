@@ -111,7 +111,6 @@ export class Answering {
     }
   }
 
-  /** Counts an answer. */
   #used(work: Work, results: readonly Result[]) {
     const promptTokens = work.generations.reduce((sum, { promptIds }) => sum + promptIds.length, 0);
     const choices = results.flatMap((result) => result.choices);
@@ -122,7 +121,6 @@ export class Answering {
     return usage(promptTokens, completionTokens);
   }
 
-  /** Counts and logs a defect, or the end of the engine. */
   #failure(error: unknown) {
     this.counts.failed++;
     this.#log(error instanceof Error ? (error.stack ?? error.message) : messageOf(error));

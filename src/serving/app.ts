@@ -126,6 +126,4 @@ function addChatCompletions(app: Hono, answering: Answering, { limits, model }: 
 }
 
 /** Since 1970. */
-function seconds(): number {
-  return Math.floor(Date.now() / 1000);
-}
+const seconds = (): number => Math.floor(Date.now() / 1000);

@@ -74,7 +74,6 @@ export type ChatRequest = z.infer<typeof chatRequest>;
 export class RequestError extends Error {
   override name = "RequestError";
   readonly status: 400 | 401 | 403 | 404 | 413 | 415 | 429 | 503;
-  /** The field at fault. */
   readonly param: string | null;
 
   constructor(status: RequestError["status"], message: string, param: string | null = null) {

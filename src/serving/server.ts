@@ -17,7 +17,6 @@ export interface ServeOptions {
   readonly apiKey?: string;
   /** By default the model as it was named on the command line. */
   readonly modelName?: string;
-  /** Completions that may wait. */
   readonly maxQueue: number;
   readonly engines: PoolOptions;
 }
@@ -87,7 +86,6 @@ async function listening(server: Server, host: string, port: number): Promise<nu
   return (server.address() as AddressInfo).port;
 }
 
-/** Resolves when every connection has ended, or after the grace period. */
 async function closed(server: Server): Promise<void> {
   await new Promise<void>((resolve) => {
     const timer = setTimeout(resolve, GRACE_MS);

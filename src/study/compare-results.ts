@@ -17,7 +17,6 @@ export interface CompareOptions {
   /** Result files of one algorithm, a seed each, in the order of `b`; both or neither. */
   readonly a?: readonly string[];
   readonly b?: readonly string[];
-  /** JSON file for the figures. */
   readonly json?: string;
 }
 
@@ -141,6 +140,5 @@ function labels(results: readonly EvalResult[]): string[] {
   return new Set(names).size === names.length ? names : names.map((_, i) => String.fromCharCode(65 + i));
 }
 
-function holm({ p_holm }: CheckpointComparison | SeedComparison, tests: number): string {
-  return `, ${p_holm.toPrecision(3)} after Holm's correction for ${tests}`;
-}
+const holm = ({ p_holm }: CheckpointComparison | SeedComparison, tests: number): string =>
+  `, ${p_holm.toPrecision(3)} after Holm's correction for ${tests}`;

@@ -34,13 +34,11 @@ export const studySchema = z.strictObject({
     prompts: z.array(name).min(1).default(["default"]),
     /** Questions taken from the beginning; null = all. */
     limit: z.int().positive().nullable().default(null),
-    /** Sampled answers to each question. */
     samples: z.int().positive().default(1),
     modes: z.array(z.enum(modes)).min(1).default(["sampled", "greedy"]),
     /** null = as in training. */
     max_new_tokens: z.int().positive().nullable().default(null),
     temperature: z.number().positive().default(1),
-    /** Seed of the sampling noise, equal for all. */
     seed: z.int().nonnegative().default(42),
   }),
   /** The one mode the verdict is on; fixed before anything is run. */
@@ -51,7 +49,6 @@ export const studySchema = z.strictObject({
 
 export type StudyDefinition = z.infer<typeof studySchema>;
 
-/** A setting with its value for each algorithm that has it. */
 export interface Setting {
   readonly key: string;
   readonly values: Readonly<Record<string, unknown>>;
@@ -127,9 +124,8 @@ export function trainingWords(
   return { algo, words: [...wordsOf(shared), ...wordsOf(special)] };
 }
 
-function wordsOf(overridden: Readonly<Record<string, unknown>>): string[] {
-  return Object.entries(overridden).map(([key, value]) => `--${key}=${JSON.stringify(value)}`);
-}
+const wordsOf = (overridden: Readonly<Record<string, unknown>>): string[] =>
+  Object.entries(overridden).map(([key, value]) => `--${key}=${JSON.stringify(value)}`);
 
 /** What has another key in GRPO and in PPO and is the same thing. */
 const roles: Readonly<Record<string, (config: RunConfig) => unknown>> = {
@@ -174,9 +170,8 @@ function allEqual(values: Readonly<Record<string, unknown>>): boolean {
   return others.every((other) => isDeepStrictEqual(other, first));
 }
 
-function valueAt(config: RunConfig, key: string): unknown {
-  return key.split(".").reduce<unknown>((at, step) => (at as Record<string, unknown>)[step], config);
-}
+const valueAt = (config: RunConfig, key: string): unknown =>
+  key.split(".").reduce<unknown>((at, step) => (at as Record<string, unknown>)[step], config);
 
 function refuseUnnamed(differences: readonly Setting[], { allow_differences }: StudyDefinition, file: string): void {
   const unnamed = differences.filter(({ key }) => !allow_differences.includes(key));

@@ -42,10 +42,8 @@ export function evalDirOf(
   return prompts.length === 1 ? base : join(base, prompt);
 }
 
-/** The file that says an evaluation is finished, and what came out. */
-export function evalFile(dir: string, run: string | null, prompt: string, definition: StudyDefinition): string {
-  return join(evalDirOf(dir, run, prompt, definition), "metrics.json");
-}
+export const evalFile = (dir: string, run: string | null, prompt: string, definition: StudyDefinition): string =>
+  join(evalDirOf(dir, run, prompt, definition), "metrics.json");
 
 const settingSchema = z.object({ key: z.string(), values: z.record(z.string(), z.unknown()) });
 
@@ -67,7 +65,6 @@ const recordSchema = z.object({
     memory_gib: z.number(),
     system: z.string(),
     node: z.string(),
-    /** Versions of the program and its numeric libraries. */
     versions: z.record(z.string(), z.string()),
   }),
 });

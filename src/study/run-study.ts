@@ -4,6 +4,7 @@ import { join, resolve } from "node:path";
 import { packageRoot, shortPath } from "../config/load.js";
 import { UserError } from "../errors.js";
 import { writeJson } from "../files.js";
+import { mean } from "../math/means.js";
 import { clock } from "../terminal/format.js";
 import { showProgress } from "../terminal/progress-bar.js";
 import { heedSignals } from "../run/children.js";
@@ -16,7 +17,6 @@ import { type StudyStep, planSteps } from "./steps.js";
 import { differencesText, studyText } from "./text.js";
 
 export interface StudyOptions {
-  /** Directory of the study; default studies/<name>. */
   readonly out?: string;
   readonly dryRun?: true;
 }
@@ -83,9 +83,7 @@ function planText(dir: string, study: Study, steps: readonly StudyStep[]): strin
   ].join("\n");
 }
 
-function quoted(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
-}
+const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 
 async function runSteps(dir: string, steps: readonly StudyStep[]): Promise<number> {
   let pass: (signal: NodeJS.Signals) => void = () => {};
@@ -160,7 +158,6 @@ function secondsLeft(steps: readonly StudyStep[], current?: StudyStep, currentSe
     known.set(step.sort, [...(known.get(step.sort) ?? []), step.seconds()]);
     return false;
   });
-  const mean = (values: readonly number[]): number => values.reduce((sum, x) => sum + x, 0) / values.length;
   const estimates = open.map((step) => {
     if (step === current && currentSeconds !== undefined) return currentSeconds;
     const same = known.get(step.sort);

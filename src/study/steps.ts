@@ -22,7 +22,6 @@ export interface StudyStep {
   readonly isFinished: () => boolean;
   /** Iterations or completions that are on disk. */
   readonly done: () => number;
-  /** Seconds that a finished step took. */
   readonly seconds: () => number;
   /** Script of dist/ and arguments; they depend on whether the step was begun. */
   readonly command: () => { readonly script: "launch" | "cli"; readonly args: readonly string[] };
@@ -67,10 +66,7 @@ function trainingStep(
     isFinished: () => trainingState(runDir, config) === "finished",
     done: () => linesOf(join(runDir, "metrics.jsonl")),
     seconds: () => readRunFiles(runDir).summary!.wall_seconds,
-    command: () => ({
-      script: "launch",
-      args: trainingState(runDir, config) === "new" ? fresh : ["--resume", runDir],
-    }),
+    command: () => ({ script: "launch", args: trainingState(runDir, config) === "new" ? fresh : ["--resume", runDir] }),
   };
 }
 
@@ -114,11 +110,8 @@ function evaluationSteps(
   });
 }
 
-function wordsOf(options: Readonly<Record<string, string | number>>): string[] {
-  return Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
-}
+const wordsOf = (options: Readonly<Record<string, string | number>>): string[] =>
+  Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
 
-/** Whole lines of a file that a child appends to. */
-function linesOf(file: string): number {
-  return existsSync(file) ? readFileSync(file).reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0) : 0;
-}
+const linesOf = (file: string): number =>
+  existsSync(file) ? readFileSync(file).reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0) : 0;

@@ -11,7 +11,6 @@ import { type Reading, qwenBoxed } from "./qwen-math.js";
 /** @param gold the data set's worked answer, ending in `#### n` */
 export type Extractor = (text: string, gold: string) => Reading;
 
-/** In the order of the agreement table. */
 export const extractors = {
   ours,
   lm_eval_strict: lmEvalStrict,
@@ -24,10 +23,7 @@ export const extractors = {
 function ours(text: string, gold: string): Reading {
   const value = extractAnswer(text)?.value;
   const right = goldAnswer(gold);
-  return {
-    answer: value?.toString(),
-    correct: value !== undefined && right !== undefined && sameNumber(value, right),
-  };
+  return { answer: value?.toString(), correct: value !== undefined && right !== undefined && sameNumber(value, right) };
 }
 
 /** lm-eval "strict-match": the first `#### `, exactly one space, then a number. */

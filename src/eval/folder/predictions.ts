@@ -23,7 +23,6 @@ const predictionSchema = z.object({
   /** Place among the question's samples, from 0. */
   sample: z.int().min(0),
   question: z.string(),
-  /** The data set's worked answer. */
   answer: z.string(),
   /** Without the stop token, cut before the first stop string. */
   text: z.string(),
@@ -37,7 +36,6 @@ const predictionSchema = z.object({
 
 export type Prediction = z.infer<typeof predictionSchema>;
 
-/** Judges one completion; the fields come in the schema's order. */
 export function judge(completion: Omit<Prediction, "outcome" | "extracted">): Prediction {
   const { mode, index, id, sample, question, answer, text, finish_reason, tokens } = completion;
   const outcome = outcomeOf(text, finish_reason, answer);

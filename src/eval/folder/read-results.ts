@@ -28,7 +28,6 @@ const figuresSchema = z.object({
   truncation_rate: z.number(),
   /** Tokens of a completion. */
   mean_length: z.number(),
-  /** Completions by outcome. */
   outcomes: z.record(z.string(), z.int()),
   /** Accuracy of the first samples as others would have read them. */
   extractors: z.record(z.string(), z.object({ accuracy: z.number(), ci95: interval })),
@@ -111,6 +110,5 @@ export function readEvalDir(dir: string): EvalDir {
 }
 
 /** @param path a predictions.jsonl, or its directory. @throws UserError when none can be read */
-export function predictionsAt(path: string): Prediction[] {
-  return readPredictions(existsSync(path) && statSync(path).isDirectory() ? join(path, "predictions.jsonl") : path);
-}
+export const predictionsAt = (path: string): Prediction[] =>
+  readPredictions(existsSync(path) && statSync(path).isDirectory() ? join(path, "predictions.jsonl") : path);

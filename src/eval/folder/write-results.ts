@@ -21,21 +21,16 @@ const SAVE_MS = 1000;
 /** Seconds spent so far, earlier sessions included. */
 const secondsSchema = z.object({
   wall: z.number(),
-  /** Spent on generating. */
   modes: z.partialRecord(z.enum(modes), z.number()),
 });
 
 /** What unfinished.json has besides settings; metrics.json has neither. */
-const unfinishedSchema = z.looseObject({
-  modes: z.array(z.enum(modes)).optional(),
-  seconds: secondsSchema.optional(),
-});
+const unfinishedSchema = z.looseObject({ modes: z.array(z.enum(modes)).optional(), seconds: secondsSchema.optional() });
 
 export interface EvalFolder {
   /** What earlier sessions wrote, whole questions only. */
   readonly kept: readonly Prediction[];
   readonly seconds: z.infer<typeof secondsSchema>;
-  /** True when there is nothing left to do. */
   readonly finished: boolean;
   append(predictions: readonly Prediction[]): void;
   finish(predictions: readonly Prediction[], figures: Partial<Record<Mode, ModeMetrics>>): void;

@@ -30,11 +30,7 @@ function limitsOf(config: RunConfig, serial: boolean, gpuMemory?: number): Memor
   const found = visibleGpus(process.env, smiList());
   const wanted = gpuMemory !== undefined || config.actors.device === "cuda" || config.learner.device === "cuda";
   const gpus = found.length === 0 && wanted ? ["0"] : found;
-  return {
-    devices: assignDevices(gpus, config, serial),
-    gpuBytes: gpuMemory ?? gpuBytes(),
-    ramBytes: ramBytes(),
-  };
+  return { devices: assignDevices(gpus, config, serial), gpuBytes: gpuMemory ?? gpuBytes(), ramBytes: ramBytes() };
 }
 
 /** What this process may use: the machine's memory, or less in a container or job with a limit. */

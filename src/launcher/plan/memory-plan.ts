@@ -40,7 +40,6 @@ export interface MemoryPlan {
   readonly rooms: readonly Room[];
 }
 
-/** The memory a plan is held against. */
 export interface MemoryLimits {
   /** Which GPU each process sees (devices.ts). */
   readonly devices: DevicePlan;
@@ -102,6 +101,5 @@ export function sumOf(processes: readonly ProcessPlan[], where: MemoryItem["wher
     .reduce((sum, item) => sum + (item.where === where ? item.bytes : 0), 0);
 }
 
-export function fits({ rooms }: MemoryPlan): boolean {
-  return rooms.every(({ bytes, limit }) => limit === null || bytes <= limit);
-}
+export const fits = ({ rooms }: MemoryPlan): boolean =>
+  rooms.every(({ bytes, limit }) => limit === null || bytes <= limit);

@@ -1,4 +1,5 @@
 /** A memory plan in words: the table of `plan`, and the refusal of a run that cannot fit. */
+import { size } from "../../terminal/format.js";
 import { sumOf, type MemoryItem, type MemoryPlan, type ProcessPlan } from "./memory-plan.js";
 
 /** A table for each process, and the sums by memory. */
@@ -25,8 +26,6 @@ function describeProcess(one: ProcessPlan): string[] {
   ];
 }
 
-const size = (bytes: number): string =>
-  bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
 const line = (name: string, bytes: number, note: string): string =>
   `  ${name.padEnd(52)}${size(bytes).padStart(10)}  ${note}`;
 

@@ -14,8 +14,8 @@
  * 3. Completions whose advantages are all 0 may be left out of the forward pass (when
  *    `zeroAdvantageIsFree`): the denominators still count them, so nothing changes.
  * 4. Each token is weighted by min(C, π_old / π_behaviour), a constant: truncated importance
- *    sampling, TRL's `token_truncate`, not its default `sequence_mask`, which discards long completions (huggingface/trl#4772). As in TRL it does not weight the KL term.
- *    PPO gets the same weight; TRL's PPO has none.
+ *    sampling, TRL's `token_truncate`, not its default `sequence_mask`, which discards long
+ *    completions (huggingface/trl#4772). It does not weight the KL term. PPO gets it too, unlike TRL's.
  * 5. Ratios are reported before clipping or capping; TRL reports the capped weight.
  * 6. PPO: value and policy loss share one mask, the real tokens (TRL's value mask covers one pad
  *    more); approxkl is a mean over those (TRL's over pads too); PPO has GRPO's entropy bonus.
@@ -77,19 +77,16 @@ export interface Denominators {
 }
 
 /** True when a completion with advantage 0 has neither loss nor gradient, and needs no forward. */
-export function zeroAdvantageIsFree({ beta, entropy_coef }: Pick<RunConfig, "beta" | "entropy_coef">): boolean {
-  return beta === 0 && entropy_coef === 0;
-}
+export const zeroAdvantageIsFree = ({ beta, entropy_coef }: Pick<RunConfig, "beta" | "entropy_coef">): boolean =>
+  beta === 0 && entropy_coef === 0;
 
 /** [N] 1 for every token, except those of truncated completions when these are to be masked. */
-export function lossMask(rowOf: Int32Array, truncated: readonly boolean[], maskTruncated: boolean): Float32Array {
-  return Float32Array.from(rowOf, (row) => (maskTruncated && truncated[row] ? 0 : 1));
-}
+export const lossMask = (rowOf: Int32Array, truncated: readonly boolean[], maskTruncated: boolean): Float32Array =>
+  Float32Array.from(rowOf, (row) => (maskTruncated && truncated[row] ? 0 : 1));
 
 /** [N] one value per row (GRPO's advantage) as one value per token. */
-export function perToken(perRow: ArrayLike<number>, rowOf: Int32Array): Float32Array {
-  return Float32Array.from(rowOf, (row) => perRow[row]!);
-}
+export const perToken = (perRow: ArrayLike<number>, rowOf: Int32Array): Float32Array =>
+  Float32Array.from(rowOf, (row) => perRow[row]!);
 
 /**
  * GRPO's loss in all its variants:
@@ -256,14 +253,11 @@ function divideByRowLength(
 }
 
 /** Scalar Σ_t x_t · weight_t. */
-function weighted(tf: TF, x: Tensor, weights: Tensor1D): Scalar {
-  return tf.sum(tf.mul(x, weights));
-}
+const weighted = (tf: TF, x: Tensor, weights: Tensor1D): Scalar => tf.sum(tf.mul(x, weights));
 
 /** [N] π_old's log-probabilities, as a constant. */
-function oldLogprobs(tf: TF, { logprobs, oldLogprobs: old }: PolicyTokens): Tensor1D {
-  return old === null ? detach(tf, logprobs) : tf.tensor1d(old);
-}
+const oldLogprobs = (tf: TF, { logprobs, oldLogprobs: old }: PolicyTokens): Tensor1D =>
+  old === null ? detach(tf, logprobs) : tf.tensor1d(old);
 
 function detach(tf: TF, x: Tensor1D): Tensor1D {
   const stop = tf.customGrad<Tensor1D>((value) => {
@@ -327,6 +321,5 @@ function withEntropyBonus(
   return tf.sub(loss, tf.mul(weighted(tf, entropy, mask), coefficient / Math.max(1, tokens)));
 }
 
-function entropySum(tf: TF, { entropy }: PolicyTokens, mask: Tensor1D): LossMetrics {
-  return entropy === null ? {} : { entropy_sum: weighted(tf, entropy, mask) };
-}
+const entropySum = (tf: TF, { entropy }: PolicyTokens, mask: Tensor1D): LossMetrics =>
+  entropy === null ? {} : { entropy_sum: weighted(tf, entropy, mask) };

@@ -10,7 +10,6 @@ export interface ScoredCompletion {
   readonly completion: Completion;
   /** Null when no reward function gave a number. */
   readonly reward: number | null;
-  /** It ran out of tokens. */
   readonly truncated: boolean;
 }
 

@@ -6,7 +6,6 @@
 import type { DataId, NamedAttrMap, NamedTensorInfoMap, TensorInfo } from "@tensorflow/tfjs";
 import type { TF } from "./backend.js";
 
-/** The part of BackendWasm that is used here. */
 interface WasmBackend {
   wasm: {
     HEAPU8: Uint8Array;
@@ -331,10 +330,6 @@ function input(args: KernelArgs, name: string): TensorInfo {
   return tensor;
 }
 
-function sizeOf(shape: number[]): number {
-  return shape.reduce((product, size) => product * size, 1);
-}
+const sizeOf = (shape: number[]): number => shape.reduce((product, size) => product * size, 1);
 
-function shapeBytes(shape: number[]): Uint8Array {
-  return new Uint8Array(new Int32Array(shape).buffer);
-}
+const shapeBytes = (shape: number[]): Uint8Array => new Uint8Array(new Int32Array(shape).buffer);

@@ -59,7 +59,6 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
   }) as Tensor2D;
 }
 
-/** The rectangles of one batch, and attention inside them, forwards and backwards. */
 class Rectangles {
   readonly #tf: TF;
   readonly #t: AttentionTensors;

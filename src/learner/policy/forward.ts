@@ -132,9 +132,8 @@ export async function evaluateAll(training: Training, sequences: readonly Sequen
 }
 
 /** Splits [M, 2] into log-probabilities [M] and entropies [M]. */
-export function columns(tf: TF, both: Tensor): [logprobs: Tensor1D, entropies: Tensor1D] {
-  return tf.split(both, 2, 1).map((column) => tf.reshape(column, [-1])) as [Tensor1D, Tensor1D];
-}
+export const columns = (tf: TF, both: Tensor): [logprobs: Tensor1D, entropies: Tensor1D] =>
+  tf.split(both, 2, 1).map((column) => tf.reshape(column, [-1])) as [Tensor1D, Tensor1D];
 
 function logprobColumn(
   { tf, run, model }: Training,

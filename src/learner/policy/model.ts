@@ -45,10 +45,7 @@ export function baseFromFolder(folder: string, shape: ModelConfig): BaseWeights 
 
 /** A checkpoint that is in memory already. @param packed values in `weightLayout` order */
 export function baseFromPacked(packed: Float32Array): BaseWeights {
-  return {
-    tensor: ({ offset, size }) => packed.slice(offset, offset + size),
-    all: (into) => into.set(packed),
-  };
+  return { tensor: ({ offset, size }) => packed.slice(offset, offset + size), all: (into) => into.set(packed) };
 }
 
 export class TrainableModel {
@@ -140,7 +137,6 @@ export class TrainableModel {
     return splitFlat(this.#tf, this.flat, this.layout);
   }
 
-  /** Views of a published vector (the policy's part alone), such as an earlier version's. */
   viewsOfPublished(published: Tensor): Views {
     return splitFlat(this.#tf, published, this.publishedLayout);
   }

@@ -3,7 +3,6 @@ import type { Tensor, Tensor1D } from "@tensorflow/tfjs";
 import type { LayoutEntry } from "../../model/layout.js";
 import type { TF } from "../backend/backend.js";
 
-/** Weights by Hugging Face name, with LoRA adapters laid over them where `lora` is set. */
 export interface NamedWeights {
   readonly tensors: ReadonlyMap<string, Tensor>;
   /** Adapters `<module>.lora_A.weight` [r, in] and `….lora_B.weight` [out, r] are in `tensors`. */

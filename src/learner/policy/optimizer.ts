@@ -9,7 +9,6 @@ export interface AdamWOptions {
   readonly epsilon: number;
   /** Decoupled decay; not applied to norms and biases (Hugging Face's rule). */
   readonly weightDecay: number;
-  /** Largest global gradient norm. */
   readonly maxGradNorm: number;
 }
 
@@ -20,9 +19,7 @@ export interface AdamWState {
 }
 
 /** Hugging Face's rule (`get_decay_parameter_names` in transformers' trainer). */
-function decays(name: string): boolean {
-  return !name.endsWith(".bias") && !name.includes("norm");
-}
+const decays = (name: string): boolean => !name.endsWith(".bias") && !name.includes("norm");
 
 /** Leading parameters that join later: until then neither they nor their moments move. */
 export interface LateParameters {
@@ -36,7 +33,6 @@ export interface LateParameters {
 export const ADAM_PART_SIZE = 4 * 1024 * 1024;
 export const ADAM_TEMPORARIES = 20;
 
-/** A stretch of the flat vector with its moments. */
 interface AdamPart {
   readonly begin: number;
   readonly size: number;
@@ -120,7 +116,6 @@ export class AdamW {
     return norm;
   }
 
-  /** Moves one part's moments and returns its new parameters. */
   #updatePart(part: AdamPart, gradient: Tensor, clip: number, learningRate: number): Tensor {
     const tf = this.#tf;
     const { beta1, beta2, epsilon } = this.#options;

@@ -216,9 +216,8 @@ function attentionBiases(
 }
 
 /** Input tokens a group takes in a packed batch (its prompt counted once). */
-export function groupTokens(group: SequenceGroup): number {
-  return group.completions.reduce((sum, completion) => sum + completion.length - 1, group.promptIds.length);
-}
+export const groupTokens = (group: SequenceGroup): number =>
+  group.completions.reduce((sum, completion) => sum + completion.length - 1, group.promptIds.length);
 
 /**
  * Cuts a batch into microbatches of at most `maxTokens`; a larger single group stands alone.

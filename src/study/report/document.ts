@@ -13,7 +13,6 @@ export type Block =
     }
   | {
       readonly kind: "chart";
-      /** Name of its file, without .svg. */
       readonly name: string;
       readonly svg: string;
       /** What it shows, for those who do not see it. */
@@ -38,7 +37,6 @@ export interface Section {
 
 export interface Document {
   readonly title: string;
-  /** What, when and where in a line. */
   readonly subtitle: string;
   readonly verdict: readonly string[];
   /** What the report lacks because its directory does. */

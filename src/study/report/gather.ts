@@ -21,7 +21,6 @@ export interface ReportedRun extends RunFiles {
 }
 
 const interval = z.tuple([z.number(), z.number()]);
-/** A comparison in comparison.json, which study/comparison.ts describes. */
 const difference = z.object({
   mode: z.string(),
   prompt: z.string(),
@@ -61,7 +60,6 @@ export interface Gathered {
   readonly baseline: readonly EvalDir[];
   readonly runs: readonly ReportedRun[];
   readonly comparison: Comparison | null;
-  /** What a whole directory would have held. */
   readonly missing: readonly string[];
 }
 

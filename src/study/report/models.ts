@@ -1,4 +1,5 @@
 /** Sections on the models: their accuracies, and the differences between them. */
+import { mean } from "../../math/means.js";
 import { modes } from "../../eval/folder/names.js";
 import { type SeriesStyle, baselineStyle } from "./charts/common.js";
 import { intervalChart } from "./charts/rows.js";
@@ -143,10 +144,9 @@ export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<
 }
 
 function budgetText({ matched_by, budgets }: Difference): string {
-  const mean = budgets.reduce((a, b) => a + b, 0) / budgets.length;
   return matched_by === "wall_time"
-    ? duration(mean)
-    : `${whole(mean)} ${matched_by === "rollouts" ? "completions" : "tokens"}`;
+    ? duration(mean(budgets))
+    : `${whole(mean(budgets))} ${matched_by === "rollouts" ? "completions" : "tokens"}`;
 }
 
 function forest(

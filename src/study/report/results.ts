@@ -8,7 +8,6 @@ import { mean, sum } from "../../math/means.js";
 
 /** The baseline's result under one prompt in one mode, or an algorithm's over its seeds. */
 export interface Result {
-  /** "baseline", or the algorithm. */
   readonly who: string;
   readonly prompt: string;
   readonly mode: Mode;
@@ -18,7 +17,6 @@ export interface Result {
   readonly accuracy: number;
   /** Over seeds the wider of Student's t and Wilson's over questions; for one model Wilson's. */
   readonly ci95: Interval;
-  /** One per seed, or the baseline's own. */
   readonly accuracies: readonly number[];
   readonly extractors: Readonly<Record<string, { readonly accuracy: number; readonly ci95: Interval }>>;
   /** Shares of pairs of extractors that see the same answer, "ours / verl"; mean over seeds. */
@@ -122,9 +120,8 @@ export function flows({ baseline, runs }: Gathered): Flow[] {
   );
 }
 
-function meansOf(list: readonly Readonly<Record<string, number>>[]): Record<string, number> {
-  return mapValues(list[0]!, (_, key) => mean(list.map((one) => one[key]!)));
-}
+const meansOf = (list: readonly Readonly<Record<string, number>>[]): Record<string, number> =>
+  mapValues(list[0]!, (_, key) => mean(list.map((one) => one[key]!)));
 
 function mapValues<K extends string, V, W>(
   record: Readonly<Record<K, V>>,

@@ -88,7 +88,6 @@ export function legend(names: readonly string[], itemWidth: number): object {
   return { show: names.length > 1, top: 4, left: "center", itemGap: 22, itemWidth, textStyle: text, data: [...names] };
 }
 
-/** @returns one svg element */
 export function render(width: number, height: number, option: EChartsOption): string {
   const view = echarts.init(null, null, { renderer: "svg", ssr: true, width, height });
   view.setOption({ animation: false, backgroundColor: "#ffffff", textStyle: text, ...option });

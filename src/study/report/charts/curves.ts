@@ -6,7 +6,6 @@ export interface Curve {
   readonly style: SeriesStyle;
   /** In order of x; low and high are the band, where there is one. */
   readonly points: readonly { readonly x: number; readonly y: number; readonly low?: number; readonly high?: number }[];
-  /** Draws a marker at each point, for curves of few points. */
   readonly marked: boolean;
 }
 

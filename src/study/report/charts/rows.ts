@@ -22,7 +22,6 @@ export interface Estimate {
 export interface Estimates {
   readonly name: string;
   readonly style: SeriesStyle;
-  /** One per row; null where there is none. */
   readonly estimates: readonly (Estimate | null)[];
 }
 
@@ -96,7 +95,6 @@ function whiskers(estimates: Estimates["estimates"], { color }: SeriesStyle, off
 
 export interface Part {
   readonly name: string;
-  /** One per row. */
   readonly counts: readonly number[];
 }
 
