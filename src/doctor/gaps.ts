@@ -10,18 +10,17 @@ export interface CudaGap {
 /** Oldest drivers for CUDA 12.x and 13.x (NVIDIA, CUDA Compatibility, minor versions). */
 const OLDEST_DRIVER = { "12": 525, "13": 580 } as const;
 
+const SETUP = "node dist/cli.js setup --cuda";
+const LOOK = "node dist/cli.js doctor --json has all that was found";
+
 export function cudaGaps(machine: MachineFacts): CudaGap[] {
   const { driver, gpus, visibleGpus, learner, actors } = machine;
   const gaps: CudaGap[] = [];
   const lacks = (side: CudaGap["side"], missing: string, cure: string) => gaps.push({ side, missing, cure });
-  if (machine.platform !== "linux x64")
-    return [
-      {
-        side: "both",
-        missing: `CUDA is set up on Linux x64 only, this is ${machine.platform}`,
-        cure: "use another machine",
-      },
-    ];
+  if (machine.platform !== "linux x64") {
+    lacks("both", `CUDA is set up on Linux x64 only, this is ${machine.platform}`, "use another machine");
+    return gaps;
+  }
   if (driver === null)
     lacks(
       "both",
@@ -46,33 +45,21 @@ export function cudaGaps(machine: MachineFacts): CudaGap[] {
     );
 
   if (learner.build === null || learner.build === "cpu")
-    lacks(
-      "learner",
-      learner.build === null ? "no native TensorFlow" : "TensorFlow's CPU build is in place",
-      "node dist/cli.js setup --cuda",
-    );
+    lacks("learner", learner.build === null ? "no native TensorFlow" : "TensorFlow's CPU build is in place", SETUP);
   if (learner.backend?.usesGpu !== true) addLibraries("learner", learner.libraries);
   if (learner.backend?.usesGpu !== true && gaps.every(({ side }) => side === "actors"))
     lacks(
       "learner",
       `TensorFlow takes no GPU (${learner.passedOver[0] ?? learner.backend?.library ?? "no backend"})`,
-      "node dist/cli.js doctor --json has all that was found",
+      LOOK,
     );
 
   if (actors.provider === null)
-    lacks(
-      "actors",
-      "ONNX Runtime's CUDA provider is not installed (libonnxruntime_providers_cuda.so)",
-      "node dist/cli.js setup --cuda",
-    );
+    lacks("actors", "ONNX Runtime's CUDA provider is not installed (libonnxruntime_providers_cuda.so)", SETUP);
   const reason = actors.providers["cuda"];
   if (reason !== null) addLibraries("actors", actors.libraries);
   if (reason !== null && gaps.every(({ side }) => side === "learner"))
-    lacks(
-      "actors",
-      `ONNX Runtime's CUDA provider does not load (${reason})`,
-      "node dist/cli.js doctor --json has all that was found",
-    );
+    lacks("actors", `ONNX Runtime's CUDA provider does not load (${reason})`, LOOK);
   return gaps;
 
   /** Names the driver's library, and the first of the others: the rest mostly follows from it. */
@@ -80,11 +67,7 @@ export function cudaGaps(machine: MachineFacts): CudaGap[] {
     const lost = libraries.filter(({ error, name }) => error !== null && name !== "libcuda.so.1");
     const [first] = lost;
     if (first !== undefined)
-      lacks(
-        side,
-        `${first.error}${lost.length > 1 ? ` (and ${lost.length - 1} more)` : ""}`,
-        "node dist/cli.js setup --cuda",
-      );
+      lacks(side, `${first.error}${lost.length > 1 ? ` (and ${lost.length - 1} more)` : ""}`, SETUP);
     const driverLibrary = libraries.find(({ error, name }) => error !== null && name === "libcuda.so.1");
     if (driverLibrary !== undefined && driver !== null)
       lacks(

@@ -105,37 +105,36 @@ function bar(done: number, total: number, width: number): string {
   return "█".repeat(filled) + "░".repeat(width - filled);
 }
 
+type Shown = readonly [name: string, key: string, format: (value: number) => string];
+
+const mainMetrics: readonly Shown[] = [
+  ["reward", M.reward, (value) => value.toFixed(3)],
+  ["accuracy", M.accuracy, percent],
+  ["tokens/s", M.tokensPerSecond, whole],
+  ["staleness", M.stalenessMax, String],
+  ["idle actors", M.actorIdle, percent],
+  ["learner", M.learnerIdle, percent],
+];
+const details: readonly Shown[] = [
+  ["length", M.meanLength, (n) => n.toFixed(1)],
+  ["cut off", M.clippedRatio, percent],
+  ["entropy", M.entropy, (n) => n.toFixed(3)],
+  ["kl", M.kl, (n) => n.toFixed(4)],
+  ["grad norm", M.gradNorm, (n) => n.toPrecision(3)],
+];
+
 /** Names and texts of the metrics that are present, in the order shown. */
-function shownMetrics(metrics: Metrics): [name: string, text: string][] {
-  const shown: [string, string][] = [];
-  const show = (name: string, key: string, format: (value: number) => string) => {
-    const value = metrics[key];
-    if (value !== undefined) shown.push([name, format(value)]);
-  };
-  show("reward", M.reward, (value) => value.toFixed(3));
-  show("accuracy", M.accuracy, percent);
-  show("tokens/s", M.tokensPerSecond, whole);
-  show("staleness", M.stalenessMax, (value) => String(value));
-  show("idle actors", M.actorIdle, percent);
-  show("learner", M.learnerIdle, percent);
-  return shown;
-}
+const present = (metrics: Metrics, shown: readonly Shown[]): (readonly [name: string, text: string])[] =>
+  shown.flatMap(([name, key, format]) => (metrics[key] === undefined ? [] : [[name, format(metrics[key])] as const]));
 
 export function plainIteration(state: RunState, nowMs: number): string {
   const total = String(state.maxSteps);
-  const widths: Record<string, number> = {
-    reward: 6,
-    accuracy: 7,
-    "tokens/s": 7,
-    staleness: 1,
-    "idle actors": 7,
-    learner: 7,
-  };
+  const widths: Record<string, number> = { reward: 6, staleness: 1 };
   const eta = etaMs(state);
   return [
     `[${clock((nowMs - state.startedMs) / 1000).padStart(5)}]`,
     `step ${String(state.iteration).padStart(total.length)}/${total}`,
-    ...shownMetrics(state.metrics).map(([name, text]) => `${name} ${text.padStart(widths[name] ?? 0)}`),
+    ...present(state.metrics, mainMetrics).map(([name, text]) => `${name} ${text.padStart(widths[name] ?? 7)}`),
     ...(eta === undefined ? [] : [`eta ${clock(eta / 1000)}`]),
   ].join("  ");
 }
@@ -178,26 +177,13 @@ export function frame(state: RunState, columns: number, nowMs: number): string[]
     );
 
   if (state.rewards.length > 0) lines.push("", `reward ${sparkline(state.rewards, Math.min(60, columns - 10))}`);
-  const shown = shownMetrics(metrics);
-  if (shown.length > 0) lines.push(shown.map(([name, text]) => `${name} ${text}`).join("   "));
-  const details = [
-    ...detail(metrics, "length", M.meanLength, (n) => n.toFixed(1)),
-    ...detail(metrics, "cut off", M.clippedRatio, percent),
-    ...detail(metrics, "entropy", M.entropy, (n) => n.toFixed(3)),
-    ...detail(metrics, "kl", M.kl, (n) => n.toFixed(4)),
-    ...detail(metrics, "grad norm", M.gradNorm, (n) => n.toPrecision(3)),
-  ];
-  if (details.length > 0) lines.push(details.join("   "));
+  for (const shown of [mainMetrics, details].map((list) => present(metrics, list)))
+    if (shown.length > 0) lines.push(shown.map(([name, text]) => `${name} ${text}`).join("   "));
   if (actors.restarts > 0)
     lines.push(`actors running ${actors.running} of ${header.numActors}, restarts ${actors.restarts}`);
 
   if (state.validations.length > 0) lines.push("", ...state.validations.slice(-8).map(validationLine));
   return lines.map((line) => line.slice(0, columns));
-}
-
-function detail(metrics: Metrics, name: string, key: string, format: (value: number) => string): string[] {
-  const value = metrics[key];
-  return value === undefined ? [] : [`${name} ${format(value)}`];
 }
 
 /** What a run ends with; `runDir` as the user would type it. */

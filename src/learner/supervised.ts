@@ -12,6 +12,7 @@ import {
   pruneCheckpoints,
   saveCheckpoint,
 } from "../run/checkpoint.js";
+import { shuffled } from "./algorithms/rollout-batch.js";
 import { learningRateAt } from "./algorithms/schedule.js";
 import type { TF } from "./backend/backend.js";
 import { TrainableModel, type BaseWeights } from "./policy/model.js";
@@ -59,13 +60,10 @@ export function initialWeights(config: ModelConfig, seed: number): Float32Array 
 /** Yields example indices; each epoch is a shuffle of its own, a function of (seed, epoch). */
 function* exampleOrder(numExamples: number, seed: number): Generator<number> {
   for (let epoch = 0; ; epoch++) {
-    const order = Int32Array.from({ length: numExamples }, (_, i) => i);
-    const random = mulberry32(seed * 1_000_003 + epoch);
-    for (let i = numExamples - 1; i > 0; i--) {
-      const j = Math.floor(random() * (i + 1));
-      [order[i], order[j]] = [order[j]!, order[i]!];
-    }
-    yield* order;
+    yield* shuffled(
+      Array.from({ length: numExamples }, (_, i) => i),
+      mulberry32(seed * 1_000_003 + epoch),
+    );
   }
 }
 

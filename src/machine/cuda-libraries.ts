@@ -4,9 +4,9 @@
  * ONNX Runtime's provider from PyPI needs CUDA 13 (onnx-provider.ts).
  */
 import { existsSync } from "node:fs";
-import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { cacheRoot, fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, fillBeside, type Wheel } from "./wheels.js";
 
 export type CudaMajor = "12" | "13";
 
@@ -72,22 +72,15 @@ export async function prepareCudaLibraries(
   for (const each of wheels) {
     const target = wheelFolder(major, each, root);
     if (existsSync(target)) continue;
-    const folder = await temporaryBeside(target);
-    try {
-      log(`${each.name} ${each.version} (${each.megabytes} MB)`);
+    log(`${each.name} ${each.version} (${each.megabytes} MB)`);
+    await fillBeside(target, async (folder) => {
       await fetchWheel(python, each, folder, SHARED_OBJECTS, log);
-      const libraries = join(folder, "lib");
-      await mkdir(libraries);
-      const entries = await readdir(join(folder, "nvidia"), { withFileTypes: true, recursive: true });
+      const packed = join(folder, "nvidia");
+      const entries = await readdir(packed, { withFileTypes: true, recursive: true });
       const files = entries.filter((entry) => entry.isFile());
       if (files.length === 0) throw new Error(`${each.name} ${each.version} holds no library`);
-      for (const file of files) await rename(join(file.parentPath, file.name), join(libraries, file.name));
-      // whoever renames first wins
-      await rename(libraries, target).catch((error: unknown) => {
-        if (!existsSync(target)) throw error;
-      });
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
+      for (const file of files) await rename(join(file.parentPath, file.name), join(folder, file.name));
+      await rm(packed, { recursive: true });
+    });
   }
 }

@@ -16,7 +16,7 @@ import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
-import { cacheRoot, fetchWheel, findPip, firstThatRuns, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, findPip, firstThatRuns, fillBeside, type Wheel } from "./wheels.js";
 
 const run = promisify(execFile);
 
@@ -110,22 +110,16 @@ async function link(target: string, path: string): Promise<void> {
   await rename(temporary, path);
 }
 
-/** Fills `cache` through a folder beside it. Of two processes, the first to rename wins. */
 async function buildInto(cache: string, wheel: Wheel, log: (line: string) => void): Promise<void> {
   const tools = await findTools();
-  const folder = await temporaryBeside(cache);
-  try {
+  const fill = async (folder: string): Promise<void> => {
     log(`preparing TensorFlow ${wheel.version}, once: ${wheel.megabytes} MB to download, kept in ${dirname(cache)}`);
     await unpack(tools.python, wheel, folder, log);
     log("compiling the binding");
     await compile(tools, folder);
     await rm(join(folder, "tensorflow"), { recursive: true });
-    await rename(folder, cache).catch((error: unknown) => {
-      if (!existsSync(join(cache, BINDING))) throw error;
-    });
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+  };
+  await fillBeside(cache, fill, join(cache, BINDING));
 }
 
 interface Tools {

@@ -15,7 +15,7 @@ import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
 import { type CudaMajor, cudaLibraryPath } from "./cuda-libraries.js";
-import { cacheRoot, fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, fillBeside, type Wheel } from "./wheels.js";
 
 const run = promisify(execFile);
 
@@ -61,17 +61,10 @@ export async function prepareOnnxProvider(
   { bin = binFolder(), cache = providerFolder(major), script = join(packageFolder(), "script", "install.js") } = {},
 ): Promise<void> {
   if (providerInPlace(bin) === major) return;
-  if (!existsSync(cache)) {
-    const folder = await temporaryBeside(cache);
-    try {
-      await (major === "12" ? fromNuGet(folder, bin, script, log) : fromPyPI(python, folder, log));
-      await rename(folder, cache).catch((error: unknown) => {
-        if (!existsSync(cache)) throw error;
-      });
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
-  }
+  if (!existsSync(cache))
+    await fillBeside(cache, (folder) =>
+      major === "12" ? fromNuGet(folder, bin, script, log) : fromPyPI(python, folder, log),
+    );
   for (const name of PROVIDER) {
     await rm(join(bin, name), { force: true });
     await symlink(join(cache, name), join(bin, name));

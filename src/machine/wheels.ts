@@ -4,8 +4,8 @@
  */
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import { createReadStream, existsSync } from "node:fs";
+import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
@@ -124,8 +124,28 @@ async function bytesUnder(folder: string): Promise<number> {
   return sizes.reduce((sum, size) => sum + size, 0);
 }
 
-/** Makes a folder beside `target`, to be renamed when complete; removes those left long ago. */
-export async function temporaryBeside(target: string): Promise<string> {
+/**
+ * Fills a folder beside `target` and renames it to that. Of two processes that do so, the first to
+ * rename wins. Removes what a killed setup left long ago.
+ * @param proof the file that shows that another process was first
+ */
+export async function fillBeside(
+  target: string,
+  fill: (folder: string) => Promise<void>,
+  proof = target,
+): Promise<void> {
+  const folder = await temporaryBeside(target);
+  try {
+    await fill(folder);
+    await rename(folder, target).catch((error: unknown) => {
+      if (!existsSync(proof)) throw error;
+    });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function temporaryBeside(target: string): Promise<string> {
   const parent = join(target, "..");
   await mkdir(parent, { recursive: true });
   for (const name of await readdir(parent)) {

@@ -25,6 +25,15 @@ const SCORE_ARRAYS = 3;
 /** Constants live as protobuf in JavaScript, as the runtime's copy and as session tensors. */
 const CONSTANT_COPIES = 3;
 
+const itemsOn =
+  (where: MemoryItem["where"]) =>
+  (name: string, bytes: number, key?: string): MemoryItem => ({
+    name,
+    bytes,
+    where,
+    ...(key !== undefined && { key }),
+  });
+
 /** Lists every item of one actor whose tensors live on `where`; JavaScript's are in RAM. */
 export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {
   const { hiddenSize: H, intermediateSize: I, vocabSize: V, numLayers: L } = model;
@@ -54,18 +63,7 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
   const recent = 2 * rows * segment * perToken; // loop-carried: the grown copy beside the one before
   const rope = 2 * (model.maxPositions + segment) * (model.headDim / 2);
 
-  const on = (name: string, bytes: number, key?: string): MemoryItem => ({
-    name,
-    bytes,
-    where,
-    ...(key !== undefined && { key }),
-  });
-  const inRam = (name: string, bytes: number, key?: string): MemoryItem => ({
-    name,
-    bytes,
-    where: "ram",
-    ...(key !== undefined && { key }),
-  });
+  const [on, inRam] = [itemsOn(where), itemsOn("ram")];
   return [
     ...weightItems(run, model, where),
     // engine.ts `prefill`: each group's own; kv-cache.ts `PromptCache`: the same side by side
@@ -99,7 +97,7 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
   const lora = run.lora.enabled ? run.lora : null;
   const base = layoutSize(weightLayout(model));
   const published = layoutSize(publishedLayout(model, lora));
-  const inRam = (name: string, bytes: number, key: string): MemoryItem => ({ name, bytes, where: "ram", key });
+  const [onGpu, inRam] = [itemsOn(where), itemsOn("ram")];
   // weight-fetcher.ts: one buffer, used again
   const staging = inRam("staging of fetched weights", published * 4, "lora.enabled");
   if (where === "ram") {
@@ -118,7 +116,6 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
   const unused = beyondPrefill(model, dtype);
   const sum = (weights: readonly StoredWeight[]): number =>
     weights.reduce((bytes, weight) => bytes + byteLength(weight), 0);
-  const onGpu = (name: string, bytes: number, key: string): MemoryItem => ({ name, bytes, where, key });
   const items = [
     staging,
     onGpu("weights of the decode session", sum(stored), "actors.dtype"),

@@ -11,7 +11,7 @@ import { concat, type LossInput, type PolicyOptimizer } from "../policy/step.js"
 import { explainedVariance, nextKlCoef, ppoAdvantages } from "./advantages.js";
 import { ppoPolicyLoss, valueLoss, type Denominators } from "./losses.js";
 import { tokenMetrics } from "./metrics.js";
-import { cut, type AlgorithmResult, type RolloutBatch } from "./rollout-batch.js";
+import { cut, shuffled, type AlgorithmResult, type RolloutBatch } from "./rollout-batch.js";
 import { learningRateAt } from "./schedule.js";
 
 /** What the losses read, [T] for each completion. */
@@ -164,12 +164,3 @@ function weightedValueLoss(
 }
 
 const sumOf = (values: Float32Array): number => values.reduce((a, b) => a + b, 0);
-
-function shuffled(items: readonly number[], random: () => number): number[] {
-  const order = [...items];
-  for (let i = order.length - 1; i > 0; i--) {
-    const j = Math.floor(random() * (i + 1));
-    [order[i], order[j]] = [order[j]!, order[i]!];
-  }
-  return order;
-}

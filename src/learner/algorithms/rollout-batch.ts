@@ -50,3 +50,13 @@ export function cut<T>(items: readonly T[], parts: number): T[][] {
     items.slice(Math.floor((i * items.length) / parts), Math.floor(((i + 1) * items.length) / parts)),
   );
 }
+
+/** A copy in random order (Fisher-Yates); `random` is uniform in [0, 1). */
+export function shuffled(items: readonly number[], random: () => number): number[] {
+  const order = [...items];
+  for (let i = order.length - 1; i > 0; i--) {
+    const j = Math.floor(random() * (i + 1));
+    [order[i], order[j]] = [order[j]!, order[i]!];
+  }
+  return order;
+}

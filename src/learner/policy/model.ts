@@ -59,7 +59,7 @@ export class TrainableModel {
   readonly flat: Variable;
   /** Base weights under LoRA, the reference policy otherwise; null when neither is needed. */
   readonly #frozen: Views | null;
-  readonly #separateValue: boolean;
+  readonly separateValue: boolean;
 
   /** Hash of the frozen tensors; null when there are none. */
   readonly frozenSha256: string | null;
@@ -75,12 +75,12 @@ export class TrainableModel {
     const { lora } = run;
     this.#lora = lora.enabled ? { scale: lora.lora_alpha / lora.r, dropout: null } : null;
     this.publishedLayout = publishedLayout(shape, lora.enabled ? lora : null);
-    this.#separateValue = run.algo === "ppo" && run.value_model === "separate";
+    this.separateValue = run.algo === "ppo" && run.value_model === "separate";
     const shapes = (entries: readonly LayoutEntry[], prefix: string): [string, readonly number[]][] =>
       entries.map((entry) => [prefix + entry.name, entry.shape]);
     this.layout = packShapes([
       ...shapes(this.publishedLayout, ""),
-      ...(this.#separateValue ? shapes(this.publishedLayout, VALUE_PREFIX) : []),
+      ...(this.separateValue ? shapes(this.publishedLayout, VALUE_PREFIX) : []),
       ...(run.algo === "ppo"
         ? ([
             ["value_head.weight", [shape.hiddenSize]],
@@ -124,7 +124,7 @@ export class TrainableModel {
         for (let i = offset; i < offset + size; i++) start[i] = (2 * random() - 1) * bound;
       }
     }
-    if (this.#separateValue) start.copyWithin(size, 0, size);
+    if (this.separateValue) start.copyWithin(size, 0, size);
     return start;
   }
 
@@ -148,15 +148,11 @@ export class TrainableModel {
 
   /** The value function's trunk: the policy's own, or the separate one. */
   value(views: Views): NamedWeights {
-    if (!this.#separateValue) return this.policy(views);
+    if (!this.separateValue) return this.policy(views);
     const trunk = [...views].flatMap(([name, tensor]): [string, Tensor][] =>
       name.startsWith(VALUE_PREFIX) ? [[name.slice(VALUE_PREFIX.length), tensor]] : [],
     );
     return { tensors: new Map([...(this.#lora === null ? [] : this.#frozen!), ...trunk]), lora: this.#lora };
-  }
-
-  get separateValue(): boolean {
-    return this.#separateValue;
   }
 
   /** The frozen reference policy (adapters off under LoRA). */

@@ -90,11 +90,6 @@ function mlpHalf(tf: TF, shape: ModelConfig, x: Tensor, layer: number, weights: 
   return plus(tf, x, linear(tf, swiGlu(tf, gate, up), `${prefix}mlp.down_proj`, weights));
 }
 
-/** Tidied: the tape keeps what the gradient needs, the rest would outlive its block. */
-function block(tf: TF, shape: ModelConfig, x: Tensor, layer: number, weights: NamedWeights, batch: Microbatch): Tensor {
-  return tf.tidy(() => mlpHalf(tf, shape, attentionHalf(tf, shape, x, layer, weights, batch), layer, weights));
-}
-
 /** Rows of an MLP recomputed at once, times its width (16 MiB; about ten such arrays exist). */
 export const MAX_MLP = 4 * 1024 * 1024;
 
@@ -113,9 +108,10 @@ export function hiddenStates(
 ): Tensor2D {
   let x: Tensor = tf.gather(weight(weights, "model.embed_tokens.weight"), batch.ids);
   for (let layer = 0; layer < shape.numLayers; layer++) {
+    // Tidied: the tape keeps what the gradient needs, the rest would outlive its block.
     const next = checkpointing
       ? checkpointedBlock(tf, shape, x, layer, weights, batch, maxMlp)
-      : block(tf, shape, x, layer, weights, batch);
+      : tf.tidy(() => mlpHalf(tf, shape, attentionHalf(tf, shape, x, layer, weights, batch), layer, weights));
     x.dispose(); // what a gradient needs of it, the tape holds
     x = next;
   }
