@@ -1,7 +1,4 @@
-/**
- * `--device` of commands without a learner (eval, infer, serve), prepared as for an actor. A
- * library path holds for a whole process, so on a GPU the command starts once more, as a child.
- */
+/** `--device` of commands without a learner; on a GPU the command starts once more, as a child. */
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
 import { UserError } from "../errors.js";

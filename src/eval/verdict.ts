@@ -111,10 +111,7 @@ export interface SeedComparison extends SeedPairs {
   readonly detectable: number;
 }
 
-/**
- * Every verdict on algorithms comes from here: seed i of one against seed i of the other. Holm's
- * correction is over the whole `family`.
- */
+/** Compares seed i of one with seed i of the other; Holm's correction is over the whole family. */
 export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & SeedComparison)[] {
   return withHolm(
     family.map((pairs) => {

@@ -1,7 +1,4 @@
-/**
- * One prompt and its completions, as text. The engine knows token ids only, so stop strings are
- * found here, at segment boundaries.
- */
+/** One prompt and its completions as text; stop strings are found here, at segment boundaries. */
 import type { GenerateRequest, GeneratedCompletion } from "../engine/engine-types.js";
 import type { EnginePool } from "../engine/pool.js";
 import { TextStream } from "./text-stream.js";
@@ -64,9 +61,8 @@ export function engineRequests(generation: Generation): GenerateRequest[] {
 const scoreId = (requestId: string): string => `${requestId}-score`;
 
 /**
- * @param onDelta each choice's news after a segment
+ * @param onDelta each choice's news after a segment. @throws Cancelled when `signal` aborts
  * @returns choices in order; and with `scorePrompt` the prompt's tokens
- * @throws Cancelled when `signal` aborts
  */
 export async function generate(
   pool: EnginePool,

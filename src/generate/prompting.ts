@@ -28,8 +28,7 @@ export interface Answer {
 }
 
 /**
- * @param where the prompt is from, for messages
- * @param index its place among the prompts: each has noise of its own
+ * @param index the prompt's place among others: each has noise of its own
  * @throws UserError for a prompt without tokens or room, and what the chat template refuses
  */
 export function makeRequest(

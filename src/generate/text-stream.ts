@@ -7,10 +7,7 @@ export function findStop(text: string, stops: readonly string[], from = 0): numb
   return found.length === 0 ? undefined : Math.min(...found);
 }
 
-/**
- * Decodes a token with the ones before it: text spread over tokens comes out as if all were
- * decoded at once (vllm, detokenizer_utils.py, detokenize_incrementally).
- */
+/** Decodes tokens with those before them (vllm, detokenizer_utils.py, detokenize_incrementally). */
 export class TextStream {
   readonly #decode: Tokenizer["decode"];
   readonly #stops: readonly string[];

@@ -1,7 +1,4 @@
-/**
- * Compares the actor's log-probabilities with the learner's, for the same tokens under the same
- * weights: before training, and at each iteration.
- */
+/** Actor's against learner's log-probabilities, for the same tokens under the same weights. */
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";

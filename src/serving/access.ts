@@ -34,7 +34,7 @@ const sha256 = (text: string): Buffer => createHash("sha256").update(text).diges
 
 /** @throws RequestError unless the body is JSON and says so */
 export async function readBody(c: Context): Promise<unknown> {
-  // A page in a browser may not send this type to another origin without asking first, in vain.
+  // A browser's page must ask before it sends this type to another origin; nobody answers it.
   if (!/^application\/json\b/i.test(c.req.header("Content-Type") ?? ""))
     throw new RequestError(415, "expected Content-Type: application/json");
   try {

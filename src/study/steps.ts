@@ -1,7 +1,4 @@
-/**
- * The steps of a study in order, each a child's command line. Algorithms alternate seed by seed, so
- * that a machine that grows slower or faster does so for all of them.
- */
+/** A study's steps in order. Algorithms alternate by seed, so that a slower machine slows all. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RunConfig } from "../config/schema.js";

@@ -25,14 +25,10 @@ const SCORE_ARRAYS = 3;
 /** Constants live as protobuf in JavaScript, as the runtime's copy and as session tensors. */
 const CONSTANT_COPIES = 3;
 
-const itemsOn =
+export const itemsOn =
   (where: MemoryItem["where"]) =>
-  (name: string, bytes: number, key?: string): MemoryItem => ({
-    name,
-    bytes,
-    where,
-    ...(key !== undefined && { key }),
-  });
+  (name: string, bytes: number, key?: string): MemoryItem =>
+    key === undefined ? { name, bytes, where } : { name, bytes, where, key };
 
 /** Lists every item of one actor whose tensors live on `where`; JavaScript's are in RAM. */
 export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {

@@ -13,14 +13,12 @@ import { MAX_LOGITS } from "../../learner/policy/token-logprobs.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
 import { publishedLayout } from "../../model/published.js";
+import { itemsOn } from "./actor-memory.js";
 import type { MemoryItem } from "./memory-plan.js";
 
 /** Arrays of a chunk's size that exist at once in the gradient, see token-logprobs.ts. */
 const LOGITS_COPIES = { frozenHead: 2, other: 3 };
-/**
- * TensorFlow's BFC allocator never gives a region back: its peak lies above the tensors' by this
- * share. Measured once: SmolLM2-135M, full fine-tuning, third step over first.
- */
+/** TensorFlow's BFC allocator peaks above the tensors by this share (measured: SmolLM2-135M). */
 const BFC_FRAGMENTS = 0.2;
 
 /** The largest microbatch of packing.ts over groups of the longest prompts and completions. */
@@ -87,13 +85,8 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
 
   const bytes = 4;
   const step = (copies * P + embedding + activations + workspace) * bytes;
-  const item = (name: string, elements: number, key?: string): MemoryItem => ({
-    name,
-    bytes: elements * bytes,
-    where,
-    ...(key !== undefined && { key }),
-  });
-  const inRam = (name: string, elements: number): MemoryItem => ({ name, bytes: elements * bytes, where: "ram" });
+  const item = (name: string, elements: number, key?: string) => itemsOn(where)(name, elements * bytes, key);
+  const inRam = (name: string, elements: number) => itemsOn("ram")(name, elements * bytes);
   return [
     item(lora === null ? "reference policy" : "frozen base", frozen, lora === null ? "beta, kl_coef" : "model.path"),
     item("trainable vector", P, "lora.enabled"),

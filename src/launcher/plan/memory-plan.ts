@@ -1,7 +1,4 @@
-/**
- * What a run will take, process by process, before anything is allocated, and whether it fits:
- * from its configuration and config.json. docs/memory.md has what processes really took.
- */
+/** What a run will take, process by process, and whether it fits. Allocates nothing. */
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { actorItems } from "./actor-memory.js";

@@ -8,7 +8,7 @@ import { mergeMetrics } from "../policy/loss.js";
 import type { PolicyOptimizer } from "../policy/step.js";
 import { groupAdvantages } from "./advantages.js";
 import { grpoLoss, lossMask, perToken, zeroAdvantageIsFree, type Denominators } from "./losses.js";
-import { meanOf, share, tokenMetrics, unbiasedStd } from "./metrics.js";
+import { meanOf, shareOfTrue, tokenMetrics, unbiasedStd } from "./metrics.js";
 import { cut, type AlgorithmResult, type RolloutBatch } from "./rollout-batch.js";
 import { learningRateAt } from "./schedule.js";
 
@@ -98,7 +98,7 @@ export async function trainGrpo(
       loss,
       grad_norm: gradNorm,
       learning_rate: learningRate,
-      frac_reward_zero_std: share(relative.zeroStd),
+      frac_reward_zero_std: shareOfTrue(relative.zeroStd),
       frac_groups_forwarded: needed.length / groups.length,
       reward_std: meanOf(rewards.map((group) => unbiasedStd(group.filter((reward) => reward !== null)))),
     },

@@ -15,7 +15,7 @@
  *    `zeroAdvantageIsFree`): the denominators still count them, so nothing changes.
  * 4. Each token is weighted by min(C, π_old / π_behaviour), a constant: truncated importance
  *    sampling, TRL's `token_truncate`, not its default `sequence_mask`, which discards long
- *    completions (huggingface/trl#4772). It does not weight the KL term. PPO gets it too, unlike TRL's.
+ *    completions (huggingface/trl#4772). It does not weight the KL term. PPO, unlike TRL's, has it.
  * 5. Ratios are reported before clipping or capping; TRL reports the capped weight.
  * 6. PPO: value and policy loss share one mask, the real tokens (TRL's value mask covers one pad
  *    more); approxkl is a mean over those (TRL's over pads too); PPO has GRPO's entropy bonus.

@@ -8,7 +8,8 @@ import type { RolloutBatch } from "./rollout-batch.js";
 export const meanOf = (values: readonly number[]): number =>
   values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
 
-export const share = (flags: readonly boolean[]): number => flags.filter(Boolean).length / Math.max(1, flags.length);
+export const shareOfTrue = (flags: readonly boolean[]): number =>
+  flags.filter(Boolean).length / Math.max(1, flags.length);
 
 /** Standard deviation with n − 1 in the denominator; 0 for fewer than two values. */
 export function unbiasedStd(values: readonly number[]): number {
@@ -42,7 +43,7 @@ export function rewardMetrics({ completions }: RolloutBatch): Record<string, num
   const lengths = completions.map(({ completion }) => completion.ids.length);
   const functions = Object.keys(completions[0]?.completion.rewards ?? {});
   const outcome = (name: Completion["outcome"]): number =>
-    share(completions.map(({ completion }) => completion.outcome === name));
+    shareOfTrue(completions.map(({ completion }) => completion.outcome === name));
   const rewardsOf = (name: string): number[] => completions.flatMap(({ completion }) => completion.rewards[name] ?? []);
   return {
     reward: meanOf(scored),
@@ -55,7 +56,7 @@ export function rewardMetrics({ completions }: RolloutBatch): Record<string, num
     "completions/mean_length": meanOf(lengths),
     "completions/min_length": Math.min(...lengths),
     "completions/max_length": Math.max(...lengths),
-    "completions/clipped_ratio": share(completions.map(({ truncated }) => truncated)),
+    "completions/clipped_ratio": shareOfTrue(completions.map(({ truncated }) => truncated)),
   };
 }
 

@@ -118,10 +118,7 @@ export function hiddenStates(
   return rmsNorm(tf, x, weight(weights, "model.norm.weight"), shape.rmsNormEps);
 }
 
-/**
- * A block recomputed for the gradient, in halves: of each half its input stays. Rows of the MLP do
- * not see each other and are taken in parts, as its arrays are several times the size of x.
- */
+/** A block recomputed for the gradient, in halves; the MLP's large arrays also in parts of rows. */
 function checkpointedBlock(
   tf: TF,
   shape: ModelConfig,

@@ -1,7 +1,4 @@
-/**
- * Reads what a report is made of: a study or a run directory. What is missing is left out and named
- * in `missing`; a file that is there but not what it should be is an error.
- */
+/** Reads what a report is made of. What is missing is named in `missing`; damaged files throw. */
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { z } from "zod";

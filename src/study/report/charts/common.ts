@@ -1,7 +1,4 @@
-/**
- * What the charts share: styles, axes, legends, and drawing (ECharts, SVG text, no browser). Series
- * differ in colour (Okabe & Ito's palette), in dash and in marker.
- */
+/** What the charts share. Series differ in colour (Okabe & Ito's palette), dash and marker. */
 import * as echarts from "echarts";
 import type { EChartsOption } from "echarts";
 import { figure, scientific, whole } from "../../../terminal/format.js";
