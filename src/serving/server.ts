@@ -1,5 +1,4 @@
 /** Listens for HTTP requests and answers them until a signal comes. */
-import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import type { Server } from "node:http";
 import { serve } from "@hono/node-server";
@@ -74,9 +73,12 @@ export async function runServer(spec: string, options: ServeOptions): Promise<vo
 
 /** Resolves with the port. @throws UserError when the server cannot listen */
 async function listening(server: Server, host: string, port: number): Promise<number> {
-  await once(server, "listening").catch((error: NodeJS.ErrnoException) => {
-    const why = error.code ?? messageOf(error);
-    throw new UserError(`--host ${host} --port ${port}: cannot listen (${why}). Choose another port.`);
+  await new Promise<void>((resolve, reject) => {
+    server.once("listening", resolve);
+    server.once("error", (error: NodeJS.ErrnoException) => {
+      const why = error.code ?? messageOf(error);
+      reject(new UserError(`--host ${host} --port ${port}: cannot listen (${why}). Choose another port.`));
+    });
   });
   return (server.address() as AddressInfo).port;
 }
