@@ -84,7 +84,15 @@ export async function withLearner<T>(
   const failed = new Promise<never>((_, reject) => (fail = reject));
   const log = () => {};
   const rules = { vocabSize: 512, rewardNames: ["correctness"] };
-  const ledger = new Ledger({ ...book(maxBatches), rules, firstIteration: 0, runDir: folder, log, onFatal: fail });
+  const ledger = new Ledger({
+    ...book(maxBatches),
+    rules,
+    firstIteration: 0,
+    runDir: folder,
+    log,
+    note: log,
+    onFatal: fail,
+  });
   const dispatcher = await Dispatcher.start({
     addresses,
     token: TOKEN,

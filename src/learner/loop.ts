@@ -13,6 +13,7 @@ import { UserError } from "../errors.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
 import type { ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
+import { recordIncident } from "../run/incidents.js";
 import { appendMetrics, appendValidation, currentCommit, dropLinesAfter, writeSummary } from "../run/records.js";
 import { rolloutMetrics } from "./algorithms/metrics.js";
 import { Updater } from "./algorithms/update.js";
@@ -81,14 +82,18 @@ async function openSource(
   model: TrainableModel,
   firstIteration: number,
 ): Promise<RolloutSource> {
+  const onNote = (message: string): void => {
+    recordIncident(runDir, "learner", message);
+    send({ type: "log", message });
+  };
   if (serial) {
     const { startSerialSource } = await import("./rollouts/start-serial.js");
-    return startSerialSource(run, { runDir, firstIteration, shape, threads });
+    return startSerialSource(run, { runDir, firstIteration, shape, threads, note: onNote });
   }
   const { RemoteSource } = await import("./rollouts/remote-source.js");
   const layout = model.publishedLayout;
   const baseSha256 = run.lora.enabled ? model.frozenSha256 : null;
-  const remote = await RemoteSource.start({ run, runDir, firstIteration, layout, baseSha256 });
+  const remote = await RemoteSource.start({ run, runDir, firstIteration, layout, baseSha256, onNote });
   send({ type: "listening", ...remote.addresses, token: remote.token });
   return remote;
 }

@@ -143,4 +143,7 @@ const groupRecord = z.strictObject({ type: z.literal("trajectory"), task: taskHe
 /** Frame: float32 advantages, all completions of the group one after the other. */
 const advantagesRecord = z.strictObject({ type: z.literal("advantages"), taskId: id, lengths: z.array(count) });
 
-export const journalRecord = z.discriminatedUnion("type", [groupRecord, advantagesRecord]);
+/** A task that cost too many actors. */
+const setAsideRecord = z.strictObject({ type: z.literal("setAside"), taskId: id });
+
+export const journalRecord = z.discriminatedUnion("type", [groupRecord, advantagesRecord, setAsideRecord]);

@@ -9,12 +9,13 @@
  *
  * Knows files and records; which records are worth keeping after a resume is the ledger's business.
  */
-import { closeSync, existsSync, fsync, mkdirSync, openSync, readFileSync, readdirSync } from "node:fs";
+import { closeSync, existsSync, fsync, mkdirSync, openSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { crc32 } from "node:zlib";
 import { fsyncPath, writeFully, writeWhole } from "../files.js";
 import {
+  ProtocolError,
   decode,
   encode,
   float32,
@@ -30,7 +31,8 @@ import { journalRecord } from "../protocol/wire-schemas.js";
 
 export type JournalRecord =
   | { readonly type: "trajectory"; readonly task: Task; readonly group: TrajectoryGroup }
-  | { readonly type: "advantages"; readonly taskId: string; readonly advantages: readonly Float32Array[] };
+  | { readonly type: "advantages"; readonly taskId: string; readonly advantages: readonly Float32Array[] }
+  | { readonly type: "setAside"; readonly taskId: string };
 
 const FSYNC_EVERY_MS = 1_000;
 const HEADER_BYTES = 8;
@@ -110,34 +112,51 @@ export interface Recovery {
   readonly kept: number;
   readonly discarded: number;
   readonly tornTails: number;
+  /** Files with records that cannot be read, though whole ones follow or their checksum is right. */
+  readonly damaged: readonly { readonly file: string; readonly records: number }[];
 }
 
 /**
- * Prepares the journal for training from iteration `iteration`: cuts torn tails, and of the batches
- * still to be trained (k ≥ iteration) keeps only the trajectories `keep` accepts. Their advantages
- * belong to the lost training and go too.
+ * Prepares the journal for training from iteration `iteration`. Torn tails and damaged records are
+ * cut. Of the batches still to be trained only the trajectories that `keep` accepts stay; their
+ * advantages belong to the lost training and go.
+ * @param setAside is told of tasks that were set aside, in the order of the records
  */
 export function recoverJournal(
   directory: string,
   iteration: number,
   keep: (task: Task, group: TrajectoryGroup) => boolean,
+  setAside: (taskId: string) => void = () => {},
 ): Recovery {
-  let kept = 0;
-  let discarded = 0;
-  let tornTails = 0;
+  const damaged: { file: string; records: number }[] = [];
+  let [kept, discarded, tornTails] = [0, 0, 0];
   for (const batch of journalBatches(directory)) {
-    const path = batchFile(directory, batch);
-    const { records, tornBytes } = readBatchFile(path);
+    const file = batchFile(directory, batch);
+    const { records, tornBytes, damagedRecords } = readBatchFile(file);
     if (tornBytes > 0) tornTails++;
-    const survivors =
-      batch < iteration ? records : records.filter((r) => r.type === "trajectory" && keep(r.task, r.group));
-    if (batch >= iteration) {
-      kept += survivors.length;
-      discarded += records.filter((r) => r.type === "trajectory").length - survivors.length;
-    }
-    if (tornBytes > 0 || survivors.length < records.length) writeWhole(path, survivors.map(toBytes));
+    if (damagedRecords > 0) damaged.push({ file, records: damagedRecords });
+    const survivors = records.filter((record) => {
+      if (batch < iteration) return true;
+      if (record.type === "advantages") return false;
+      if (record.type === "setAside") {
+        setAside(record.taskId);
+        return true;
+      }
+      const isKept = keep(record.task, record.group);
+      if (isKept) kept++;
+      else discarded++;
+      return isKept;
+    });
+    if (tornBytes + damagedRecords > 0 || survivors.length < records.length) writeWhole(file, survivors.map(toBytes));
   }
-  return { kept, discarded, tornTails };
+  return { kept, discarded, tornTails, damaged };
+}
+
+/** Deletes the files of all batches before `batch`. @returns how many */
+export function thinJournal(directory: string, batch: number): number {
+  const old = journalBatches(directory).filter((k) => k < batch);
+  for (const k of old) rmSync(batchFile(directory, k), { force: true });
+  return old.length;
 }
 
 /** Numbers of the batches that have a file, ascending; empty when there is no journal. */
@@ -154,22 +173,66 @@ export function batchFile(directory: string, batch: number): string {
   return join(directory, `batch-${String(batch).padStart(6, "0")}.bin`);
 }
 
-/**
- * All whole records of a file in the order written, and how many bytes after them are no record (0
- * in health).
- */
-export function readBatchFile(path: string): { records: JournalRecord[]; tornBytes: number } {
+export interface BatchRecords {
+  /** All that can be read, in the order written. */
+  readonly records: JournalRecord[];
+  /** Bytes of an unfinished record at the end; 0 in health. */
+  readonly tornBytes: number;
+  /** Records in between that cannot be read; 0 in health. */
+  readonly damagedRecords: number;
+}
+
+export function readBatchFile(path: string): BatchRecords {
   const bytes = readFileSync(path);
   const records: JournalRecord[] = [];
+  let damagedRecords = 0;
   let offset = 0;
   while (bytes.length - offset >= HEADER_BYTES) {
-    const length = bytes.readUInt32LE(offset);
-    const payload = bytes.subarray(offset + HEADER_BYTES, offset + HEADER_BYTES + length);
-    if (payload.length < length || crc32(payload) !== bytes.readUInt32LE(offset + 4)) break;
-    records.push(fromPayload(payload));
-    offset += HEADER_BYTES + length;
+    const payload = payloadAt(bytes, offset);
+    if (payload === null) {
+      const next = nextRecord(bytes, offset + 1);
+      if (next === null) break;
+      damagedRecords++;
+      offset = next;
+      continue;
+    }
+    try {
+      records.push(fromPayload(payload));
+    } catch (error) {
+      // a right checksum over another form: another release wrote it
+      if (!(error instanceof ProtocolError)) throw error;
+      damagedRecords++;
+    }
+    offset += HEADER_BYTES + payload.length;
   }
-  return { records, tornBytes: bytes.length - offset };
+  return { records, tornBytes: bytes.length - offset, damagedRecords };
+}
+
+/** The payload of the record at `offset`; null where there is no whole one. */
+function payloadAt(bytes: Buffer, offset: number): Buffer | null {
+  const length = bytes.readUInt32LE(offset);
+  const payload = bytes.subarray(offset + HEADER_BYTES, offset + HEADER_BYTES + length);
+  return payload.length === length && crc32(payload) === bytes.readUInt32LE(offset + 4) ? payload : null;
+}
+
+/** Finds the next whole record behind damage. Lengths are compared first: checksums take time. */
+function nextRecord(bytes: Buffer, from: number): number | null {
+  for (let at = from; at + HEADER_BYTES < bytes.length; at++) {
+    const length = bytes.readUInt32LE(at);
+    const payload = bytes.subarray(at + HEADER_BYTES, at + HEADER_BYTES + length);
+    if (length < 8 || payload.length < length || !isJoined(payload)) continue;
+    if (payloadAt(bytes, at) !== null) return at;
+  }
+  return null;
+}
+
+/** True when bytes have the form of joined frames, as far as their lengths tell. */
+function isJoined(payload: Buffer): boolean {
+  const count = payload.readUInt32LE(0);
+  if (count === 0 || count > 16 || 4 + 4 * count > payload.length) return false;
+  let total = 4 + 4 * count;
+  for (let i = 0; i < count; i++) total += payload.readUInt32LE(4 + 4 * i);
+  return total === payload.length;
 }
 
 function toBytes(record: JournalRecord): Buffer {
@@ -181,6 +244,7 @@ function toBytes(record: JournalRecord): Buffer {
 }
 
 function toFrames(record: JournalRecord): Uint8Array[] {
+  if (record.type === "setAside") return encode(record);
   if (record.type === "advantages") {
     const { taskId, advantages } = record;
     const header = { type: "advantages", taskId, lengths: advantages.map((a) => a.length) };
@@ -194,6 +258,7 @@ function toFrames(record: JournalRecord): Uint8Array[] {
 
 function fromPayload(payload: Buffer): JournalRecord {
   const { header, tensors } = decode(journalRecord, splitFrames(payload));
+  if (header.type === "setAside") return header;
   if (header.type === "advantages") {
     const advantages = header.lengths.map((_, i) => float32(tensors[i] ?? new Uint8Array(), header.taskId));
     return { type: "advantages", taskId: header.taskId, advantages };

@@ -134,6 +134,7 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
       firstIteration: 0,
       runDir,
       log: () => {},
+      note: () => {},
     });
     cleanups.push(() => serial.close());
     await serial.publish(packed, 0);

@@ -2,12 +2,21 @@ import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
+import { crc32 } from "node:zlib";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { trajectories } from "../../src/run/journal-lines.js";
 import { runConfigSchema } from "../../src/config/schema.js";
 import { UserError } from "../../src/errors.js";
-import { Journal, batchFile, journalBatches, readBatchFile, recoverJournal } from "../../src/run/journal.js";
+import { encode, joinFrames } from "../../src/protocol/codec.js";
+import {
+  Journal,
+  batchFile,
+  journalBatches,
+  readBatchFile,
+  recoverJournal,
+  thinJournal,
+} from "../../src/run/journal.js";
 import { Ledger } from "../../src/learner/rollouts/ledger.js";
 import { answer, later, ledgerOptions, makeTask, temporaryDirectory, weights } from "../support/rollout-fixtures.js";
 
@@ -54,14 +63,14 @@ describe("journal", () => {
     ];
     for (const r of records) journal.append(3, r);
     journal.append(12, record("c"));
-    expect(readBatchFile(batchFile(directory, 3))).toEqual({ records, tornBytes: 0 });
+    expect(readBatchFile(batchFile(directory, 3))).toEqual({ records, tornBytes: 0, damagedRecords: 0 });
     await journal.closeBefore(4);
     journal.append(3, record("d"));
     expect(readBatchFile(batchFile(directory, 3)).records).toHaveLength(4);
     expect(journalBatches(directory)).toEqual([3, 12]);
   });
 
-  it("a file cut or damaged anywhere gives exactly the whole records before that place", () => {
+  it("a file cut or damaged anywhere gives every whole record but the one at that place", () => {
     const directory = temporaryDirectory();
     const journal = openJournal(directory);
     const file = batchFile(directory, 0);
@@ -76,10 +85,14 @@ describe("journal", () => {
         const bytes = Buffer.from(whole);
         if (!cut) bytes[place]! ^= 0x40;
         writeFileSync(copy, cut ? bytes.subarray(0, place) : bytes);
-        const { records, tornBytes } = readBatchFile(copy);
+        const { records, tornBytes, damagedRecords } = readBatchFile(copy);
         const intact = ends.filter((end) => end <= place).length;
-        expect(records).toHaveLength(intact);
-        expect(tornBytes).toBe((cut ? place : whole.length) - (ends[intact - 1] ?? 0));
+        const expected = ["a", "b", "c"].filter((_, i) => i < intact || (!cut && i > intact));
+        expect(records.map((r) => r.type === "trajectory" && r.task.taskId)).toEqual(expected);
+        // damage in the last record cannot be told from a torn tail
+        const isTail = cut || intact === ends.length - 1;
+        expect(damagedRecords).toBe(isTail ? 0 : 1);
+        expect(tornBytes).toBe(isTail ? (cut ? place : whole.length) - (ends[intact - 1] ?? 0) : 0);
       }),
     );
   });
@@ -88,10 +101,55 @@ describe("journal", () => {
     const directory = temporaryDirectory();
     openJournal(directory).append(0, record("a"));
     appendFileSync(batchFile(directory, 0), "torn");
-    expect(recoverJournal(directory, 5, () => false)).toEqual({ kept: 0, discarded: 0, tornTails: 1 });
+    expect(recoverJournal(directory, 5, () => false)).toEqual({ kept: 0, discarded: 0, tornTails: 1, damaged: [] });
     openJournal(directory).append(0, record("b"));
     const { records, tornBytes } = readBatchFile(batchFile(directory, 0));
     expect([records.length, tornBytes]).toEqual([2, 0]);
+  });
+
+  it("a record of another release under a right checksum is left out, counted and named; the rest serves", () => {
+    const directory = temporaryDirectory();
+    const journal = openJournal(directory);
+    const file = batchFile(directory, 0);
+    journal.append(0, record("a"));
+    const payload = joinFrames(encode({ type: "trajectory", invented: true }));
+    const header = Buffer.alloc(8);
+    header.writeUInt32LE(payload.length, 0);
+    header.writeUInt32LE(crc32(payload), 4);
+    appendFileSync(file, Buffer.concat([header, payload]));
+    openJournal(directory).append(0, record("b"));
+    expect(recoverJournal(directory, 0, () => true)).toEqual({
+      kept: 2,
+      discarded: 0,
+      tornTails: 0,
+      damaged: [{ file, records: 1 }],
+    });
+    expect(readBatchFile(file).records).toHaveLength(2);
+  });
+
+  it("a task that was set aside stays so after a resume, and its substitute's answer serves", async () => {
+    const runDir = temporaryDirectory();
+    const notes: string[] = [];
+    const before = ledger(runDir, 0, { note: (message: string) => notes.push(message) });
+    const { version } = weights(0);
+    before.publish(version);
+    before.setAside("b0-1");
+    while (before.book.lease("a", 100, 0, false) !== null);
+    expect(before.receive(answer(makeTask("b0-1-r1"), version, "a")).kind).toBe("accepted");
+    await before.close();
+    const after = ledger(runDir, 0);
+    after.publish(version);
+    expect(after.book.find("b0-1")).toBe("finished");
+    expect(after.book.find("b0-1-r1")).toBe("finished");
+    expect(after.totals).toMatchObject({ journal_groups_reused: 1 });
+  });
+
+  it("thinning deletes the oldest batches alone", () => {
+    const directory = temporaryDirectory();
+    const journal = openJournal(directory);
+    for (const batch of [0, 1, 2, 10]) journal.append(batch, record(`t${batch}`, 0, batch));
+    expect(thinJournal(directory, 2)).toBe(2);
+    expect(journalBatches(directory)).toEqual([2, 10]);
   });
 });
 

@@ -68,6 +68,7 @@ export type ThreadMessage =
   | { readonly type: "result"; readonly id: number; readonly value: unknown }
   | { readonly type: "failed"; readonly id: number; readonly error: ThreadError }
   | { readonly type: "evaluated"; readonly done: number; readonly total: number }
+  | { readonly type: "note"; readonly message: string }
   | { readonly type: "fatal"; readonly error: ThreadError };
 
 async function main(data: DispatcherData): Promise<void> {
@@ -84,7 +85,14 @@ async function main(data: DispatcherData): Promise<void> {
   };
 
   const source = TaskSource.open(run);
-  const ledger = new Ledger({ ...bookOptions(run, source), firstIteration, runDir, log, onFatal });
+  const ledger = new Ledger({
+    ...bookOptions(run, source),
+    firstIteration,
+    runDir,
+    log,
+    note: (message) => post({ type: "note", message }),
+    onFatal,
+  });
   const { addresses, cleanup: removeSockets } = resolveAddresses(run.transport.address);
   const shared = run.transport.shared_memory ? sharedMemoryFolder() : null;
   const cleanup = () => {

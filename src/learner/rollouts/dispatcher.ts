@@ -23,6 +23,7 @@ import type { ActorHeartbeat, Hello } from "../../protocol/wire-schemas.js";
 import { fromActor } from "../../protocol/wire-schemas.js";
 import type { Ledger, Log } from "./ledger.js";
 import type { TrainingBatch } from "./rollout-source.js";
+import { MAX_DEATHS } from "./task-book.js";
 import { sameToken } from "./run-token.js";
 import { WeightServer } from "./weight-server.js";
 
@@ -64,7 +65,7 @@ export class Dispatcher {
   readonly #heartbeatMs: number;
   readonly #silenceMs: number;
   readonly #timer: NodeJS.Timeout;
-  #lastTickMs = Date.now();
+  #lastTickMs = performance.now();
   #actorMs = { busy: 0, idle: 0 };
   #closed = false;
 
@@ -170,9 +171,9 @@ export class Dispatcher {
       this.#ledger.count("messages_unknown_sender");
       return this.#send(id, { type: "unknown" });
     }
-    if (header.type === "bye") return this.#drop(id, `said bye: ${header.reason}`);
+    if (header.type === "bye") return this.#drop(id, `said bye: ${header.reason}`, false);
     const actor = this.#actors.get(id);
-    if (actor !== undefined) actor.lastSeenMs = Date.now();
+    if (actor !== undefined) actor.lastSeenMs = performance.now();
     // An actor given up for dead has to introduce itself again; its answers count all the same.
     else this.#send(id, { type: "unknown" });
     if (header.type === "group") {
@@ -195,7 +196,7 @@ export class Dispatcher {
     }
     this.#admitted.add(id);
     const report = this.#actors.get(id)?.report ?? { steps: 0, busyMs: 0, idleMs: 0, counters: {}, version: null };
-    this.#actors.set(id, { id, capacity, lastSeenMs: Date.now(), report });
+    this.#actors.set(id, { id, capacity, lastSeenMs: performance.now(), report });
     this.#ledger.count("actors_joined");
     this.#options.log("info", "actor joined", { actor: id, pid, index, capacity });
     this.#sendHeartbeat(id);
@@ -205,7 +206,7 @@ export class Dispatcher {
   #note(actor: ActorState, heartbeat: ActorHeartbeat): void {
     const { report } = actor;
     // Held tasks are safe only while the engine moves: a stuck one loses its leases.
-    if (heartbeat.steps > report.steps) this.#ledger.book.renew(actor.id, heartbeat.held, Date.now());
+    if (heartbeat.steps > report.steps) this.#ledger.book.renew(actor.id, heartbeat.held, performance.now());
     this.#actorMs.busy += Math.max(0, heartbeat.busyMs - report.busyMs);
     this.#actorMs.idle += Math.max(0, heartbeat.idleMs - report.idleMs);
     for (const [name, total] of Object.entries(heartbeat.counters)) {
@@ -244,7 +245,7 @@ export class Dispatcher {
     for (;;) {
       room.sort((a, b) => b.rows - a.rows);
       const leased = room.some((actor) => {
-        const task = this.#ledger.book.lease(actor.id, actor.rows, Date.now(), room.length > 1);
+        const task = this.#ledger.book.lease(actor.id, actor.rows, performance.now(), room.length > 1);
         if (task === null) return false;
         actor.rows -= task.groupSize;
         this.#ledger.count("tasks_leased");
@@ -257,30 +258,47 @@ export class Dispatcher {
   }
 
   #tick(): void {
-    const now = Date.now();
-    // After a pause of this very thread (a suspended machine) the actors' heartbeats wait in the
-    // socket: read first.
-    const paused = now - this.#lastTickMs > 3 * this.#heartbeatMs;
+    const now = performance.now();
+    const passed = now - this.#lastTickMs;
     this.#lastTickMs = now;
-    if (paused) return;
-    for (const actor of this.#actors.values())
-      if (now - actor.lastSeenMs > this.#silenceMs) this.#drop(actor.id, `silent for ${this.#silenceMs} ms`);
-    const expired = this.#ledger.book.releaseExpired(now);
-    if (expired > 0) {
-      this.#ledger.count("tasks_released_timeout", expired);
-      this.#options.log("warn", "leases expired", { tasks: expired });
+    // This thread stood still (a suspended machine or job), and the actors perhaps too: their
+    // heartbeats wait in the socket, and nobody could work.
+    if (passed > 3 * this.#heartbeatMs) {
+      this.#ledger.book.extend(passed);
+      for (const actor of this.#actors.values()) actor.lastSeenMs += passed;
+      return;
     }
+    for (const actor of this.#actors.values())
+      if (now - actor.lastSeenMs > this.#silenceMs)
+        this.#drop(actor.id, `silent for ${Math.round(this.#silenceMs / 1000)} s`, true);
+    const { released, poisonous } = this.#ledger.book.releaseExpired(now);
+    if (released > 0) {
+      this.#ledger.count("tasks_released_timeout", released);
+      this.#ledger.note(`${released} leases expired: no answer in time; the tasks are asked of others.`);
+    }
+    this.#setAside(poisonous);
     for (const id of this.#actors.keys()) this.#sendHeartbeat(id);
     this.#assign();
   }
 
-  #drop(id: string, reason: string): void {
+  /** Forgets an actor. @param isDead it died or hung, rather than saying bye */
+  #drop(id: string, reason: string, isDead: boolean): void {
     if (!this.#actors.delete(id)) return;
-    const released = this.#ledger.book.releaseActor(id);
+    const { book } = this.#ledger;
+    const { released, poisonous } = isDead ? book.releaseDead(id) : { released: book.releaseActor(id), poisonous: [] };
     this.#ledger.count("actors_lost");
     this.#ledger.count("tasks_released_actor_gone", released);
     this.#options.log("warn", "actor lost", { actor: id, reason, releasedTasks: released });
+    if (isDead) this.#ledger.note(`${id} is lost (${reason}); ${released} tasks are asked of others.`);
+    this.#setAside(poisonous);
     this.#assign();
+  }
+
+  #setAside(taskIds: readonly string[]): void {
+    for (const taskId of taskIds) {
+      this.#ledger.setAside(taskId);
+      this.#ledger.note(`task ${taskId} is set aside: ${MAX_DEATHS} actors died or hung over it.`);
+    }
   }
 
   #sendHeartbeat(id: string): void {
@@ -291,7 +309,7 @@ export class Dispatcher {
     if (this.#closed) return;
     // ROUTER_MANDATORY: an unreachable actor is an error here, not silence.
     this.#writer.send([Buffer.from(id, "latin1"), ...encode(header, tensors)]).catch((error: unknown) => {
-      if (!this.#closed) this.#drop(id, `unreachable: ${String(error)}`);
+      if (!this.#closed) this.#drop(id, `unreachable: ${String(error)}`, true);
     });
   }
 }

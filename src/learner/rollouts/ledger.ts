@@ -21,6 +21,8 @@ export interface LedgerOptions extends TaskBookOptions {
   readonly rules: GroupRules;
   readonly runDir: string;
   readonly log: Log;
+  /** Shows the user a thing that went wrong and was dealt with. */
+  readonly note: (message: string) => void;
   /**
    * Told about failures no caller waits for (the disk is full, a task is refused again and again).
    */
@@ -63,6 +65,12 @@ export class Ledger {
   /** Adds to a running total. Names are snake_case; they end up in the metrics. */
   count(name: string, n = 1): void {
     this.#counters.set(name, (this.#counters.get(name) ?? 0) + n);
+  }
+
+  /** Says a thing that went wrong and was dealt with, to the log and to the user. */
+  note(message: string): void {
+    this.#options.log("warn", message);
+    this.#options.note(message);
   }
 
   get totals(): Record<string, number> {
@@ -114,6 +122,16 @@ export class Ledger {
     if (times >= MAX_REFUSALS)
       this.#options.onFatal(new Error(`task ${taskId} was answered ${times} times and refused each time: ${reason}`));
     return { kind: "refused", reason };
+  }
+
+  /** Takes a task out of the run, and remembers it: a resumed run does not ask it again. */
+  setAside(taskId: string): void {
+    const task = this.book.find(taskId);
+    if (task === null || task === "finished") return;
+    this.count("tasks_set_aside");
+    if (task.kind === "train") this.#journal.append(task.batch, { type: "setAside", taskId });
+    this.book.setAside(taskId);
+    this.#settle();
   }
 
   /** Resolves when all groups of batch k are accepted. */
@@ -195,11 +213,18 @@ export class Ledger {
       this.#accept(group);
       return true;
     };
-    const { kept, discarded, tornTails } = recoverJournal(this.#directory, version.iteration, keep);
-    if (kept + discarded + tornTails === 0) return;
+    const setAside = (taskId: string): void => this.book.setAside(taskId);
+    const { kept, discarded, tornTails, damaged } = recoverJournal(this.#directory, version.iteration, keep, setAside);
+    for (const { file, records } of damaged)
+      this.note(`${file}: ${records} damaged records are left out; their tasks are asked again.`);
+    if (kept + discarded + tornTails + damaged.length === 0) return;
     this.count("journal_groups_reused", kept);
     this.count("journal_groups_discarded", discarded);
     this.count("journal_torn_tails", tornTails);
+    this.count(
+      "journal_records_damaged",
+      damaged.reduce((sum, { records }) => sum + records, 0),
+    );
     this.#options.log("info", "journal recovered", { iteration: version.iteration, kept, discarded, tornTails });
   }
 

@@ -24,10 +24,14 @@ export interface RemoteSourceOptions {
   readonly layout: readonly LayoutEntry[];
   /** Hash of the frozen base with LoRA; null without. */
   readonly baseSha256: string | null;
+  /** Told of what went wrong and was dealt with. */
+  readonly onNote?: (message: string) => void;
 }
 
 /** A thread that does not close its sockets in this time is ended all the same. */
 const CLOSE_MS = 5_000;
+
+type Listening = Extract<ThreadMessage, { type: "listening" }>;
 
 interface Call {
   readonly resolve: (value: unknown) => void;
@@ -49,8 +53,15 @@ export class RemoteSource implements RolloutSource {
   #closing = false;
   #hasExited = false;
   readonly #exit: Promise<unknown>;
+  readonly #onNote: (message: string) => void;
 
-  private constructor(worker: Worker, buffers: DispatcherData["buffers"], addresses: Addresses, token: string) {
+  private constructor(
+    worker: Worker,
+    buffers: DispatcherData["buffers"],
+    { addresses, token }: Listening,
+    onNote: (message: string) => void,
+  ) {
+    this.#onNote = onNote;
     this.#worker = worker;
     this.#buffers = buffers;
     this.addresses = addresses;
@@ -71,14 +82,15 @@ export class RemoteSource implements RolloutSource {
   static async start(options: RemoteSourceOptions): Promise<RemoteSource> {
     const bytes = layoutSize(options.layout) * 4;
     const buffers = [new SharedArrayBuffer(bytes), new SharedArrayBuffer(bytes)] as const;
-    const workerData: DispatcherData = { ...options, buffers };
+    const { onNote = () => {}, ...data } = options;
+    const workerData: DispatcherData = { ...data, buffers };
     const worker = new Worker(new URL("./dispatcher-thread.js", import.meta.url), { workerData });
     try {
       const [first] = (await once(worker, "message")) as [ThreadMessage];
       if (first.type === "fatal") throw fromThreadError(first.error);
       if (first.type !== "listening")
         throw new Error(`expected the dispatcher thread's addresses, found ${first.type}`);
-      return new RemoteSource(worker, buffers, first.addresses, first.token);
+      return new RemoteSource(worker, buffers, first, onNote);
     } catch (error) {
       await worker.terminate();
       throw error;
@@ -154,6 +166,9 @@ export class RemoteSource implements RolloutSource {
         break;
       case "evaluated":
         this.#onEvaluated(message.done, message.total);
+        break;
+      case "note":
+        this.#onNote(message.message);
         break;
       case "fatal":
         this.#fail(fromThreadError(message.error));

@@ -17,6 +17,7 @@ export interface SerialOptions {
   readonly firstIteration: number;
   readonly shape: ModelConfig;
   readonly threads: number;
+  readonly note: (message: string) => void;
 }
 
 export async function startSerialSource(run: RunConfig, options: SerialOptions): Promise<RolloutSource> {
@@ -33,6 +34,7 @@ export async function startSerialSource(run: RunConfig, options: SerialOptions):
     runDir: options.runDir,
     firstIteration: options.firstIteration,
     log: (_level, message, fields) => console.error(message, fields ?? ""),
+    note: options.note,
     engine,
     maxRows,
     score: makeScorer(tokenizer, rewards),

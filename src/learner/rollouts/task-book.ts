@@ -9,6 +9,9 @@
  * Pacing (bounded staleness): training batch k is opened when the policy's iteration reaches k −
  * maxStaleness, and not before. So nothing older can be trained on, and nothing is thrown away.
  *
+ * A task whose actors die or hang is suspected: each actor holds one suspect at most, so that the
+ * next death tells which it was. After MAX_DEATHS of its actors it is set aside.
+ *
  * Dynamic sampling: a group whose rewards are all equal carries no group-relative signal. A fresh
  * task replaces it in the same place of the same batch (DAPO, arXiv:2503.14476, section 3.2).
  */
@@ -29,6 +32,9 @@ export interface TaskBookOptions {
   readonly leaseMs: number;
 }
 
+/** Actors that may die or hang over a task before it is set aside. */
+export const MAX_DEATHS = 3;
+
 interface Entry {
   readonly task: Task;
   readonly slot: number;
@@ -43,6 +49,8 @@ interface Entry {
   failedOn: string | null;
   /** Was leased before: goes to the front of its batch. */
   returned: boolean;
+  /** Actors that died or hung over it. */
+  deaths: number;
 }
 
 interface OpenBatch {
@@ -111,10 +119,10 @@ export class TaskBook {
     tasks.forEach((task, slot) => this.#addEntry(task, slot, 0));
   }
 
-  /** Answers of the evaluation once all are in, and then forgets it; null before. */
+  /** Answers of the evaluation, less tasks set aside, once all are in; then forgets it. */
   takeEvaluation(): TrajectoryGroup[] | null {
     if (this.#evaluation === null || this.#evaluation.missing > 0) return null;
-    const groups = this.#evaluation.groups as TrajectoryGroup[];
+    const groups = this.#evaluation.groups.filter((group) => group !== undefined);
     this.#evaluation = null;
     return groups;
   }
@@ -143,8 +151,10 @@ export class TaskBook {
    */
   lease(actorId: string, free: number, nowMs: number, othersLive: boolean): Task | null {
     let best: Entry | null = null;
+    const holdsSuspect = [...this.#live.values()].some((entry) => entry.holder === actorId && entry.deaths > 0);
     for (const entry of this.#live.values()) {
       if (entry.holder !== null || entry.task.groupSize > free) continue;
+      if (entry.deaths > 0 && holdsSuspect) continue;
       if (othersLive && entry.failedOn === actorId) continue;
       if (best === null || isMoreUrgent(entry, best)) best = entry;
     }
@@ -173,19 +183,61 @@ export class TaskBook {
     }
   }
 
-  /** Gives back all leases of an actor that is gone; returns how many. */
+  /** Gives back all leases of an actor that left in good order. @returns how many */
   releaseActor(actorId: string): number {
-    return this.#releaseWhere((entry) => entry.holder === actorId);
+    return this.#release((entry) => entry.holder === actorId).length;
   }
 
-  /** Gives back leases that ran out; returns how many. */
-  releaseExpired(nowMs: number): number {
-    return this.#releaseWhere((entry) => entry.holder !== null && entry.expiresMs <= nowMs);
+  /**
+   * Gives back all leases of an actor that died or hung.
+   * Suspects among them are to blame; where there is none, all of them become suspects.
+   * @returns how many leases, and the tasks that have now cost too many actors
+   */
+  releaseDead(actorId: string): { released: number; poisonous: string[] } {
+    return this.#blame((entry) => entry.holder === actorId);
+  }
+
+  /** Gives back leases that ran out, as `releaseDead` does. */
+  releaseExpired(nowMs: number): { released: number; poisonous: string[] } {
+    const holders = new Set<string>();
+    for (const { holder, expiresMs } of this.#live.values())
+      if (holder !== null && expiresMs <= nowMs) holders.add(holder);
+    const all = [...holders].map((holder) =>
+      this.#blame((entry) => entry.holder === holder && entry.expiresMs <= nowMs),
+    );
+    return {
+      released: all.reduce((sum, { released }) => sum + released, 0),
+      poisonous: all.flatMap(({ poisonous }) => poisonous),
+    };
+  }
+
+  /** Moves all leases' ends, after time in which nobody could work. */
+  extend(byMs: number): void {
+    for (const entry of this.#live.values()) entry.expiresMs += byMs;
+  }
+
+  /**
+   * Takes a task out of the run. A training task is replaced by a fresh one in its place; an
+   * evaluation goes on without it.
+   */
+  setAside(taskId: string): void {
+    const entry = this.#live.get(taskId);
+    if (entry === undefined) return;
+    this.#live.delete(taskId);
+    this.#finished.add(taskId);
+    const { task, slot, replacement } = entry;
+    if (task.kind === "eval") {
+      this.#evaluation!.missing--;
+      return;
+    }
+    const fresh = this.#options.taskAt(task.batch, slot, replacement + 1);
+    this.#batches.get(task.batch)!.tasks[slot] = fresh;
+    this.#addEntry(fresh, slot, replacement + 1);
   }
 
   /** Gives back one lease, if this actor holds it (its answer was refused). */
   release(taskId: string, actorId: string): void {
-    this.#releaseWhere((entry) => entry.task.taskId === taskId && entry.holder === actorId);
+    this.#release((entry) => entry.task.taskId === taskId && entry.holder === actorId);
   }
 
   /** True when this actor holds or has held the lease of an unanswered task. */
@@ -238,18 +290,31 @@ export class TaskBook {
 
   #addEntry(task: Task, slot: number, replacement: number): void {
     if (this.find(task.taskId) !== null) throw new Error(`task id ${task.taskId} is used twice`);
-    const lease = { holder: null, askedOf: new Set<string>(), expiresMs: 0, failedOn: null, returned: false };
+    const lease = {
+      holder: null,
+      askedOf: new Set<string>(),
+      expiresMs: 0,
+      failedOn: null,
+      returned: false,
+      deaths: 0,
+    };
     this.#live.set(task.taskId, { task, slot, replacement, order: this.#orders++, ...lease });
   }
 
-  #releaseWhere(matches: (entry: Entry) => boolean): number {
-    let released = 0;
-    for (const entry of this.#live.values()) {
-      if (!matches(entry)) continue;
+  #blame(matches: (entry: Entry) => boolean): { released: number; poisonous: string[] } {
+    const released = this.#release(matches);
+    const suspects = released.filter(({ deaths }) => deaths > 0);
+    for (const entry of suspects.length > 0 ? suspects : released) entry.deaths++;
+    const poisonous = released.filter(({ deaths }) => deaths >= MAX_DEATHS).map(({ task }) => task.taskId);
+    return { released: released.length, poisonous };
+  }
+
+  #release(matches: (entry: Entry) => boolean): Entry[] {
+    const released = [...this.#live.values()].filter(matches);
+    for (const entry of released) {
       entry.failedOn = entry.holder;
       entry.holder = null;
       entry.returned = true;
-      released++;
     }
     return released;
   }
