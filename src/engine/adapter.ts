@@ -67,23 +67,18 @@ export class AdapterMerger {
   /** The arena that holds the base where no adapter goes: that part never changes. */
   #filled: Float32Array | null = null;
 
-  private constructor(config: ModelConfig, lora: LoraSpec, base: Float32Array, merge: MatrixMerge) {
-    this.layout = loraLayout(config, lora);
+  private constructor(shape: ModelConfig, lora: LoraSpec, base: Float32Array, merge: MatrixMerge) {
+    this.layout = loraLayout(shape, lora);
     this.#base = base;
-    const baseLayout = weightLayout(config);
+    const baseLayout = weightLayout(shape);
     this.#baseLayout = new Map(baseLayout.map((entry) => [entry.name, entry]));
     this.#baseSha256 = hashPacked(base, baseLayout);
     this.#merge = merge;
   }
 
   /** @param base the frozen weights in `weightLayout` order; kept, not copied */
-  static async create(
-    config: ModelConfig,
-    lora: LoraSpec,
-    base: Float32Array,
-    threads: number,
-  ): Promise<AdapterMerger> {
-    return new AdapterMerger(config, lora, base, await createMatrixMerge(lora, threads));
+  static async create(shape: ModelConfig, lora: LoraSpec, base: Float32Array, threads: number): Promise<AdapterMerger> {
+    return new AdapterMerger(shape, lora, base, await createMatrixMerge(lora, threads));
   }
 
   /**

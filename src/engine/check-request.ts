@@ -4,7 +4,7 @@ import type { ModelConfig } from "../model/config.js";
 import type { EngineOptions, GenerateRequest } from "./engine-types.js";
 
 /** @throws UserError for a request that cannot be served */
-export function checkRequest(request: GenerateRequest, config: ModelConfig, options: EngineOptions): void {
+export function checkRequest(request: GenerateRequest, shape: ModelConfig, options: EngineOptions): void {
   const { promptIds, groupSize, sampling, forced } = request;
   const refuse = (what: string): never => {
     throw new UserError(`request ${request.requestId}: ${what}`);
@@ -26,14 +26,14 @@ export function checkRequest(request: GenerateRequest, config: ModelConfig, opti
     refuse(`maxNewTokens is ${sampling.maxNewTokens}, expected an integer ≥ 1`);
   }
   const maxNewTokens = forced === undefined ? sampling.maxNewTokens : Math.max(...forced.map((ids) => ids.length));
-  if (promptIds.length + maxNewTokens > config.maxPositions) {
+  if (promptIds.length + maxNewTokens > shape.maxPositions) {
     refuse(
       `a prompt of ${promptIds.length} tokens and ${maxNewTokens} new ones exceed the model's context of ` +
-        `${config.maxPositions}. Shorten the prompt or lower the number of new tokens.`,
+        `${shape.maxPositions}. Shorten the prompt or lower the number of new tokens.`,
     );
   }
   for (const ids of [promptIds, ...(forced ?? [])]) {
-    const bad = ids.find((id) => id < 0 || id >= config.vocabSize);
-    if (bad !== undefined) refuse(`token id ${bad} is outside the vocabulary of ${config.vocabSize}`);
+    const bad = ids.find((id) => id < 0 || id >= shape.vocabSize);
+    if (bad !== undefined) refuse(`token id ${bad} is outside the vocabulary of ${shape.vocabSize}`);
   }
 }

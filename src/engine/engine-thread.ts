@@ -36,7 +36,7 @@ export type FromEngine =
   | { readonly type: "failed"; readonly message: string; readonly user: boolean };
 
 export interface EngineThreadData {
-  readonly model: ModelConfig;
+  readonly shape: ModelConfig;
   readonly options: EngineOptions;
   /** Adapters arrive instead of whole weights; the base is read from the model's folder. */
   readonly lora: AdaptersOnBase | null;
@@ -86,9 +86,9 @@ export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "clos
   });
 }
 
-async function main({ model, options, lora }: EngineThreadData): Promise<void> {
+async function main({ shape, options, lora }: EngineThreadData): Promise<void> {
   const { OrtEngine } = await import("./engine.js");
-  serveEngine(parentPort!, await OrtEngine.create(model, options, lora));
+  serveEngine(parentPort!, await OrtEngine.create(shape, options, lora));
 }
 
 if (!isMainThread && parentPort !== null)

@@ -37,7 +37,7 @@ export interface Answer {
  *   template refuses
  */
 export function makeRequest(
-  { tokenizer, config: shape }: Pick<ModelFiles, "tokenizer" | "config">,
+  { tokenizer, shape }: Pick<ModelFiles, "tokenizer" | "shape">,
   prompt: string | readonly ChatMessage[],
   asking: Asking,
   where: string,

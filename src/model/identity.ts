@@ -47,8 +47,8 @@ function hashPair(baseSha256: string, adapterSha256: string): string {
 }
 
 /** Layout of the published buffer. */
-export function publishedLayout(config: ModelConfig, lora: LoraSpec | null): LayoutEntry[] {
-  return lora === null ? weightLayout(config) : loraLayout(config, lora);
+export function publishedLayout(shape: ModelConfig, lora: LoraSpec | null): LayoutEntry[] {
+  return lora === null ? weightLayout(shape) : loraLayout(shape, lora);
 }
 
 /** @param baseSha256 hash of the frozen base; null without LoRA */

@@ -26,11 +26,11 @@ export interface LoraSpec {
  * `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r], layer by layer in the
  * model's own order.
  */
-export function loraLayout(config: ModelConfig, lora: Pick<LoraSpec, "r" | "target_modules">): LayoutEntry[] {
-  const H = config.hiddenSize;
-  const q = config.numHeads * config.headDim;
-  const kv = config.numKvHeads * config.headDim;
-  const I = config.intermediateSize;
+export function loraLayout(shape: ModelConfig, lora: Pick<LoraSpec, "r" | "target_modules">): LayoutEntry[] {
+  const H = shape.hiddenSize;
+  const q = shape.numHeads * shape.headDim;
+  const kv = shape.numKvHeads * shape.headDim;
+  const I = shape.intermediateSize;
   /** [in, out] by module. */
   const modules: Record<string, readonly [string, number, number]> = {
     q_proj: ["self_attn", H, q],
@@ -42,7 +42,7 @@ export function loraLayout(config: ModelConfig, lora: Pick<LoraSpec, "r" | "targ
     down_proj: ["mlp", I, H],
   };
   const shapes: [string, number[]][] = [];
-  for (let layer = 0; layer < config.numLayers; layer++) {
+  for (let layer = 0; layer < shape.numLayers; layer++) {
     for (const [module, [part, inputs, outputs]] of Object.entries(modules)) {
       if (!lora.target_modules.includes(module)) continue;
       const name = `model.layers.${layer}.${part}.${module}`;

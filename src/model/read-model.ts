@@ -20,7 +20,7 @@ export interface ModelFiles {
   readonly baseFolder: string;
   /** Where the tokenizer is: the folder, or the base of an adapter that came without one. */
   readonly tokenizerFolder: string;
-  readonly config: ModelConfig;
+  readonly shape: ModelConfig;
   readonly tokenizer: Tokenizer;
   /** Of an adapter folder, else null. */
   readonly lora: LoraSpec | null;
@@ -45,18 +45,18 @@ export function readModel(spec: string): ModelFiles {
         `${adapter.base ?? "nothing"}. Correct the path, or download the model.`,
     );
   const baseFolder = adapterBase ?? folder;
-  const config = readModelConfig(baseFolder);
+  const shape = readModelConfig(baseFolder);
   // PEFT writes an adapter without the tokenizer, a trainer with it; neither with a
   // generation_config.json
   const having = (name: string): string => (existsSync(join(folder, name)) ? folder : baseFolder);
   const tokenizerFolder = having("tokenizer.json");
-  const tokenizer = loadTokenizer(tokenizerFolder, config);
+  const tokenizer = loadTokenizer(tokenizerFolder, shape);
   const generation = readGenerationConfig(having("generation_config.json"));
   const lora = adapter?.lora ?? null;
   const published = (): Float32Array => {
-    if (lora !== null) return loadAdapter(folder, loraLayout(config, lora), lora);
-    const bytes = new SharedArrayBuffer(4 * layoutSize(weightLayout(config)));
-    return loadPacked(folder, config, new Float32Array(bytes));
+    if (lora !== null) return loadAdapter(folder, loraLayout(shape, lora), lora);
+    const bytes = new SharedArrayBuffer(4 * layoutSize(weightLayout(shape)));
+    return loadPacked(folder, shape, new Float32Array(bytes));
   };
-  return { folder, baseFolder, tokenizerFolder, config, tokenizer, lora, generation, published };
+  return { folder, baseFolder, tokenizerFolder, shape, tokenizer, lora, generation, published };
 }

@@ -115,19 +115,19 @@ export function connectDealer(address: string, identity: string): Dealer {
  * (A second blocked `send` on a ZeroMQ.js socket rejects with EBUSY.)
  */
 export class Writer {
-  private last: Promise<unknown> = Promise.resolve();
-  private readonly socket: Router | Dealer;
+  #last: Promise<unknown> = Promise.resolve();
+  readonly #socket: Router | Dealer;
 
   constructor(socket: Router | Dealer) {
-    this.socket = socket;
+    this.#socket = socket;
   }
 
   /**
    * Rejects when the peer is unreachable or does not drain its queue in time; later sends go on.
    */
   send(frames: readonly (Uint8Array | string)[]): Promise<void> {
-    const sent = this.last.then(() => this.socket.send([...frames]));
-    this.last = sent.catch(() => {});
+    const sent = this.#last.then(() => this.#socket.send([...frames]));
+    this.#last = sent.catch(() => {});
     return sent;
   }
 }

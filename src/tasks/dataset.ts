@@ -81,32 +81,32 @@ function parseLine(line: string, where: string, id: string): Problem {
  */
 export class PromptOrder {
   readonly size: number;
-  private readonly seed: number;
-  private readonly halfBits: number;
+  readonly #seed: number;
+  readonly #halfBits: number;
 
   /** @param size number of problems, 1 to 2^32 */
   constructor(size: number, seed: number) {
     this.size = size;
-    this.seed = seed;
-    this.halfBits = Math.max(1, Math.ceil(Math.log2(size) / 2));
+    this.#seed = seed;
+    this.#halfBits = Math.max(1, Math.ceil(Math.log2(size) / 2));
   }
 
   /** Index of the problem at a position (0, 1, 2, …; epoch = floor(position / size)). */
   index(position: number): number {
     const epoch = Math.floor(position / this.size);
     let value = position - epoch * this.size;
-    do value = this.permute(value, epoch);
+    do value = this.#permute(value, epoch);
     while (value >= this.size);
     return value;
   }
 
   /** A bijection on [0, 4^halfBits). */
-  private permute(value: number, epoch: number): number {
-    const base = 2 ** this.halfBits;
+  #permute(value: number, epoch: number): number {
+    const base = 2 ** this.#halfBits;
     let left = Math.floor(value / base);
     let right = value % base;
     for (let round = 0; round < 4; round++) {
-      const scrambled = hash32(this.seed, epoch, round, right) % base;
+      const scrambled = hash32(this.#seed, epoch, round, right) % base;
       [left, right] = [right, (left ^ scrambled) >>> 0];
     }
     return left * base + right;
