@@ -81,10 +81,7 @@ export class AdapterMerger {
     return new AdapterMerger(shape, lora, base, await createMatrixMerge(lora, threads));
   }
 
-  /**
-   * Fills `arena` (weightLayout order) with the merged weights; returns the hash of the pair that
-   * was merged.
-   */
+  /** Fills `arena` (weightLayout order) with the merged weights. @returns the pair's hash */
   async mergeInto(arena: Float32Array, published: Float32Array): Promise<string> {
     // What arrives lies in shared memory, which ONNX Runtime refuses; the hash is of the copy that
     // is merged.

@@ -23,10 +23,7 @@ export type ToEngine =
 
 export type FromEngine =
   | { readonly type: "loaded"; readonly version: PolicyVersion }
-  /**
-   * After each segment: how many so far, the groups that finished in it, and new tokens of requests
-   * that stream.
-   */
+  /** After each segment: how many so far, groups that finished, tokens of requests that stream. */
   | {
       readonly type: "stepped";
       readonly steps: number;

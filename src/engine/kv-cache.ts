@@ -1,8 +1,7 @@
 /**
  * Keys and values between segments, of prompts and of generated tokens, laid out as the segment
- * graph reads them. They lie in buffers of our own that are reused (the runtime's outputs hold the
- * newest steps only), so no run makes garbage the size of the cache. Knows rows by their place
- * only, not what they generate.
+ * graph reads them. They lie in buffers of our own that are reused, so that no run makes garbage
+ * the size of the cache. Knows where a row lies, not what it generates.
  */
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
@@ -29,10 +28,7 @@ export function valuesOf(tensor: Tensor): Values {
   return tensor.type === "float16" ? halfBits(tensor) : (tensor.data as Float32Array);
 }
 
-/**
- * Data of a float16 tensor as bits; newer Nodes have a Float16Array, which would be read as
- * numbers.
- */
+/** Data of a float16 tensor as bits; a newer Node's Float16Array would be read as numbers. */
 export function halfBits(tensor: Tensor): Uint16Array {
   const { buffer, byteOffset, length } = tensor.data as Uint16Array;
   return new Uint16Array(buffer, byteOffset, length);
@@ -87,10 +83,7 @@ export class PromptCache {
     this.#blocks = [];
   }
 
-  /**
-   * Makes `feeds` for these blocks, unless they hold them already, and returns the padded length Tp
-   * ≥ 1.
-   */
+  /** Makes `feeds` for these blocks, if it is not theirs. @returns the padded length Tp ≥ 1 */
   arrange(blocks: readonly Prompt[]): number {
     if (blocks.length === this.#blocks.length && blocks.every((prompt, q) => prompt === this.#blocks[q])) {
       return this.#length;

@@ -1,8 +1,8 @@
 /**
- * The asking side of engines in threads of their own (engine-thread.ts), for commands that need no
- * learner: the same engine, graph and noise as in training. Requests by id, their tokens as they
- * come, cancelling. Requests go out in the order asked, each to the engine with the fewest rows in
- * hand; what it is answered does not depend on which that is. Knows neither text nor HTTP.
+ * Shares requests out among engines in threads of their own (engine-thread.ts), for commands that
+ * need no learner: the same engine, graph and noise as in training. A request goes to the engine
+ * with the fewest rows in hand; its answer does not depend on which that is. Knows neither text nor
+ * HTTP.
  */
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
@@ -27,7 +27,7 @@ export interface EnginePort {
   on(event: "exit", listener: () => void): unknown;
 }
 
-/** The request was cancelled: nobody waits for its answer. */
+/** The request was cancelled. */
 export class Cancelled extends Error {
   override name = "Cancelled";
 }
@@ -64,7 +64,10 @@ export class EnginePool {
   #failure: { readonly error: unknown } | null = null;
   #fail!: (error: unknown) => void;
 
-  /** @param maxRows rows of an engine's batch, of which it gets a second one in advance */
+  /**
+   * @param maxRows most rows in one engine's batch. Each engine is given up to twice that, so that
+   *   a full batch is always queued.
+   */
   constructor(ports: readonly EnginePort[], maxRows: number) {
     this.#engines = ports.map((port) => ({
       port,
@@ -156,7 +159,7 @@ export class EnginePool {
     this.#pending.get(requestId)?.engine?.port.postMessage({ type: "cancel", requestId, completion });
   }
 
-  /** Drops a request; its promise rejects with Cancelled. A finished one is let be. */
+  /** Drops a request; its promise rejects with Cancelled. Ignores a finished one. */
   cancel(requestId: string): void {
     const pending = this.#take(requestId);
     if (pending === undefined) return;

@@ -52,10 +52,7 @@ export function writeConfig(target: string, sourceFolder: string, dtype: string)
   writeFileSync(join(target, "config.json"), `${JSON.stringify({ ...json, dtype, torch_dtype: dtype }, null, 2)}\n`);
 }
 
-/**
- * Copies the tokenizer's and generation files of a model folder (also what an adapter's folder
- * needs).
- */
+/** Copies the tokenizer's and generation files, which an adapter's folder needs too. */
 export function copyTokenizerFiles(target: string, sourceFolder: string): void {
   if (resolve(target) === resolve(sourceFolder)) return;
   for (const name of [...requiredFiles, ...optionalFiles]) {

@@ -1,10 +1,9 @@
 /**
  * The one weight layout of Qwen2 / Llama decoders: names, shapes and their order in a packed
- * buffer.
+ * buffer. Learner, wire and actor move whole weight sets as one float32 buffer in this order.
  *
- * Everything that moves whole weight sets (learner → wire → actor) moves one contiguous float32
- * buffer in this order. q, k and v (and gate and up) are neighbours, each [out, in], so the actor
- * can view them as one taller matrix without copying anything.
+ * q, k and v are neighbours, each [out, in], and so are gate and up. The actor can view neighbours
+ * as one taller matrix without a copy.
  */
 import type { ModelConfig } from "./config.js";
 

@@ -22,10 +22,7 @@ export interface LoraSpec {
   readonly target_modules: readonly string[];
 }
 
-/**
- * `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r], layer by layer in the
- * model's own order.
- */
+/** `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r], in the model's order. */
 export function loraLayout(shape: ModelConfig, lora: Pick<LoraSpec, "r" | "target_modules">): LayoutEntry[] {
   const H = shape.hiddenSize;
   const q = shape.numHeads * shape.headDim;
@@ -136,8 +133,8 @@ const adapterConfigSchema = z.looseObject({
  * Reads a PEFT adapter folder into a packed buffer.
  * @param layout `loraLayout` of the base model
  * @returns [layoutSize] adapters in `layout`'s order
- * @throws UserError when a file is missing or damaged, the adapter is of another kind than plain
- *   LoRA, its r, lora_alpha or target_modules differ from `lora`, or its tensors do not fit
+ * @throws UserError for a missing or damaged file, or an adapter of another kind, with other
+ *   settings than `lora`, or of another base
  */
 export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora: LoraSpec): Float32Array {
   checkAdapterConfig(folder, lora);

@@ -1,6 +1,6 @@
 /**
- * Whatever a command is given as a model: a Hugging Face folder, a PEFT adapter folder, or the hub
- * id of a downloaded one. Reads and checks files; knows no runtime.
+ * Reads what a command is given as a model: a Hugging Face folder, a PEFT adapter folder, or the
+ * hub id of a downloaded one. Knows no runtime.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -22,7 +22,7 @@ export interface ModelFiles {
   readonly tokenizerFolder: string;
   readonly shape: ModelConfig;
   readonly tokenizer: Tokenizer;
-  /** Of an adapter folder, else null. */
+  /** Settings of an adapter folder; null for any other. */
   readonly lora: LoraSpec | null;
   /** How the model's makers want it to be sampled. */
   readonly generation: GenerationSettings;

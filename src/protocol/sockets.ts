@@ -10,20 +10,14 @@ import { UserError, messageOf } from "../errors.js";
 import { parseAddress } from "./address.js";
 import { ownFolder } from "./leftovers.js";
 
-/**
- * Where the learner listens. Weights have a socket of their own, so that chunks never delay acks
- * and heartbeats.
- */
+/** Where the learner listens; weights have their own socket, so that chunks delay no heartbeat. */
 export interface Addresses {
   readonly work: string;
   readonly weights: string;
 }
 
 export const HEARTBEAT_MS = 1_000;
-/**
- * A peer silent for this long is taken for dead. Generous: on a busy machine a process may starve
- * for seconds.
- */
+/** A peer silent for this long counts as dead; on a busy machine a process starves for seconds. */
 export const SILENCE_MS = 20_000;
 
 /** Longest path of a unix socket on Linux, without the closing NUL (unix(7)). */

@@ -55,10 +55,7 @@ export class Journal {
     this.#timer.unref();
   }
 
-  /**
-   * Returns when the kernel has the record: it survives a kill of this process, and after `flush` a
-   * power cut.
-   */
+  /** The record then survives a kill of this process, and after `flush` a power cut. */
   append(batch: number, record: JournalRecord): void {
     let file = this.#files.get(batch);
     if (file === undefined) {
@@ -154,10 +151,7 @@ export function batchFile(directory: string, batch: number): string {
   return join(directory, `batch-${String(batch).padStart(6, "0")}.bin`);
 }
 
-/**
- * All whole records of a file in the order written, and how many bytes after them are no record (0
- * in health).
- */
+/** Reads the whole records of a file, and how many bytes after them are no record (0 in health). */
 export function readBatchFile(path: string): { records: JournalRecord[]; tornBytes: number } {
   const bytes = readFileSync(path);
   const records: JournalRecord[] = [];

@@ -9,10 +9,7 @@ export interface AdapterInput {
   readonly weight: string;
   /** [k, in]: the A of every module in the weight, one under the other */
   readonly a: { readonly name: string; readonly shape: readonly number[] };
-  /**
-   * The weight's shape with k in place of `in`: each module's B times lora_alpha / r, in its own
-   * rows and columns.
-   */
+  /** The weight's shape with k in place of `in`: each module's scaled B in its rows and columns. */
   readonly b: { readonly name: string; readonly shape: readonly number[] };
   readonly modules: readonly AdapterModule[];
 }

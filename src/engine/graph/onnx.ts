@@ -118,10 +118,7 @@ export class Graph {
     return from === to ? x : this.node("Cast", [x], { to: { int: DATA_TYPE[to] } });
   }
 
-  /**
-   * Adds a node with one output and returns that. `op` is "Name", or "domain::Name" outside the
-   * ONNX domain.
-   */
+  /** Adds a node, returns its output. `op` is "Name", or "domain::Name" outside ONNX's domain. */
   node(op: string, inputs: readonly string[], attributes: Attributes = {}): string {
     const output = this.fresh(op);
     this.nodeTo([output], op, inputs, attributes);

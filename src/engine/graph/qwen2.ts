@@ -133,10 +133,7 @@ export function mlp(g: Graph, numeric: Numeric, x: string, layer: number): strin
   return isTurned ? turned(g, g.node("MatMul", [names.down, gated])) : project(g, numeric, gated, names.down);
 }
 
-/**
- * Projections of x [N, H]: queries and keys stacked [1, Hq + Hkv, N, D], without rotation, and
- * values [1, Hkv, N, D].
- */
+/** Projects x [N, H] to unrotated queries and keys [1, Hq + Hkv, N, D] and values [1, Hkv, N, D]. */
 export function projectAttention(g: Graph, shape: ModelConfig, numeric: Numeric, x: string, layer: number) {
   const names = layerNames(layer);
   const heads = project(g, numeric, x, names.qkv, 4);
@@ -152,10 +149,7 @@ export function cacheNames(prefix: string, layer: number): { k: string; v: strin
   return { k: `${prefix}_k.${layer}`, v: `${prefix}_v.${layer}` };
 }
 
-/**
- * Softmax of `scores` + `mask` over the last axis, in float32: a float16 sum of thousands of
- * weights would lose the small ones.
- */
+/** Softmax of `scores` + `mask` in float32: a float16 sum of thousands would lose small ones. */
 export function attentionWeights(g: Graph, { dtype }: Numeric, scores: string, mask: string): string {
   const masked = g.node("Add", [g.cast(scores, dtype, "float32"), mask]);
   return g.cast(g.node("Softmax", [masked], { axis: { int: -1 } }), "float32", dtype);

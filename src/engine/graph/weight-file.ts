@@ -5,10 +5,7 @@ import { layerNames, weightViews, type WeightView } from "./weights.js";
 
 /** Name of the file with the initializers, beside the model file. */
 export const WEIGHTS_FILE = "weights.bin";
-/**
- * Initializers start at multiples of this (a page), as the ONNX format recommends for files that
- * are mapped.
- */
+/** Initializers start at multiples of a page, as ONNX recommends for files that are mapped. */
 const ALIGNMENT = 4096;
 
 /** A weight of the graph in `WEIGHTS_FILE`. */
@@ -31,10 +28,7 @@ export function storedWeights(shape: ModelConfig, dtype: Numeric["dtype"]): Stor
   });
 }
 
-/**
- * Names of the weights that come after the last layer's keys and values: the prefill graph ends
- * there.
- */
+/** Weights that come after the last layer's keys and values, where the prefill graph ends. */
 export function beyondPrefill(shape: ModelConfig, dtype: Numeric["dtype"]): ReadonlySet<string> {
   const { o, postNorm, gate, up, down } = layerNames(shape.numLayers - 1);
   const head = headName(shape, { dtype });
