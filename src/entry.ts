@@ -3,6 +3,9 @@ import { realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { UserError, messageOf } from "./errors.js";
 
+// Without a handler of ours SIGUSR1 opens Node's debugger to everybody on the machine.
+process.on("SIGUSR1", () => {});
+
 /** True when the module with this URL is the script Node was started with, also by a link. */
 export function isEntry(url: string): boolean {
   const script = process.argv[1];
@@ -15,6 +18,11 @@ export function isEntry(url: string): boolean {
  * @returns the exit code
  */
 export async function guarded(main: () => Promise<number>, debug: boolean): Promise<number> {
+  // A reader that is gone is no failure: a closed terminal, `| head`. The run goes on.
+  for (const stream of [process.stdout, process.stderr])
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (!["EPIPE", "EIO", "EBADF"].includes(error.code ?? "")) throw error;
+    });
   try {
     return await main();
   } catch (error) {

@@ -1,8 +1,4 @@
-/**
- * `--device auto|cpu|cuda` of commands that answer without a learner (eval, infer, serve): chosen,
- * checked and prepared as for an actor. A library path holds for a whole process from its start.
- * So on a GPU the command is started once more, as a child with an actor's environment.
- */
+/** `--device` of commands without a learner; on a GPU the command starts once more, as a child. */
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
 import { UserError } from "../errors.js";
@@ -18,10 +14,8 @@ export type DeviceChoice = (typeof deviceChoices)[number];
 const PREPARED = "FINELLAMA_PREPARED_DEVICE";
 
 /**
- * Runs a command on the device that was asked for: in this process on the CPU, else in a child
- * whose exit code becomes this process's.
+ * Runs a command in this process on the CPU, else in a child whose exit code becomes this one's.
  * @param run given the device; called in this process or in the child, never in both
- * @param argv of the child: script and arguments
  * @throws UserError with doctor's report, when CUDA was asked for and cannot be used
  */
 export async function onDevice(
@@ -46,17 +40,12 @@ export async function onDevice(
 }
 
 /**
- * The child has the terminal's output and leads a group of its own: Ctrl-C reaches this process
- * alone, which passes it on once. It ends when this process is gone (cli.ts listens for
- * "disconnect").
+ * The child leads a group of its own: Ctrl-C reaches this process alone, which passes it on once.
+ * It ends when this process is gone (cli.ts listens for "disconnect").
  * @returns its exit code, 128 + signal number when a signal ended it
  */
 async function startAgain(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
-  const child = spawn(process.execPath, argv, {
-    env,
-    detached: true,
-    stdio: ["inherit", "inherit", "inherit", "ipc"],
-  });
+  const child = spawn(process.execPath, argv, { env, detached: true, stdio: ["inherit", "inherit", "inherit", "ipc"] });
   const pass = (signal: NodeJS.Signals): void => void child.kill(signal);
   const signals = heedSignals(pass, pass);
   try {

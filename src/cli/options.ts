@@ -7,7 +7,6 @@ export const backendOption = () =>
   new Option("--backend <name>", "of TensorFlow.js").choices(["auto", "tensorflow", "wasm", "cpu"]).default("auto");
 export const threadsOption = () => new Option("--threads <n>", "0 = all cores").argParser(atLeast(0)).default(0);
 
-/** Options of the engines, for commands that answer without a learner. */
 export type EngineFlags = Required<Omit<PoolOptions, "device">> & { readonly device: DeviceChoice };
 
 /** @param maxRows default of --max-rows */
@@ -35,7 +34,6 @@ export function addEngineOptions(command: Command, maxRows: number): Command {
     .option("--threads <n>", "of each engine; 0 = the cores, shared out", atLeast(0), 0);
 }
 
-/** Runs a command with its engines on the device that was asked for. */
 export function withEngines<T extends EngineFlags>(
   flags: T,
   run: (options: Omit<T, keyof EngineFlags> & { engines: PoolOptions }) => Promise<void>,
@@ -49,40 +47,30 @@ function renamed(): never {
   throw new InvalidArgumentError("Actors are processes of a training run; write --engines for threads that answer.");
 }
 
-/** Parses a whole number of at least `least`. */
-export function atLeast(least: number): (text: string) => number {
-  return (text) => {
+type Parser = (text: string) => number;
+
+const parser =
+  (expected: string, accepts: (value: number, text: string) => boolean): Parser =>
+  (text) => {
     const value = Number(text);
-    if (!/^\d+$/.test(text) || value < least || !Number.isSafeInteger(value))
-      throw new InvalidArgumentError(`Expected a whole number >= ${least}.`);
+    if (!accepts(value, text)) throw new InvalidArgumentError(`Expected ${expected}.`);
     return value;
   };
+
+export function atLeast(least: number): Parser {
+  const accepts = (n: number, text: string): boolean => /^\d+$/.test(text) && n >= least && Number.isSafeInteger(n);
+  return parser(`a whole number >= ${least}`, accepts);
 }
 
-/** Parses a number of at least `least`. */
-export function number(least: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (text.trim() === "" || !Number.isFinite(value) || value < least)
-      throw new InvalidArgumentError(`Expected a number >= ${least}.`);
-    return value;
-  };
-}
+export const number = (least: number): Parser =>
+  parser(`a number >= ${least}`, (n, text) => text.trim() !== "" && Number.isFinite(n) && n >= least);
 
-/** Parses a share, 0 to 1. */
+export const above = (limit: number): Parser => parser(`a number > ${limit}`, (n) => Number.isFinite(n) && n > limit);
+
 export function share(text: string): number {
   const value = number(0)(text);
   if (value > 1) throw new InvalidArgumentError("Expected a number from 0 to 1.");
   return value;
-}
-
-/** Parses a number greater than `limit`. */
-export function above(limit: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (!Number.isFinite(value) || value <= limit) throw new InvalidArgumentError(`Expected a number > ${limit}.`);
-    return value;
-  };
 }
 
 /** Parses an amount of memory, "80GB" or "40GiB", into bytes. */

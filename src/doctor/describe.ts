@@ -1,13 +1,9 @@
-/**
- * Formats the findings of inspect.ts and gaps.ts as text: what `doctor` prints, and what `launch`
- * prints when CUDA was requested but cannot be used.
- */
+/** Formats the findings of inspect.ts and gaps.ts as text, for `doctor` and for `launch`. */
 import { type CudaGap, cpuWorks, cudaGaps } from "./gaps.js";
 import { type MachineFacts, inspectMachine } from "./inspect.js";
 
 const BUILD = { cpu: ", CPU build", cuda: ", CUDA build", own: ", own build" };
 
-/** The report, in lines. */
 export function describeMachine(machine: MachineFacts, gaps: readonly CudaGap[]): string {
   const { learner, actors } = machine;
   const lines: [string, string][] = [
@@ -58,10 +54,7 @@ export function describeMachine(machine: MachineFacts, gaps: readonly CudaGap[])
 const libraryLines = (libraries: MachineFacts["learner"]["libraries"]): [string, string][] =>
   libraries.map(({ name, path }) => [`  ${name}`, path ?? "not found"]);
 
-/**
- * Whether the sides that ask for CUDA can use it on this machine.
- * @returns null when they can, else the first thing missing and doctor's report
- */
+/** @returns null when the sides that ask for CUDA can use it, else what is missing and a report */
 export async function whyNoCuda(
   sides: readonly Exclude<CudaGap["side"], "both">[],
 ): Promise<{ readonly missing: string; readonly report: string } | null> {

@@ -2,7 +2,6 @@
 import type { MachineFacts } from "./inspect.js";
 
 export interface CudaGap {
-  /** The side that lacks it. */
   readonly side: "both" | "learner" | "actors";
   readonly missing: string;
   readonly cure: string;
@@ -11,73 +10,56 @@ export interface CudaGap {
 /** Oldest drivers for CUDA 12.x and 13.x (NVIDIA, CUDA Compatibility, minor versions). */
 const OLDEST_DRIVER = { "12": 525, "13": 580 } as const;
 
+const SETUP = "node dist/cli.js setup --cuda";
+const LOOK = "node dist/cli.js doctor --json has all that was found";
+
 export function cudaGaps(machine: MachineFacts): CudaGap[] {
   const { driver, gpus, visibleGpus, learner, actors } = machine;
   const gaps: CudaGap[] = [];
-  if (machine.platform !== "linux x64")
-    return [
-      {
-        side: "both",
-        missing: `CUDA is set up on Linux x64 only, this is ${machine.platform}`,
-        cure: "use another machine",
-      },
-    ];
+  const lacks = (side: CudaGap["side"], missing: string, cure: string) => gaps.push({ side, missing, cure });
+  if (machine.platform !== "linux x64") {
+    lacks("both", `CUDA is set up on Linux x64 only, this is ${machine.platform}`, "use another machine");
+    return gaps;
+  }
   if (driver === null)
-    gaps.push({
-      side: "both",
-      missing: "no NVIDIA driver (neither nvidia-smi nor /proc/driver/nvidia)",
-      cure: "run on a machine with a GPU (SLURM: ask for one with --gpus=1; Apptainer: exec --nv), or install the driver",
-    });
-  else if (gpus.length === 0)
-    gaps.push({ side: "both", missing: "a driver and no GPU", cure: "SLURM: ask for one with --gpus=1" });
+    lacks(
+      "both",
+      "no NVIDIA driver (neither nvidia-smi nor /proc/driver/nvidia)",
+      "run on a machine with a GPU (SLURM: ask for one with --gpus=1; Apptainer: exec --nv), or install the driver",
+    );
+  else if (gpus.length === 0) lacks("both", "a driver and no GPU", "SLURM: ask for one with --gpus=1");
   else if (visibleGpus.length === 0)
-    gaps.push({
-      side: "both",
-      missing: "CUDA_VISIBLE_DEVICES hides every GPU",
-      cure: "unset CUDA_VISIBLE_DEVICES, or name a GPU in it",
-    });
+    lacks("both", "CUDA_VISIBLE_DEVICES hides every GPU", "unset CUDA_VISIBLE_DEVICES, or name a GPU in it");
   const age = driver === null ? NaN : Number.parseInt(driver, 10);
   if (age < OLDEST_DRIVER["12"])
-    gaps.push({
-      side: "both",
-      missing: `driver ${driver} is too old for CUDA 12, which needs ${OLDEST_DRIVER["12"]} or newer`,
-      cure: "update the driver",
-    });
+    lacks(
+      "both",
+      `driver ${driver} is too old for CUDA 12, which needs ${OLDEST_DRIVER["12"]} or newer`,
+      "update the driver",
+    );
   else if (actors.provider === "13" && age < OLDEST_DRIVER["13"])
-    gaps.push({
-      side: "actors",
-      missing: `driver ${driver} is too old for CUDA 13, which needs ${OLDEST_DRIVER["13"]} or newer`,
-      cure: "node dist/cli.js setup --cuda (CUDA 12)",
-    });
+    lacks(
+      "actors",
+      `driver ${driver} is too old for CUDA 13, which needs ${OLDEST_DRIVER["13"]} or newer`,
+      "node dist/cli.js setup --cuda (CUDA 12)",
+    );
 
   if (learner.build === null || learner.build === "cpu")
-    gaps.push({
-      side: "learner",
-      missing: learner.build === null ? "no native TensorFlow" : "TensorFlow's CPU build is in place",
-      cure: "node dist/cli.js setup --cuda",
-    });
+    lacks("learner", learner.build === null ? "no native TensorFlow" : "TensorFlow's CPU build is in place", SETUP);
   if (learner.backend?.usesGpu !== true) addLibraries("learner", learner.libraries);
   if (learner.backend?.usesGpu !== true && gaps.every(({ side }) => side === "actors"))
-    gaps.push({
-      side: "learner",
-      missing: `TensorFlow takes no GPU (${learner.passedOver[0] ?? learner.backend?.library ?? "no backend"})`,
-      cure: "node dist/cli.js doctor --json has all that was found",
-    });
+    lacks(
+      "learner",
+      `TensorFlow takes no GPU (${learner.passedOver[0] ?? learner.backend?.library ?? "no backend"})`,
+      LOOK,
+    );
 
   if (actors.provider === null)
-    gaps.push({
-      side: "actors",
-      missing: "ONNX Runtime's CUDA provider is not installed (libonnxruntime_providers_cuda.so)",
-      cure: "node dist/cli.js setup --cuda",
-    });
+    lacks("actors", "ONNX Runtime's CUDA provider is not installed (libonnxruntime_providers_cuda.so)", SETUP);
   const reason = actors.providers["cuda"];
   if (reason !== null) addLibraries("actors", actors.libraries);
   if (reason !== null && gaps.every(({ side }) => side === "learner"))
-    gaps.push({
-      side: "actors",
-      missing: `ONNX Runtime's CUDA provider does not load (${reason})`,
-      cure: "node dist/cli.js doctor --json has all that was found",
-    });
+    lacks("actors", `ONNX Runtime's CUDA provider does not load (${reason})`, LOOK);
   return gaps;
 
   /** Names the driver's library, and the first of the others: the rest mostly follows from it. */
@@ -85,18 +67,14 @@ export function cudaGaps(machine: MachineFacts): CudaGap[] {
     const lost = libraries.filter(({ error, name }) => error !== null && name !== "libcuda.so.1");
     const [first] = lost;
     if (first !== undefined)
-      gaps.push({
-        side,
-        missing: `${first.error}${lost.length > 1 ? ` (and ${lost.length - 1} more)` : ""}`,
-        cure: "node dist/cli.js setup --cuda",
-      });
+      lacks(side, `${first.error}${lost.length > 1 ? ` (and ${lost.length - 1} more)` : ""}`, SETUP);
     const driverLibrary = libraries.find(({ error, name }) => error !== null && name === "libcuda.so.1");
     if (driverLibrary !== undefined && driver !== null)
-      gaps.push({
+      lacks(
         side,
-        missing: String(driverLibrary.error),
-        cure: "Apptainer: exec --nv brings the driver's libraries in; else install the driver's CUDA part (libcuda1)",
-      });
+        String(driverLibrary.error),
+        "Apptainer: exec --nv brings the driver's libraries in; else install the driver's CUDA part (libcuda1)",
+      );
   }
 }
 

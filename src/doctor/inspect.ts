@@ -1,7 +1,4 @@
-/**
- * What this machine has for learner and actors: driver and GPUs, CUDA's libraries, the backend
- * TensorFlow.js takes, the providers ONNX Runtime loads. Only looks; gaps.ts says what is missing.
- */
+/** What this machine has for learner and actors. Only looks; gaps.ts says what is missing. */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, readFileSync, readdirSync, realpathSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
@@ -43,39 +40,14 @@ export interface MachineFacts {
   };
 }
 
-/**
- * What TensorFlow 2.21 opens before it registers a GPU (xla/tsl/platform/default/dso_loader.cc).
- */
-const TENSORFLOW_OPENS = [
-  "libcuda.so.1",
-  "libcudart.so.12",
-  "libcublasLt.so.12",
-  "libcublas.so.12",
-  "libcufft.so.11",
-  "libcusparse.so.12",
-  "libcusolver.so.11",
-  "libcudnn.so.9",
-];
+/** What TensorFlow 2.21 opens before it registers a GPU (tsl/platform/default/dso_loader.cc). */
+const TENSORFLOW_OPENS = shared(
+  "cuda.so.1 cudart.so.12 cublasLt.so.12 cublas.so.12 cufft.so.11 cusparse.so.12 cusolver.so.11 cudnn.so.9",
+);
 /** What ONNX Runtime 1.30's CUDA provider is linked to or opens itself (cuDNN, cuFFT). */
 const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
-  "12": [
-    "libcuda.so.1",
-    "libcudart.so.12",
-    "libcublasLt.so.12",
-    "libcublas.so.12",
-    "libcurand.so.10",
-    "libcufft.so.11",
-    "libcudnn.so.9",
-  ],
-  "13": [
-    "libcuda.so.1",
-    "libcudart.so.13",
-    "libcublasLt.so.13",
-    "libcublas.so.13",
-    "libcurand.so.10",
-    "libcufft.so.12",
-    "libcudnn.so.9",
-  ],
+  "12": shared("cuda.so.1 cudart.so.12 cublasLt.so.12 cublas.so.12 curand.so.10 cufft.so.11 cudnn.so.9"),
+  "13": shared("cuda.so.1 cudart.so.13 cublasLt.so.13 cublas.so.13 curand.so.10 cufft.so.12 cudnn.so.9"),
 };
 /** Enough to load half a gigabyte of libraries from a network disk. */
 const PROBE_TIMEOUT_MS = 120_000;
@@ -116,10 +88,8 @@ export async function inspectMachine(): Promise<MachineFacts> {
 function driverFacts(): Pick<MachineFacts, "driver" | "gpus"> {
   const rows = smi(["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]);
   if (rows !== null) {
-    const gpus = rows
-      .trim()
-      .split("\n")
-      .map((row) => row.split(",").map((cell) => cell.trim()));
+    const lines = rows.trim().split("\n");
+    const gpus = lines.map((row) => row.split(",").map((cell) => cell.trim()));
     return {
       driver: gpus[0]?.[2] ?? null,
       gpus: gpus.map(([name, memory]) => ({ name: name ?? "?", memoryMiB: Number(memory) || null })),
@@ -145,10 +115,7 @@ function tensorFlowBuild(): MachineFacts["learner"]["build"] {
 
 const realpathOf = (path: string): string => (existsSync(path) ? realpathSync(path) : path);
 
-/**
- * Runs probe.js as a process on the first GPU's libraries. If it crashes, nothing was loaded, and
- * the last line of its stderr is the reason.
- */
+/** Runs probe.js on the first GPU's libraries. If it crashes, stderr's last line is the reason. */
 async function probe(request: ProbeRequest, libraryPath: readonly string[]): Promise<Probe> {
   const script = fileURLToPath(new URL("./probe.js", import.meta.url));
   const { CUDA_VISIBLE_DEVICES: devices } = process.env;
@@ -174,4 +141,8 @@ async function probe(request: ProbeRequest, libraryPath: readonly string[]): Pro
   return typeof cuda === "string" && reason !== undefined
     ? { ...answer, providers: { ...answer.providers, cuda: reason } }
     : answer;
+}
+
+function shared(names: string): string[] {
+  return names.split(" ").map((name) => `lib${name}`);
 }

@@ -1,11 +1,8 @@
 /**
- * A process of its own that loads what a learner or an actor would load, and reports the result. A
- * library path holds for a whole process, and a library that fails to load can crash its process.
- * inspect.ts starts it with one argument, a ProbeRequest as JSON. The last line of stdout is its
- * answer, a Probe as JSON.
- *
- * `process.dlopen` opens the libraries. It asks the system's loader first and only then looks for a
- * Node addon, so the error for a missing library is the loader's own.
+ * A process of its own that loads what a learner or an actor would load: a library path holds for a
+ * whole process, and a library that fails to load can crash it. Its argument is a ProbeRequest as
+ * JSON, the last line of stdout a Probe. `process.dlopen` asks the system's loader before it looks
+ * for a Node addon, so the error for a missing library is the loader's own.
  */
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";
@@ -30,9 +27,7 @@ export interface Probe {
   readonly backend: { readonly name: string; readonly library: string; readonly usesGpu: boolean } | null;
   /** Why better backends were passed over, or why there is none. */
   readonly passedOver: readonly string[];
-  /**
-   * ONNX Runtime's providers by name: null when it computed, else the reason. Empty for a learner.
-   */
+  /** ONNX Runtime's, by name: null when it computed, else the reason. Empty for a learner. */
   readonly providers: Readonly<Record<string, string | null>>;
 }
 

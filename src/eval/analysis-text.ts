@@ -1,6 +1,4 @@
-/**
- * Prints the error classes of one evaluation, or of two and what changed, and writes them as JSON.
- */
+/** Prints the error classes of one evaluation, or of two and what changed; writes them as JSON. */
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { writeJson } from "../files.js";
@@ -17,15 +15,13 @@ import { percent } from "../terminal/format.js";
 import { predictionsAt } from "./folder/read-results.js";
 
 export interface AnalyzeOptions {
-  /** JSON file for the figures. */
   readonly json?: string;
 }
 
 const names = Object.keys(answerClasses) as AnswerClass[];
 
 /**
- * @param before predictions.jsonl or the directory it lies in
- * @param after of the same questions
+ * @param before predictions.jsonl or its directory; `after` holds the same questions
  * @throws UserError for files that cannot be read or paired
  */
 export function runAnalyze(before: string, after: string | undefined, { json }: AnalyzeOptions): void {

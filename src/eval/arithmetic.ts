@@ -1,8 +1,7 @@
 /**
- * The equations a solution writes, each computed again: `5 × 12 = 60`, `3 + 4 + 5 = 12`, `$1,200 *
- * 20% = $240`, `3 + 4 = 7 + 5 = 12`. Knows numbers, the four operations, brackets, percent,
- * currency and units; knows no algebra. It leaves out what it cannot judge (unknowns, sums of
- * different units, dozens), so an equation listed as wrong is wrong.
+ * The equations a solution writes, computed again: `5 × 12 = 60`, `$1,200 * 20% = $240`. Knows
+ * numbers, the four operations, brackets, percent, currency and units. It leaves out what it cannot
+ * judge (unknowns, sums of different units, dozens), so an equation listed as wrong is wrong.
  */
 import { removeAnnotations } from "../tasks/gsm8k.js";
 
@@ -165,10 +164,7 @@ class Parser {
     return [value, unit[1]];
   }
 
-  /**
-   * Parses a unit of up to three words, such as `miles / hour`; undefined when it scales the
-   * number.
-   */
+  /** A unit of up to three words, such as `miles / hour`; undefined when it scales the number. */
   #unit(at: number): [unit: string, next: number] | undefined {
     const words: string[] = [];
     let i = at;
@@ -198,8 +194,7 @@ export function equationsOf(text: string): Equation[] {
   const parser = new Parser(list);
   const found: Equation[] = [];
   for (let i = 0; i < list.length;) {
-    // behind an operator, a number or a colon: the tail of something not understood (y + 3 = 7, 1
-    // 1/2 * 4 = 6, 7:50 + 30 = 80)
+    // a tail of something not understood: y + 3 = 7, 1 1/2 * 4 = 6, 7:50 + 30 = 80
     let left = isTail(list, i) ? undefined : parser.side(i);
     let [next, from, judged] = [i + 1, i, false];
     while (left !== undefined && list[left.next]?.kind === "equals") {
@@ -227,10 +222,7 @@ function isTail(list: readonly Token[], at: number): boolean {
   return before.kind === "op" || before.kind === "number" || before.kind === "close";
 }
 
-/**
- * Equal, or equal as far as the decimals of the right side go. A quotient that is no whole number
- * may be rounded to one; so may anything behind `≈`.
- */
+/** Equal as far as the right side's decimals go; a quotient, and all behind `≈`, may be rounded. */
 function agrees({ value: left, operations, hundred }: Side, right: Value, sign: string): boolean {
   const rounded = sign === "≈" || (operations.includes("÷") && !Number.isInteger(left.readings[0]));
   const slack = right.decimals > 0 || rounded ? 10 ** -right.decimals : 0;

@@ -29,10 +29,8 @@ export function refuseDifferent(results: readonly EvalResult[]): void {
 }
 
 /**
- * Two lists are compared seed by seed: pair i must come from one training seed, where the files
- * know it.
- * @throws UserError for lists of different length, fewer than two seeds, a seed twice, or a pair of
- *   two seeds
+ * Compares two lists seed by seed: pair i must come from one training seed, where known.
+ * @throws UserError for lists of unequal length, fewer than two seeds, a seed twice, a mixed pair
  */
 export function refuseUnpaired(a: readonly EvalResult[], b: readonly EvalResult[]): void {
   if (a.length !== b.length) {

@@ -1,7 +1,4 @@
-/**
- * Why answers are wrong, and what changed between two evaluations of the same questions. Knows
- * predictions (the lines of predictions.jsonl); reads no files and prints nothing.
- */
+/** Why answers are wrong, and what changed between two evaluations. Knows predictions, no files. */
 import { UserError } from "../errors.js";
 import { type Operator, equationsOf } from "./arithmetic.js";
 import type { Prediction } from "./folder/predictions.js";
@@ -28,7 +25,6 @@ export function classOf({ outcome, extracted, text }: Prediction): AnswerClass {
   return equations.every(({ holds }) => holds) ? "wrong_setup" : "arithmetic_slip";
 }
 
-/** How many of a group are in each class. */
 export interface ClassCounts {
   readonly group: string;
   readonly n: number;
@@ -50,7 +46,6 @@ export interface Analysis {
 
 const SLIPS_SHOWN = 10;
 
-/** One analysis for each mode the predictions hold. */
 export function analyze(predictions: readonly Prediction[]): Analysis[] {
   return modesOf(predictions).map((mode) =>
     analyzeMode(
@@ -80,20 +75,19 @@ function analyzeMode(mode: Mode, predictions: readonly Prediction[]): Analysis {
     for (const one of judged) for (const key of new Set(keys(one))) groups.set(key, [...(groups.get(key) ?? []), one]);
     return [...groups].sort(([a], [b]) => order(a, b));
   };
+  const ascending = (a: number, b: number): number => a - b;
   const bounds = quarters(predictions.map(({ tokens }) => tokens));
   const quarterOf = (tokens: number): number => bounds.findIndex(([, last]) => tokens <= last);
   const operations: readonly Operator[] = ["+", "−", "×", "÷"];
   return {
     mode,
     all: counts("all", judged),
-    by_length: grouped(
-      (one) => [quarterOf(one.prediction.tokens)],
-      (a, b) => a - b,
-    ).map(([quarter, members]) => counts(`${bounds[quarter]!.join("–")} tokens`, members)),
-    by_steps: grouped(
-      (one) => [one.gold.length],
-      (a, b) => a - b,
-    ).map(([steps, members]) => counts(steps === 1 ? "1 step" : `${steps} steps`, members)),
+    by_length: grouped((one) => [quarterOf(one.prediction.tokens)], ascending).map(([quarter, members]) =>
+      counts(`${bounds[quarter]!.join("–")} tokens`, members),
+    ),
+    by_steps: grouped((one) => [one.gold.length], ascending).map(([steps, members]) =>
+      counts(steps === 1 ? "1 step" : `${steps} steps`, members),
+    ),
     by_operation: grouped(
       (one) => one.gold.flatMap((equation) => equation.operations),
       (a, b) => operations.indexOf(a) - operations.indexOf(b),
@@ -128,7 +122,7 @@ export interface Changes {
 }
 
 /**
- * Two evaluations, completion by completion, in the modes both have.
+ * Pairs two evaluations by completion, in the modes both have.
  * @throws UserError when they do not hold the same questions, saying what differs
  */
 export function changes(
@@ -164,10 +158,7 @@ export function changes(
   });
 }
 
-/**
- * Completions of one mode with their partner.
- * @throws UserError when questions or numbers of samples differ
- */
+/** Pairs the completions of one mode. @throws UserError when questions or samples differ */
 function paired(
   mode: Mode,
   before: readonly Prediction[],
@@ -195,6 +186,5 @@ function paired(
   return [...a].map(([key, one]) => [one, b.get(key) ?? refuse(`no completion ${key} in the second`)]);
 }
 
-function modesOf(predictions: readonly Prediction[]): Mode[] {
-  return modes.filter((mode) => predictions.some((one) => one.mode === mode));
-}
+const modesOf = (predictions: readonly Prediction[]): Mode[] =>
+  modes.filter((mode) => predictions.some((one) => one.mode === mode));

@@ -1,16 +1,12 @@
-/**
- * Evaluates a model: its sampled and greedy answers to held-out problems, judged as in training and
- * as others would judge them.
- */
+/** Evaluates a model on held-out problems, judged as in training and as others would judge it. */
 import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError } from "../errors.js";
 import { type Generation, generate } from "../generate/generation.js";
-import type { EvalSettings } from "./folder/settings.js";
 import { type EvalFolder, openEvalFolder } from "./folder/write-results.js";
 import { type Prediction, judge } from "./folder/predictions.js";
 import { type Prompts, makePrompts, promptIdsOf } from "./prompts.js";
 import { type Mode, type PromptName, modes } from "./folder/names.js";
-import { EVAL_VERSION, sha256OfList } from "./folder/settings.js";
+import { EVAL_VERSION, type EvalSettings, sha256OfList } from "./folder/settings.js";
 import type { ModeMetrics } from "./folder/read-results.js";
 import { summarize } from "./summary.js";
 import { type Target, findTarget } from "./target.js";
@@ -30,7 +26,6 @@ export interface EvalOptions {
   readonly data: string;
   /** Problems taken from the beginning; undefined = all of a file, 512 of the starter's. */
   readonly limit?: number;
-  /** Folder for predictions.jsonl and metrics.json. */
   readonly out: string;
   readonly overwrite: boolean;
   readonly modes: readonly Mode[];
@@ -44,13 +39,11 @@ export interface EvalOptions {
   readonly promptSuffix?: string;
   readonly fewshot?: string;
   readonly seed: number;
-  /** Where and how the engines compute. */
   readonly engines: PoolOptions;
 }
 
 const STARTER_PROBLEMS = 512;
 
-/** What is asked, the same for every mode. */
 interface Questions {
   readonly problems: readonly Problem[];
   readonly promptIds: readonly Int32Array[];

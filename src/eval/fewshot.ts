@@ -1,7 +1,6 @@
 /**
- * Which training problems lm-eval puts before each question. Its default sampler draws them anew
- * for every question with Python's `random.Random(1234).sample`. Knows indices only. Source: lm-
- * eval 0.4.13, api/samplers.py `ContextSampler`, evaluator.py `fewshot_random_seed`.
+ * Which training problems lm-eval puts before each question (Python's `random.Random.sample`).
+ * Source: lm-eval 0.4.13, api/samplers.py `ContextSampler`, evaluator.py `fewshot_random_seed`.
  */
 import MersenneTwister from "mersenne-twister";
 
@@ -10,7 +9,6 @@ export const FEWSHOT_EXAMPLES = 5;
 
 /**
  * @param pool number of training problems, at least FEWSHOT_EXAMPLES
- * @param questions asked in the order of the data, from the first
  * @returns [questions][FEWSHOT_EXAMPLES] indices of training problems
  */
 export function fewshotIndices(pool: number, questions: number): number[][] {
@@ -36,10 +34,7 @@ function pythonSample(twister: MersenneTwister, n: number, k: number): number[] 
   return [...drawn];
 }
 
-/**
- * `Random._randbelow_with_getrandbits`: as many bits as n has, drawn until they are below n.
- * @param n in [1, 2^32)
- */
+/** `Random._randbelow_with_getrandbits`: bits are drawn until they are below n, in [1, 2^32). */
 function randomBelow(twister: MersenneTwister, n: number): number {
   const unused = Math.clz32(n);
   let value: number;

@@ -1,10 +1,7 @@
 /**
  * Prompts by name: ours, and those under which others publish accuracies, equal to the character.
- * Knows questions and tokenizers; knows no models.
- *
  * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` and `gsm8k-cot-zeroshot.yaml`; verl 0.9.1
- * `examples/data_preprocess/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b `evaluation/utils.py`
- * (PROMPT_TEMPLATES).
+ * `examples/data_preprocess/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b `evaluation/utils.py`.
  */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -33,7 +30,6 @@ export interface Prompts {
   readonly sha256: string;
   /** The completion ends before the first of these. */
   readonly stopStrings: readonly string[];
-  /** What the user should know about these prompts. */
   readonly note?: string;
 }
 
@@ -43,7 +39,7 @@ const VERL = 'Let\'s think step by step and output the final answer after "####"
 const LM_EVAL_STOPS = ["</s>", "<|im_end|>"];
 
 /**
- * @param questions all that are asked, from the first: the few-shot examples depend on the place
+ * @param questions from the first: the few-shot examples depend on the place
  * @throws UserError for lm-eval-5shot without training problems
  */
 export function makePrompts(choice: PromptChoice, questions: readonly string[]): Prompts {
@@ -115,6 +111,5 @@ function fewshot({ name, fewshot: file }: PromptChoice, questions: readonly stri
 }
 
 /** Token ids of a prompt. A raw text gets what the tokenizer adds to any text, as in lm-eval. */
-export function promptIdsOf(tokenizer: Tokenizer, text: Prompts["texts"][number]): Int32Array {
-  return typeof text === "string" ? tokenizer.encode(text) : tokenizer.chatPrompt(text);
-}
+export const promptIdsOf = (tokenizer: Tokenizer, text: Prompts["texts"][number]): Int32Array =>
+  typeof text === "string" ? tokenizer.encode(text) : tokenizer.chatPrompt(text);

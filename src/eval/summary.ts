@@ -1,7 +1,4 @@
-/**
- * Summarises the predictions of one mode: accuracy by every extractor, format, truncation, lengths
- * and agreement; with several samples pass@k and maj@k. Knows no files and no models.
- */
+/** Summarises the predictions of one mode. Knows no files and no models. */
 import { isWellFormed } from "../tasks/extract.js";
 import { extractorNames, type Prediction } from "./folder/predictions.js";
 import type { ModeMetrics } from "./folder/read-results.js";
@@ -9,7 +6,6 @@ import { majAtK, passAtK, wilsonInterval } from "../math/statistics.js";
 
 /**
  * @param predictions all of one mode, by question and sample
- * @param samples completions of each question
  * @param seconds that generating took
  */
 export function summarize(predictions: readonly Prediction[], samples: number, seconds: number): ModeMetrics {
@@ -69,6 +65,5 @@ function atK(questions: readonly (readonly Prediction[])[], samples: number) {
   };
 }
 
-function byK(ks: readonly number[], value: (k: number) => number): Record<string, number> {
-  return Object.fromEntries(ks.map((k) => [String(k), value(k)]));
-}
+const byK = (ks: readonly number[], value: (k: number) => number): Record<string, number> =>
+  Object.fromEntries(ks.map((k) => [String(k), value(k)]));

@@ -1,22 +1,19 @@
 /**
- * Compares evaluation results: checkpoints paired by question, algorithms paired by seed. The
- * caller has checked that the questions are the same. Knows no files and prints nothing.
- *
- * Two checkpoints show which of the two is better. Only several seeds show whether an algorithm is
- * better, because runs of one recipe differ by more than chance over questions.
+ * Compares evaluation results: checkpoints paired by question, algorithms by seed. Only several
+ * seeds show whether an algorithm is better: runs of one recipe differ by more than chance.
  */
 import type { Mode } from "./folder/names.js";
 import { points } from "../terminal/format.js";
-import type { EvalResult } from "./folder/read-results.js";
-import { modesOf } from "./folder/read-results.js";
+import { type EvalResult, modesOf } from "./folder/read-results.js";
 import {
-  type Interval,
   detectableOverSeeds,
   detectablePaired,
   holmAdjusted,
   mcnemarMidP,
+  mean,
   pairedBootstrapInterval,
   tTest,
+  type Interval,
   wilsonInterval,
 } from "../math/statistics.js";
 
@@ -43,22 +40,14 @@ export interface CheckpointComparison {
   /** Mid-p McNemar. */
   readonly p: number;
   readonly p_holm: number;
-  /**
-   * Smallest difference that would be shown 4 times in 5, at this share of questions that differ
-   * and at LEVEL / tests. Null when too few differ.
-   */
+  /** The difference found 4 times in 5, at LEVEL / tests and as many that differ; null: too few. */
   readonly detectable: number | null;
 }
 
-/** Every pair of results. */
-export function allPairs(results: readonly unknown[]): (readonly [a: number, b: number])[] {
-  return results.flatMap((_, a) => results.slice(a + 1).map((_, i) => [a, a + 1 + i] as const));
-}
+export const allPairs = (results: readonly unknown[]): (readonly [a: number, b: number])[] =>
+  results.flatMap((_, a) => results.slice(a + 1).map((_, i) => [a, a + 1 + i] as const));
 
-/**
- * Pairs of results in each of their modes; Holm's correction is over all of them.
- * @param pairs indices into the results
- */
+/** Compares pairs (indices) of results in each mode; Holm's correction is over all of them. */
 export function compareCheckpoints(
   results: readonly EvalResult[],
   pairs: readonly (readonly [a: number, b: number])[] = allPairs(results),
@@ -100,7 +89,6 @@ function comparePair(
 /** Accuracies of two algorithms at one endpoint, run i of both with the same training seed. */
 export interface SeedPairs {
   readonly mode: Mode;
-  /** Questions asked. */
   readonly n: number;
   /** [seeds], at least two. */
   readonly a: readonly number[];
@@ -109,7 +97,6 @@ export interface SeedPairs {
 
 export interface SeedComparison extends SeedPairs {
   readonly seeds: number;
-  /** Mean accuracies over seeds. */
   readonly accuracy: readonly [a: number, b: number];
   /** [seeds] accuracy of b − a. */
   readonly differences: readonly number[];
@@ -124,25 +111,21 @@ export interface SeedComparison extends SeedPairs {
   readonly detectable: number;
 }
 
-/**
- * Every verdict on algorithms comes from here: seed i of one against seed i of the other.
- * @param family comparisons that are judged together: Holm's correction is over all of them
- */
+/** Compares seed i of one with seed i of the other; Holm's correction is over the whole family. */
 export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & SeedComparison)[] {
   return withHolm(
     family.map((pairs) => {
       const { a, b, n } = pairs;
       const differences = b.map((accuracy, i) => accuracy - a[i]!);
-      // Accuracies are multiples of 1/n: each carries a rounding error of variance 1/(12 n²)
-      // (Sheppard), a difference twice that. Differences that happen to be equal are therefore no
-      // proof that seeds do not scatter.
-      const { mean, sd, interval, p } = tTest(differences, 1 / (n * Math.sqrt(6)));
+      // Accuracies are multiples of 1/n: a difference carries a rounding error of variance 1/(6 n²)
+      // (Sheppard), so equal differences are no proof that seeds do not scatter.
+      const { mean: difference, sd, interval, p } = tTest(differences, 1 / (n * Math.sqrt(6)));
       return {
         ...pairs,
         seeds: a.length,
-        accuracy: [average(a), average(b)] as const,
+        accuracy: [mean(a), mean(b)] as const,
         differences,
-        difference: mean,
+        difference,
         sd,
         difference_ci95: interval,
         p,
@@ -152,10 +135,7 @@ export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & Se
   );
 }
 
-/** Whether a difference counts as shown. */
-export function isShown({ p_holm }: { readonly p_holm: number }): boolean {
-  return p_holm < LEVEL;
-}
+export const isShown = ({ p_holm }: { readonly p_holm: number }): boolean => p_holm < LEVEL;
 
 /** One sentence on one comparison, which may be that nothing was shown. */
 export function verdict(comparison: CheckpointComparison | SeedComparison, nameA: string, nameB: string): string {
@@ -181,10 +161,4 @@ function withHolm<T extends { readonly p: number }>(comparisons: readonly T[]): 
   return comparisons.map((comparison, i) => ({ ...comparison, p_holm: adjusted[i]! }));
 }
 
-function count(answers: readonly number[]): number {
-  return answers.filter((right) => right === 1).length;
-}
-
-function average(values: readonly number[]): number {
-  return values.reduce((sum, x) => sum + x, 0) / values.length;
-}
+const count = (answers: readonly number[]): number => answers.filter((right) => right === 1).length;

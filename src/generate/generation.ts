@@ -1,7 +1,4 @@
-/**
- * One prompt and its completions: from engine tokens to text with an end. The engine knows token
- * ids only, so stop strings are found here, at segment boundaries. Knows nothing of HTTP.
- */
+/** One prompt and its completions as text; stop strings are found here, at segment boundaries. */
 import type { GenerateRequest, GeneratedCompletion } from "../engine/engine-types.js";
 import type { EnginePool } from "../engine/pool.js";
 import { TextStream } from "./text-stream.js";
@@ -17,9 +14,7 @@ export interface Generation {
   readonly stopIds: readonly number[];
   readonly stops: readonly string[];
   readonly seed: bigint;
-  /** Report the most probable tokens, too. */
   readonly top: boolean;
-  /** Measure the prompt's own tokens. */
   readonly scorePrompt: boolean;
 }
 
@@ -42,7 +37,7 @@ export interface Choice extends ChoiceDelta {
   readonly finishReason: "stop" | "length";
 }
 
-/** Requests of the engine, to be checked before they are submitted: completions, prompt's score. */
+/** What the engine will be asked: completions, and the prompt's score. */
 export function engineRequests(generation: Generation): GenerateRequest[] {
   const { requestId, promptIds, n, temperature, maxTokens, stopIds, seed, top, scorePrompt } = generation;
   const requests: GenerateRequest[] = [];
@@ -66,9 +61,8 @@ export function engineRequests(generation: Generation): GenerateRequest[] {
 const scoreId = (requestId: string): string => `${requestId}-score`;
 
 /**
- * @param onDelta each choice's news after a segment
+ * @param onDelta each choice's news after a segment. @throws Cancelled when `signal` aborts
  * @returns choices in order; and with `scorePrompt` the prompt's tokens
- * @throws Cancelled when `signal` aborts
  */
 export async function generate(
   pool: EnginePool,
@@ -155,12 +149,7 @@ class GrowingChoice {
     }
     if (this.#finishReason !== null) this.#text.end();
     const text = this.#text.take(this.#finishReason !== null);
-    this.#onDelta({
-      index: this.#index,
-      text,
-      tokens: this.#tokens.slice(before),
-      finishReason: this.#finishReason,
-    });
+    this.#onDelta({ index: this.#index, text, tokens: this.#tokens.slice(before), finishReason: this.#finishReason });
   }
 
   /** The whole completion, of which `push` has seen a beginning. */

@@ -1,7 +1,6 @@
 /**
- * The files of `infer --input`. Input: JSON lines, blank ones skipped. Output: JSON lines in the
- * order of the input, each appended as soon as all before it are there. So a file that was cut goes
- * on after its last whole line. Two hashes in a line say what it is the answer to. Knows no models.
+ * The files of `infer --input`: JSON lines, the output in the order of the input, so a file that
+ * was cut goes on after its last whole line. Two hashes in a line say what it is the answer to.
  */
 import { createHash } from "node:crypto";
 import {
@@ -22,7 +21,6 @@ import { messageList } from "../model/chat-messages.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import type { Answer } from "./prompting.js";
 
-/** A line of the input. */
 export interface PromptLine {
   /** Place among the prompts, from 0. */
   readonly index: number;
@@ -57,7 +55,6 @@ const writtenSchema = z.looseObject({
   error: z.string().optional(),
 });
 
-/** The first 16 hex digits of the sha256. */
 export const shortHash = (text: string): string => createHash("sha256").update(text).digest("hex").slice(0, 16);
 
 /** @throws UserError for a file that is missing or has no line */
@@ -87,19 +84,14 @@ export function parsePrompt({ where, text }: PromptLine): {
 }
 
 export interface AnswerFile {
-  /** Lines that are there from earlier sessions. */
   readonly kept: number;
-  /** Number of lines with an error, earlier sessions included. */
   readonly errors: () => number;
   /** Takes a line in any order. */
   add(line: AnswerLine): void;
   close(): void;
 }
 
-/**
- * Opens a new output file, or one of the same input and settings to go on with.
- * @throws UserError when it holds anything else
- */
+/** Opens a new output file, or one to go on with. @throws UserError when it holds anything else */
 export function openAnswerFile(
   file: string,
   input: string,

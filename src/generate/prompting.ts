@@ -1,13 +1,10 @@
-/**
- * Turns a prompt of `infer` into a request of the engine, and the answer into text. Knows no files.
- */
+/** Turns a prompt of `infer` into a request of the engine, and the answer into text. */
 import type { GenerateRequest, GeneratedGroup } from "../engine/engine-types.js";
 import type { ModelFiles } from "../model/read-model.js";
 import { UserError } from "../errors.js";
 import { completionText, type ChatMessage } from "../model/tokenizer.js";
 import { promptSeed } from "../protocol/seeds.js";
 
-/** What shapes an answer besides the prompt and the model. */
 export interface Asking {
   /** Before a prompt that has no system message of its own; null = what the chat template says. */
   readonly system: string | null;
@@ -31,10 +28,8 @@ export interface Answer {
 }
 
 /**
- * @param where the prompt is from, for messages
- * @param index its place among the prompts: each has noise of its own
- * @throws UserError for a prompt without tokens or without room for an answer, and what the chat
- *   template refuses
+ * @param index the prompt's place among others: each has noise of its own
+ * @throws UserError for a prompt without tokens or room, and what the chat template refuses
  */
 export function makeRequest(
   { tokenizer, shape }: Pick<ModelFiles, "tokenizer" | "shape">,
@@ -68,7 +63,6 @@ function chatOf(prompt: string | readonly ChatMessage[], { system }: Asking): Ch
   return messages;
 }
 
-/** The completions of a group, in order. */
 export function answersOf({ completions }: GeneratedGroup, { tokenizer }: Pick<ModelFiles, "tokenizer">): Answer[] {
   return completions.map(({ ids, logprobs, finishReason }) => {
     return {

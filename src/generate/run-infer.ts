@@ -17,20 +17,16 @@ import { type ModelFiles, readModel } from "../model/read-model.js";
 import { type Generation, generate } from "./generation.js";
 
 export interface InferOptions {
-  /** Model or adapter folder, or hub id. */
   readonly model: string;
   /** Either this or `input`. */
   readonly prompt?: string;
   /** File of JSON lines, see prompt-file.ts. */
   readonly input?: string;
-  /** Goes with `input`. */
   readonly output?: string;
   readonly overwrite: boolean;
   /** System message; undefined = the template's own default. */
   readonly system?: string;
-  /** The prompt is taken as it is, without the chat template. */
   readonly raw: boolean;
-  /** Answers to each prompt. */
   readonly samples: number;
   readonly greedy: boolean;
   /** Undefined = what the model's generation_config.json says. */
@@ -39,18 +35,15 @@ export interface InferOptions {
   readonly seed: number;
   readonly stream: boolean;
   readonly json: boolean;
-  /** Where and how the engines compute. */
   readonly engines: PoolOptions;
 }
 
-/** Everything an answer needs besides the prompt. */
 interface Asked {
   readonly pool: EnginePool;
   readonly files: ModelFiles;
   readonly asking: Asking;
 }
 
-/** Shows how many lines of a file are answered. */
 export type LineProgress = (total: number, present: number) => { add(count: number): void; stop(): void };
 
 export async function runInfer(options: InferOptions, progress: LineProgress): Promise<void> {
@@ -114,7 +107,6 @@ async function printAnswers({ pool, files }: Asked, request: GenerateRequest, js
   }
 }
 
-/** Prints text as it comes. */
 async function streamAnswer({ pool, files, asking }: Asked, request: GenerateRequest): Promise<void> {
   const { requestId, promptIds, seed, sampling } = request;
   const generation: Generation = {

@@ -1,7 +1,4 @@
-/**
- * Text of a growing completion: what may be shown already, and where a stop string ends it. Knows
- * no model and no sockets.
- */
+/** The text of a growing completion: what may be shown, and where a stop string ends it. */
 import type { Tokenizer } from "../model/tokenizer.js";
 
 /** Where the first stop string begins; undefined when there is none. */
@@ -10,11 +7,7 @@ export function findStop(text: string, stops: readonly string[], from = 0): numb
   return found.length === 0 ? undefined : Math.min(...found);
 }
 
-/**
- * Text of tokens as they come. A token is decoded together with the ones before it. So characters
- * spread over tokens, and spaces that depend on the neighbour, come out as if all were decoded at
- * once (vllm, transformers_utils/detokenizer_utils.py, detokenize_incrementally).
- */
+/** Decodes tokens with those before them (vllm, detokenizer_utils.py, detokenize_incrementally). */
 export class TextStream {
   readonly #decode: Tokenizer["decode"];
   readonly #stops: readonly string[];
@@ -33,7 +26,6 @@ export class TextStream {
     this.#stops = stops.filter((stop) => stop !== "");
   }
 
-  /** Takes new tokens, none after a stop string. */
   push(ids: Iterable<number>): void {
     for (const id of ids) {
       if (this.stoppedAt !== undefined) return;

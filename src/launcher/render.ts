@@ -1,7 +1,4 @@
-/**
- * Text for the terminal: a live frame, plain lines, and the closing report. Pure functions of a
- * run's state.
- */
+/** Text for the terminal: a live frame, plain lines, and the closing report. */
 import {
   SHOWN_METRICS as M,
   type Accuracy,
@@ -54,7 +51,6 @@ export function initialState(header: RunHeader, maxSteps: number, nowMs: number)
   };
 }
 
-/** Takes an event into the state. */
 export function update(state: RunState, event: ProgressEvent, nowMs: number): void {
   switch (event.type) {
     case "ready":
@@ -85,9 +81,7 @@ export function update(state: RunState, event: ProgressEvent, nowMs: number): vo
   }
 }
 
-/**
- * Milliseconds until the last iteration, at the pace of the latest; undefined before two of them.
- */
+/** Milliseconds left at the pace of the latest iterations; undefined before two of them. */
 export function etaMs({ iterationTimesMs: times, iteration, maxSteps }: RunState): number | undefined {
   if (times.length < 2) return undefined;
   return ((times.at(-1)! - times[0]!) / (times.length - 1)) * (maxSteps - iteration);
@@ -111,38 +105,36 @@ function bar(done: number, total: number, width: number): string {
   return "█".repeat(filled) + "░".repeat(width - filled);
 }
 
-/** Names and texts of the metrics that are present, in the order shown. */
-function shownMetrics(metrics: Metrics): [name: string, text: string][] {
-  const shown: [string, string][] = [];
-  const show = (name: string, key: string, format: (value: number) => string) => {
-    const value = metrics[key];
-    if (value !== undefined) shown.push([name, format(value)]);
-  };
-  show("reward", M.reward, (value) => value.toFixed(3));
-  show("accuracy", M.accuracy, percent);
-  show("tokens/s", M.tokensPerSecond, whole);
-  show("staleness", M.stalenessMax, (value) => String(value));
-  show("idle actors", M.actorIdle, percent);
-  show("learner", M.learnerIdle, percent);
-  return shown;
-}
+type Shown = readonly [name: string, key: string, format: (value: number) => string];
 
-/** One line for an iteration; columns line up from line to line. */
+const mainMetrics: readonly Shown[] = [
+  ["reward", M.reward, (value) => value.toFixed(3)],
+  ["accuracy", M.accuracy, percent],
+  ["tokens/s", M.tokensPerSecond, whole],
+  ["staleness", M.stalenessMax, String],
+  ["idle actors", M.actorIdle, percent],
+  ["learner", M.learnerIdle, percent],
+];
+const details: readonly Shown[] = [
+  ["length", M.meanLength, (n) => n.toFixed(1)],
+  ["cut off", M.clippedRatio, percent],
+  ["entropy", M.entropy, (n) => n.toFixed(3)],
+  ["kl", M.kl, (n) => n.toFixed(4)],
+  ["grad norm", M.gradNorm, (n) => n.toPrecision(3)],
+];
+
+/** Names and texts of the metrics that are present, in the order shown. */
+const present = (metrics: Metrics, shown: readonly Shown[]): (readonly [name: string, text: string])[] =>
+  shown.flatMap(([name, key, format]) => (metrics[key] === undefined ? [] : [[name, format(metrics[key])] as const]));
+
 export function plainIteration(state: RunState, nowMs: number): string {
   const total = String(state.maxSteps);
-  const widths: Record<string, number> = {
-    reward: 6,
-    accuracy: 7,
-    "tokens/s": 7,
-    staleness: 1,
-    "idle actors": 7,
-    learner: 7,
-  };
+  const widths: Record<string, number> = { reward: 6, staleness: 1 };
   const eta = etaMs(state);
   return [
     `[${clock((nowMs - state.startedMs) / 1000).padStart(5)}]`,
     `step ${String(state.iteration).padStart(total.length)}/${total}`,
-    ...shownMetrics(state.metrics).map(([name, text]) => `${name} ${text.padStart(widths[name] ?? 0)}`),
+    ...present(state.metrics, mainMetrics).map(([name, text]) => `${name} ${text.padStart(widths[name] ?? 7)}`),
     ...(eta === undefined ? [] : [`eta ${clock(eta / 1000)}`]),
   ].join("  ");
 }
@@ -153,7 +145,6 @@ export function validationLine(event: Extract<ProgressEvent, { type: "validation
   return `validation ${when}: ${event.mode} ${interval(event)}, n = ${event.n}`;
 }
 
-/** The run in one line: algorithm, model, learner and actors. */
 export function headline({ header, backend, parameters }: Pick<RunState, "header" | "backend" | "parameters">): string {
   const { algo, model, serial, numActors, threads } = header;
   const plural = (n: number, noun: string) => `${n} ${noun}${n === 1 ? "" : "s"}`;
@@ -186,16 +177,8 @@ export function frame(state: RunState, columns: number, nowMs: number): string[]
     );
 
   if (state.rewards.length > 0) lines.push("", `reward ${sparkline(state.rewards, Math.min(60, columns - 10))}`);
-  const shown = shownMetrics(metrics);
-  if (shown.length > 0) lines.push(shown.map(([name, text]) => `${name} ${text}`).join("   "));
-  const details = [
-    ...detail(metrics, "length", M.meanLength, (n) => n.toFixed(1)),
-    ...detail(metrics, "cut off", M.clippedRatio, percent),
-    ...detail(metrics, "entropy", M.entropy, (n) => n.toFixed(3)),
-    ...detail(metrics, "kl", M.kl, (n) => n.toFixed(4)),
-    ...detail(metrics, "grad norm", M.gradNorm, (n) => n.toPrecision(3)),
-  ];
-  if (details.length > 0) lines.push(details.join("   "));
+  for (const shown of [mainMetrics, details].map((list) => present(metrics, list)))
+    if (shown.length > 0) lines.push(shown.map(([name, text]) => `${name} ${text}`).join("   "));
   if (actors.restarts > 0)
     lines.push(`actors running ${actors.running} of ${header.numActors}, restarts ${actors.restarts}`);
 
@@ -203,15 +186,7 @@ export function frame(state: RunState, columns: number, nowMs: number): string[]
   return lines.map((line) => line.slice(0, columns));
 }
 
-function detail(metrics: Metrics, name: string, key: string, format: (value: number) => string): string[] {
-  const value = metrics[key];
-  return value === undefined ? [] : [`${name} ${format(value)}`];
-}
-
-/**
- * Accuracy before and after, what it cost, and where to go from here. `runDir` as the user would
- * type it.
- */
+/** What a run ends with; `runDir` as the user would type it. */
 export function report(summary: RunSummary, runDir: string): string {
   const { before, after } = summary.validation;
   const rows = (["sampled", "greedy"] as const).flatMap((mode) => {

@@ -1,4 +1,5 @@
 /** Supervises the processes of a run under a view and under signals. */
+import { appendFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { shortPath } from "../config/load.js";
 import type { RunConfig } from "../config/schema.js";
@@ -8,12 +9,13 @@ import { smiList } from "../machine/gpus.js";
 import { actorLibraryPath } from "../machine/onnx-provider.js";
 import { removeAbandoned, removeLeftoversOf } from "../protocol/leftovers.js";
 import { heedSignals } from "../run/children.js";
+import { logFile } from "../run/paths.js";
 import { assignDevices } from "./assign-devices.js";
-import { report } from "./render.js";
+import { report, type RunHeader } from "./render.js";
 import type { LaunchFlags } from "./resolve-run.js";
 import { type SuperviseOptions, Supervisor } from "./supervise.js";
 import { planThreads } from "./threads.js";
-import { createView } from "./view.js";
+import { type View, createView, plainView } from "./view.js";
 
 /** @returns the exit code */
 export async function runAndShow(
@@ -33,6 +35,7 @@ export async function runAndShow(
     threads,
   };
   const view = createView(process.stdout, header, run.max_steps);
+  const record = recordedView(logFile(runDir, "launcher"), header, run.max_steps);
   removeAbandoned();
   const supervised = new Supervisor({
     runDir,
@@ -45,21 +48,45 @@ export async function runAndShow(
     serial,
     resume: flags.resume !== undefined,
     debug: flags.debug === true,
-    onEvent: view.event,
+    onEvent: (event) => {
+      record.event(event);
+      view.event(event);
+    },
     onActors: view.actors,
     cleanUpAfter: removeLeftoversOf,
   });
   const signals = heedSignals(
     (signal) => {
-      view.note(`${signal}: writing a checkpoint, then stopping. Once more kills everything at once.`);
+      const line = `${signal}: writing a checkpoint, then stopping. Once more kills everything at once.`;
+      record.note(line);
+      view.note(line);
       supervised.stop();
     },
     () => supervised.kill(),
+    (signal) => {
+      view.note(`${signal}: a checkpoint is written after the iteration at hand.`);
+      supervised.checkpoint();
+    },
   );
   const { summary, failure } = await supervised.ended;
   signals.release();
   view.close();
   if (summary !== undefined) process.stdout.write(`${report(summary, shortPath(runDir))}\n`);
-  if (failure !== undefined) process.stderr.write(`error: ${failure}\n`);
-  return signals.exitCode() ?? (failure === undefined ? 0 : 1);
+  const error = failure ?? (summary === undefined ? "the run was killed before it wrote a checkpoint." : undefined);
+  if (error === undefined) return signals.exitCode() ?? 0;
+  record.note(`error: ${error}`);
+  process.stderr.write(`error: ${error}\n`);
+  return 1;
+}
+
+/** The plain view in a file: it is there when a terminal or a pipe is not, or no longer. */
+function recordedView(file: string, header: RunHeader, maxSteps: number): View {
+  const write = (line: string): void => {
+    try {
+      appendFileSync(file, `${line}\n`);
+    } catch {
+      // a full disk: the terminal says so
+    }
+  };
+  return plainView(write, header, maxSteps, () => performance.now());
 }

@@ -12,7 +12,6 @@ export interface View {
   readonly close: () => void;
 }
 
-/** How often the clock on a live frame moves. */
 const REDRAW_MS = 500;
 
 /** The view that suits `stream`: live on a terminal wide enough for it, plain lines otherwise. */

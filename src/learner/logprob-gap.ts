@@ -1,8 +1,4 @@
-/**
- * Same numbers on both sides: the actor's log-probabilities against the learner's, for the same
- * tokens under the very weights that sampled them. Checked before training, logged at each
- * iteration.
- */
+/** Actor's against learner's log-probabilities, for the same tokens under the same weights. */
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
@@ -35,10 +31,7 @@ export class GapMeter {
     this.#recent.delete(iteration - this.#training.run.max_staleness - 1);
   }
 
-  /**
-   * Compares both sides on the tokens of the first completions of up to `limit` groups.
-   * @returns null when no version that sampled them is still remembered
-   */
+  /** @returns null when no version that sampled the groups' first completions is remembered */
   async measure(
     tasks: readonly Task[],
     groups: readonly TrajectoryGroup[],
@@ -64,10 +57,7 @@ export class GapMeter {
   }
 }
 
-/**
- * Summarises differences per token, in nats; null when there is none. A difference that is no
- * number counts as infinite.
- */
+/** Summarises nats per token; null when there are none. What is no number counts as infinite. */
 export function gapOf(differences: readonly number[]): Gap | null {
   if (differences.length === 0) return null;
   const sorted = Float64Array.from(differences, (x) => (Number.isNaN(x) ? Infinity : x)).sort();

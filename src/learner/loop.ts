@@ -1,12 +1,11 @@
 /**
- * The learner, whole: model and backend, rollouts in, updates, weights out, evaluation,
- * checkpoints, metrics.
+ * The learner, whole: rollouts in, updates, weights out, evaluation, checkpoints, metrics.
  *
  *   publish(0) ─▶ evaluate ─▶ [ batch(k) ─▶ update ─▶ publish(k + 1) ─▶ metrics, evaluation,
  *   checkpoint ] ─▶ evaluate
  *
- * While the update of batch k runs, actors sample batch k + 1 (bounded by max_staleness).
- * Knows the order of things; knows no formulas and no sockets.
+ * While batch k is learned from, actors sample batch k + 1 (bounded by max_staleness). Knows the
+ * order of things; knows no formulas and no sockets.
  */
 import { performance } from "node:perf_hooks";
 import type { RunConfig } from "../config/schema.js";
@@ -101,7 +100,6 @@ interface Parts {
   readonly backend: BackendInfo;
 }
 
-/** The iterations of one session, from the first publish to the summary. */
 class TrainingLoop {
   readonly #run: RunConfig;
   readonly #options: LearnerOptions;

@@ -1,7 +1,6 @@
 /**
  * Entry of the learner process:
  *   node dist/learner/main.js --config <run_dir>/config.json [--resume] [--serial] --threads 1
- * Reads the resolved configuration, then imports the heavy libraries.
  * Exits 0 when the run is complete or was asked to stop, 1 with a message otherwise.
  */
 import { dirname } from "node:path";

@@ -16,7 +16,6 @@ import { starterCorpus } from "../tasks/starter.js";
 export interface SftFlags extends SftOptions {
   /** Hugging Face folder; with `fromScratch` only its config.json and tokenizer are read. */
   readonly model: string;
-  /** "starter", or a JSONL file with question/answer. */
   readonly data: string;
   /** Folder that becomes the trained model; checkpoints go to its checkpoints/. */
   readonly out: string;
@@ -57,10 +56,7 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
   console.log(
     `${layoutSize(weightLayout(config)).toLocaleString("en")} parameters, ${size.toLocaleString("en")} examples, ${backend.library}`,
   );
-  const settings = {
-    ...options,
-    saveSteps: options.saveSteps === 0 ? options.maxSteps : options.saveSteps,
-  };
+  const settings = { ...options, saveSteps: options.saveSteps === 0 ? options.maxSteps : options.saveSteps };
   await trainSft(
     backend.tf,
     config,
@@ -74,7 +70,6 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
   );
 }
 
-/** Worked examples by index. */
 function examples(data: string): { size: number; problem: (i: number) => { question: string; answer: string } } {
   if (data === "starter") return { size: STARTER_EXAMPLES, problem: (i) => starterCorpus(i) };
   const dataset = loadDataset(data, "train");

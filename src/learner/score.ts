@@ -13,7 +13,7 @@ export interface ScoredSequence {
 }
 
 /**
- * Scores each sequence by the packed forward pass of training, an adapter beside its base as there.
+ * Scores each sequence by training's packed forward pass, an adapter beside its base as there.
  * @returns [sequences] nats of each token of the completion
  */
 export async function scoreSequences(

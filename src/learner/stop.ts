@@ -1,9 +1,5 @@
-/** Waiting that ends when the run is asked to stop. */
-
 /**
- * Asks for something and waits for it, unless the run is asked to stop.
- * After a stop nothing is asked any more; a request under way is abandoned, and what becomes of it
- * is nobody's concern.
+ * Asks and waits, unless the run is asked to stop: then a request under way is abandoned.
  * @returns null when the run is asked to stop before the answer is there
  */
 export function unlessStopped<T>(ask: () => Promise<T>, stop: AbortSignal): Promise<T | null> {

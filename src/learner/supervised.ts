@@ -1,7 +1,4 @@
-/**
- * Supervised warm-start: cross-entropy on answers, AdamW, cosine schedule, checkpoints, resume.
- * It takes the same steps on the same policy as reinforcement learning, with another loss.
- */
+/** Supervised warm-start: reinforcement learning's steps on the same policy, with cross-entropy. */
 import type { Scalar } from "@tensorflow/tfjs";
 import { runConfigSchema, type RunConfig } from "../config/schema.js";
 import { mulberry32, shuffled } from "../math/random.js";
@@ -16,7 +13,6 @@ import { PolicyOptimizer } from "./policy/step.js";
 
 export interface SftOptions {
   readonly maxSteps: number;
-  /** Examples per step. */
   readonly batchSize: number;
   readonly learningRate: number;
   readonly warmupSteps: number;
@@ -36,10 +32,7 @@ export interface SftProgress {
   readonly tokens: number;
 }
 
-/**
- * Draws weights as Hugging Face does: normal(0, 0.02) for matrices, 0 for biases, 1 for norms.
- * Source: transformers, `PreTrainedModel._init_weights`, initializer_range 0.02.
- */
+/** normal(0, 0.02) for matrices, 0 for biases, 1 for norms (transformers, `_init_weights`). */
 export function initialWeights(config: ModelConfig, seed: number): Float32Array {
   const layout = weightLayout(config);
   const packed = new Float32Array(layoutSize(layout));
@@ -61,13 +54,11 @@ function* exampleOrder(numExamples: number, seed: number): Generator<number> {
   for (let epoch = 0; ; epoch++) yield* shuffled(numExamples, mulberry32(seed * 1_000_003 + epoch));
 }
 
-/** What is trained on: worked answers, each a prompt with one completion. */
 export interface SftExamples {
   readonly size: number;
   readonly example: (i: number) => SequenceGroup;
 }
 
-/** The run configuration that says the same as these options. */
 function sftRun(sourceFolder: string, options: SftOptions): RunConfig {
   return runConfigSchema.parse({
     model: { path: sourceFolder },
@@ -84,9 +75,7 @@ function sftRun(sourceFolder: string, options: SftOptions): RunConfig {
 }
 
 /**
- * Trains and leaves the final model as an HF folder in `outDir`, with checkpoints in
- * `outDir/checkpoints`.
- * @param base initial weights
+ * Trains and leaves the final model as an HF folder in `outDir`, with checkpoints beside it.
  * @param sourceFolder gives config.json and the tokenizer's files
  */
 export async function trainSft(

@@ -1,7 +1,4 @@
-/**
- * What a run continues from: weights, optimizer and counters in a checkpoint, and the same in
- * memory. Knows what the state means; run/checkpoint.ts knows the files.
- */
+/** What a run continues from: weights, optimizer, counters. run/checkpoint.ts knows the files. */
 import type { RunConfig } from "../config/schema.js";
 import type { Validation } from "../protocol/progress.js";
 import {
@@ -14,14 +11,12 @@ import {
 import { checkpointFolder } from "../run/paths.js";
 import type { Updater } from "./algorithms/update.js";
 
-/** Counters of a run, as a checkpoint keeps them. */
 export interface Counters {
   iteration: number;
   /** Wall time of all sessions before this one. */
   wallSeconds: number;
   /** Wall time of training iterations, all sessions. */
   trainSeconds: number;
-  /** Accuracy before training. */
   before: Validation;
 }
 
@@ -39,10 +34,7 @@ export class Checkpoints {
   #state: TrainingState | null;
   #lastSaved: number | undefined;
 
-  /**
-   * @param resume continue from the last checkpoint; from the start when there is none yet
-   * @throws UserError for a damaged checkpoint
-   */
+  /** @param resume from the last checkpoint, if any. @throws UserError for a damaged one */
   constructor(runDir: string, resume: boolean) {
     this.#runDir = runDir;
     this.#lastSaved = resume ? listCheckpoints(runDir).at(-1) : undefined;
@@ -81,12 +73,10 @@ export class Checkpoints {
     this.#state = null;
   }
 
-  /** True when the current iteration is on disk. */
   get isSaved(): boolean {
     return this.#lastSaved === this.counters.iteration;
   }
 
-  /** Writes a checkpoint of the current iteration and deletes the oldest. */
   async save(run: RunConfig, updater: Updater): Promise<void> {
     const { model } = updater.policy.training;
     const weights = (await model.flat.data()) as Float32Array;

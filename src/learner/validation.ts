@@ -12,7 +12,6 @@ export interface ValidationOptions {
 }
 
 /**
- * Evaluates the current policy in each mode that the run asks for.
  * @param when "before", "after", or the number of iterations completed
  * @returns null when the run was asked to stop meanwhile
  */

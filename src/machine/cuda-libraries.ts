@@ -1,14 +1,12 @@
 /**
- * CUDA's libraries out of NVIDIA's wheels on PyPI, in the user's cache: a folder for each wheel, so
- * that an interrupted setup goes on with the next one. The learner (PyPI's `tensorflow`) needs CUDA
- * 12; so does onnxruntime-node's own CUDA provider, and the two share one stack. ONNX Runtime's
- * provider from PyPI needs CUDA 13 (onnx-provider.ts), which is then the actors' own stack. Knows
- * nothing of what loads them.
+ * CUDA's libraries out of NVIDIA's wheels on PyPI, in the user's cache: a folder for each, so that
+ * an interrupted setup goes on. The learner and onnxruntime-node's own provider share CUDA 12;
+ * ONNX Runtime's provider from PyPI needs CUDA 13 (onnx-provider.ts).
  */
 import { existsSync } from "node:fs";
-import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { cacheRoot, fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, fillBeside, type Wheel } from "./wheels.js";
 
 export type CudaMajor = "12" | "13";
 
@@ -20,9 +18,8 @@ const wheel = (name: string, version: string, megabytes: number, sha256: string)
 });
 
 /**
- * The `and-cuda` extra of tensorflow 2.21.0, without nvcc, which only XLA uses. The versions are
- * the newest of CUDA 12, because ONNX Runtime needs newer ones than TensorFlow and the interfaces
- * are stable within a major version.
+ * The `and-cuda` extra of tensorflow 2.21.0, without nvcc, which only XLA uses. The newest of CUDA
+ * 12: ONNX Runtime needs newer ones, and interfaces are stable within a major version.
  */
 const CUDA_12: readonly Wheel[] = [
   wheel("nvidia-cublas-cu12", "12.9.3.13", 581, "d7d51055f161b317c7105ddaae90e71eda059026074ffef93cf7cde2886bfe72"),
@@ -56,7 +53,6 @@ const SHARED_OBJECTS = String.raw`nvidia/.*/lib/(?!libnvblas|libcufftw|libcusolv
 
 export const cudaWheels = (major: CudaMajor): readonly Wheel[] => WHEELS[major];
 
-/** Folder of a wheel's libraries, whether or not it is there. */
 export const wheelFolder = (major: CudaMajor, { name, version }: Wheel, root = cacheRoot()): string =>
   join(root, `cuda-${major}`, `${name}-${version}`);
 
@@ -66,11 +62,7 @@ export const cudaLibraryPath = (major: CudaMajor): string[] =>
     .map((each) => wheelFolder(major, each))
     .filter((folder) => existsSync(folder));
 
-/**
- * Downloads what is not there yet.
- * @param wheels other ones, for tests
- * @throws Error with one clause that says what failed
- */
+/** Downloads what is not there yet. @throws Error with one clause that says what failed */
 export async function prepareCudaLibraries(
   python: string,
   major: CudaMajor,
@@ -80,22 +72,15 @@ export async function prepareCudaLibraries(
   for (const each of wheels) {
     const target = wheelFolder(major, each, root);
     if (existsSync(target)) continue;
-    const folder = await temporaryBeside(target);
-    try {
-      log(`${each.name} ${each.version} (${each.megabytes} MB)`);
+    log(`${each.name} ${each.version} (${each.megabytes} MB)`);
+    await fillBeside(target, async (folder) => {
       await fetchWheel(python, each, folder, SHARED_OBJECTS, log);
-      const libraries = join(folder, "lib");
-      await mkdir(libraries);
-      const entries = await readdir(join(folder, "nvidia"), { withFileTypes: true, recursive: true });
+      const packed = join(folder, "nvidia");
+      const entries = await readdir(packed, { withFileTypes: true, recursive: true });
       const files = entries.filter((entry) => entry.isFile());
       if (files.length === 0) throw new Error(`${each.name} ${each.version} holds no library`);
-      for (const file of files) await rename(join(file.parentPath, file.name), join(libraries, file.name));
-      // whoever renames first wins
-      await rename(libraries, target).catch((error: unknown) => {
-        if (!existsSync(target)) throw error;
-      });
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
+      for (const file of files) await rename(join(file.parentPath, file.name), join(folder, file.name));
+      await rm(packed, { recursive: true });
+    });
   }
 }

@@ -1,15 +1,9 @@
-/**
- * Which GPUs this process may use, and the environment that shows one of them to a child process.
- * Pure: what the machine says comes in as text. A child sees at most one GPU, by
- * CUDA_VISIBLE_DEVICES, so it is device 0 to each of them.
- */
+/** Which GPUs this process may use, and the environment that shows a child one, as device 0. */
 
 /**
- * The GPUs this process may use, by names that CUDA_VISIBLE_DEVICES takes, in order.
- *
- * CUDA_VISIBLE_DEVICES decides when it is set. SLURM sets it, with indices counted inside the job
- * where it hides the others. Otherwise nvidia-smi's list decides. SLURM_JOB_GPUS holds indices of
- * the whole node, so it is used only where nvidia-smi lists more GPUs than the job has, or nothing.
+ * The GPUs this process may use, by names that CUDA_VISIBLE_DEVICES takes, in order. That variable
+ * decides when it is set, as SLURM does where it hides others. Otherwise nvidia-smi's list decides.
+ * SLURM_JOB_GPUS holds indices of the whole node: used where more are listed than the job has.
  * @param smiList output of `nvidia-smi -L`; null when there is none
  */
 export function visibleGpus(env: Readonly<Record<string, string | undefined>>, smiList: string | null): string[] {
@@ -49,10 +43,7 @@ function parseSmiList(text: string): { gpu: string; uuid: string }[] {
   return devices;
 }
 
-/**
- * Environment of a process on `device`. The libraries' folders come before those the user has set.
- * A process on the CPU sees no GPU, so that it takes no memory of one.
- */
+/** The libraries' folders come before the user's. A process on the CPU sees no GPU. */
 export function deviceEnv(
   device: string | null,
   libraryPath: readonly string[],

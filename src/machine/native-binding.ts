@@ -1,16 +1,13 @@
 /**
- * Prepares the native TensorFlow binding of `@tensorflow/tfjs-node-gpu` without that package's
- * install script (which downloads a libtensorflow of 2022, built for CUDA 11.2, and fails where its
- * host is not reached):
+ * Prepares the native binding of `@tensorflow/tfjs-node-gpu` without that package's install script
+ * (which downloads a libtensorflow of 2022, built for CUDA 11.2):
  *
  *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_*.so, C headers ─┐
  *   @tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ──────────────────────────────┴─▶ the binding
  *
- * Both libraries and the binding are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a
- * folder of its own); node_modules gets a symbolic link to one of the two. The CUDA build opens
- * CUDA's libraries when it starts and computes on the CPU where it finds none, so it serves both.
- * Knows nothing of TensorFlow.js itself; whether the binding computes correctly is backend.ts's to
- * find out.
+ * They are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a folder of its own), and
+ * node_modules links to one. The CUDA build computes on the CPU where it finds no CUDA libraries,
+ * so it serves both. Whether the binding computes correctly is backend.ts's to find out.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, realpathSync } from "node:fs";
@@ -19,7 +16,7 @@ import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
-import { cacheRoot, fetchWheel, findPip, firstThatRuns, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, findPip, firstThatRuns, fillBeside, type Wheel } from "./wheels.js";
 
 const run = promisify(execFile);
 
@@ -52,21 +49,14 @@ const BINDING = "tfjs_binding.node";
 export type NativeBinding = { ok: true; path: string; built: boolean } | { ok: false; reason: string };
 
 /** Absolute path at which tfjs-node-gpu looks for its binding, whether or not the file is there. */
-export function nativeBindingPath(): string {
-  return join(packageFolder(), "lib", "napi-v8", BINDING);
-}
+export const nativeBindingPath = (): string => join(packageFolder(), "lib", "napi-v8", BINDING);
 
 /**
- * Makes sure that the native binding is in place: does nothing when it is, links it from the cache
- * when that has it, else downloads libtensorflow and compiles. Safe to run twice at the same time.
- * Never throws for what a machine may lack (network, pip, g++, headers): that is the `reason`, and
- * the wasm backend is there for it.
- *
+ * Makes sure that the native binding is in place: links it from the cache when that has it, else
+ * downloads libtensorflow and compiles. Safe to run twice at the same time. Never throws for what a
+ * machine may lack (network, pip, g++, headers): that is the `reason`, and wasm is there for it.
  * @param build "cpu" keeps a CUDA build that is in place, which computes on the CPU as well
  * @param log receives whole lines of progress; nothing is logged when nothing has to be built
- * @param path where the binding belongs (tests put it elsewhere)
- * @param cache folder that keeps libraries and binding; by default under $XDG_CACHE_HOME, else
- *   ~/.cache
  */
 export async function prepareNativeBinding({
   log,
@@ -91,9 +81,8 @@ export async function prepareNativeBinding({
   }
 }
 
-function packageFolder(): string {
-  return dirname(createRequire(import.meta.url).resolve("@tensorflow/tfjs-node-gpu/package.json"));
-}
+const packageFolder = (): string =>
+  dirname(createRequire(import.meta.url).resolve("@tensorflow/tfjs-node-gpu/package.json"));
 
 /** Folder of a build's libraries and binding, whether or not it is there. */
 export const tensorFlowFolder = (build: TensorFlowBuild): string =>
@@ -102,8 +91,8 @@ export const tensorFlowFolder = (build: TensorFlowBuild): string =>
 const CUDA_SUFFIX = "-cuda";
 
 /**
- * True for a link into a cache of this version, wherever that is. Also for a file that is no link:
- * it is the user's own build. A CUDA build serves where a CPU build is wanted, not the reverse.
+ * True for a link into a cache of this version, and for the user's own build, which is no link. A
+ * CUDA build serves where a CPU build is wanted, not the reverse.
  */
 function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean {
   if (!existsSync(path)) return false; // also for a link whose cache was cleared
@@ -121,25 +110,16 @@ async function link(target: string, path: string): Promise<void> {
   await rename(temporary, path);
 }
 
-/**
- * Fills `cache` through a temporary folder beside it. If two processes do so, the first to rename
- * wins and the other uses its result.
- */
 async function buildInto(cache: string, wheel: Wheel, log: (line: string) => void): Promise<void> {
   const tools = await findTools();
-  const folder = await temporaryBeside(cache);
-  try {
+  const fill = async (folder: string): Promise<void> => {
     log(`preparing TensorFlow ${wheel.version}, once: ${wheel.megabytes} MB to download, kept in ${dirname(cache)}`);
     await unpack(tools.python, wheel, folder, log);
     log("compiling the binding");
     await compile(tools, folder);
     await rm(join(folder, "tensorflow"), { recursive: true });
-    await rename(folder, cache).catch((error: unknown) => {
-      if (!existsSync(join(cache, BINDING))) throw error;
-    });
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+  };
+  await fillBeside(cache, fill, join(cache, BINDING));
 }
 
 interface Tools {
@@ -172,7 +152,6 @@ async function findTools(): Promise<Tools> {
   return { python, compiler, nodeHeaders };
 }
 
-/** Takes libraries and headers out of the wheel and leaves the rest, Python, alone. */
 async function unpack(python: string, wheel: Wheel, folder: string, log: (line: string) => void): Promise<void> {
   const wanted = [
     ...LIBRARIES.map((name) => `tensorflow/${name}`),

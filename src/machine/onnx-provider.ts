@@ -1,13 +1,11 @@
 /**
  * ONNX Runtime's CUDA provider for onnxruntime-node, which npm's package leaves out: two libraries
- * that must lie beside its libonnxruntime. They are kept in the user's cache; node_modules gets
- * links.
+ * beside its libonnxruntime. They are kept in the user's cache; node_modules gets links.
  *
  *   CUDA 12  onnxruntime-node's own install script, which takes them from NuGet
  *   CUDA 13  PyPI's onnxruntime-gpu of the same version
  *
- * The script can end with 0 having done nothing, so its result is looked at and its exit code is
- * not trusted. Knows nothing of CUDA's own libraries.
+ * The script can end with 0 having done nothing, so its result is looked at, not its exit code.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, readFileSync, realpathSync } from "node:fs";
@@ -17,7 +15,7 @@ import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
 import { type CudaMajor, cudaLibraryPath } from "./cuda-libraries.js";
-import { cacheRoot, fetchWheel, temporaryBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, fillBeside, type Wheel } from "./wheels.js";
 
 const run = promisify(execFile);
 
@@ -41,14 +39,10 @@ export const onnxVersion = (): string =>
 /** Where libonnxruntime looks for providers. */
 const binFolder = (): string => join(packageFolder(), "bin", "napi-v6", process.platform, process.arch);
 
-/** Folder in the cache that keeps the provider for CUDA `major`. */
 export const providerFolder = (major: CudaMajor): string =>
   join(cacheRoot(), `onnxruntime-${onnxVersion()}-cuda${major}`);
 
-/**
- * The CUDA for which the provider in place was built; undefined when none is there. The package's
- * own script, whose files are no links, knows CUDA 12 only.
- */
+/** The CUDA of the provider in place, if any; the package's own script knows CUDA 12 only. */
 export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
   const files = PROVIDER.map((name) => join(bin, name));
   if (!files.every((file) => existsSync(file))) return undefined;
@@ -59,10 +53,7 @@ export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
 /** Folders in which an actor's process finds CUDA's libraries, those of the provider in place. */
 export const actorLibraryPath = (): string[] => cudaLibraryPath(providerInPlace() ?? "12");
 
-/**
- * Puts the provider for CUDA `major` in place, from the cache or by download.
- * @throws Error with one clause that says what failed
- */
+/** Puts the provider for CUDA `major` in place. @throws Error with one clause that says why not */
 export async function prepareOnnxProvider(
   python: string,
   major: CudaMajor,
@@ -70,17 +61,10 @@ export async function prepareOnnxProvider(
   { bin = binFolder(), cache = providerFolder(major), script = join(packageFolder(), "script", "install.js") } = {},
 ): Promise<void> {
   if (providerInPlace(bin) === major) return;
-  if (!existsSync(cache)) {
-    const folder = await temporaryBeside(cache);
-    try {
-      await (major === "12" ? fromNuGet(folder, bin, script, log) : fromPyPI(python, folder, log));
-      await rename(folder, cache).catch((error: unknown) => {
-        if (!existsSync(cache)) throw error;
-      });
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
-  }
+  if (!existsSync(cache))
+    await fillBeside(cache, (folder) =>
+      major === "12" ? fromNuGet(folder, bin, script, log) : fromPyPI(python, folder, log),
+    );
   for (const name of PROVIDER) {
     await rm(join(bin, name), { force: true });
     await symlink(join(cache, name), join(bin, name));

@@ -14,9 +14,8 @@ export interface SetupOptions {
 }
 
 /**
- * Puts the learner's native TensorFlow in place. Where that is not possible, one line says so, and
- * everything runs on the wasm backend. With `cuda`, all parts are tried, and one that cannot be
- * prepared is a UserError.
+ * Puts the learner's native TensorFlow in place; where that is not possible, wasm serves. With
+ * `cuda`, all parts are tried, and one that cannot be prepared is a UserError.
  */
 export async function setup({ cuda, actorCuda, dryRun }: SetupOptions): Promise<void> {
   if (cuda) return dryRun ? listCuda(actorCuda) : setupCuda(actorCuda);
@@ -54,7 +53,6 @@ async function setupCuda(actorCuda: CudaMajor): Promise<void> {
   tell("CUDA is prepared; node dist/cli.js doctor --cuda says whether this machine can use it.");
 }
 
-/** What setupCuda would download, one line each. */
 function listCuda(actorCuda: CudaMajor): void {
   const line = ({ name, version, megabytes }: Wheel, folder: string) =>
     `${existsSync(folder) ? "present" : "PyPI   "}  ${`${name}==${version}`.padEnd(36)}  ${String(megabytes).padStart(4)} MB  ${folder}`;

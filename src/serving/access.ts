@@ -6,10 +6,7 @@ import { messageOf } from "../errors.js";
 import { isLoopback } from "../protocol/address.js";
 import { RequestError } from "./requests.js";
 
-/**
- * Without a key, requests must name a loopback host. So no web page reaches the server under a name
- * of its own (DNS rebinding).
- */
+/** Without a key, requests must name a loopback host: no web page reaches it by DNS rebinding. */
 export const loopbackOnly: MiddlewareHandler = (c, next) => {
   const { hostname } = new URL(c.req.url);
   if (isLoopback(hostname)) return next();
@@ -35,8 +32,7 @@ const sha256 = (text: string): Buffer => createHash("sha256").update(text).diges
 
 /** @throws RequestError unless the body is JSON and says so */
 export async function readBody(c: Context): Promise<unknown> {
-  // A page in a browser may not send this type to another origin without asking first, which is not
-  // answered.
+  // A browser's page must ask before it sends this type to another origin; nobody answers it.
   if (!/^application\/json\b/i.test(c.req.header("Content-Type") ?? ""))
     throw new RequestError(415, "expected Content-Type: application/json");
   try {

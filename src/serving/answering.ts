@@ -45,13 +45,11 @@ export class Answering {
     return work;
   }
 
-  /** Answers when all completions are there. */
   async whole(c: Context, work: Work, body: (results: Result[]) => object): Promise<Response> {
     const results = await this.#run(work, c.req.raw.signal);
     return c.json({ ...body(results), usage: this.#used(work, results) });
   }
 
-  /** Answers with server-sent events. */
   inPieces(c: Context, work: Work, head: object, piece: (delta: ChoiceDelta, p: number) => object): Response {
     return streamSSE(c, async (stream) => {
       const gone = new AbortController();
@@ -113,7 +111,6 @@ export class Answering {
     }
   }
 
-  /** Counts an answer. */
   #used(work: Work, results: readonly Result[]) {
     const promptTokens = work.generations.reduce((sum, { promptIds }) => sum + promptIds.length, 0);
     const choices = results.flatMap((result) => result.choices);
@@ -124,7 +121,6 @@ export class Answering {
     return usage(promptTokens, completionTokens);
   }
 
-  /** Counts and logs a defect, or the end of the engine. */
   #failure(error: unknown) {
     this.counts.failed++;
     this.#log(error instanceof Error ? (error.stack ?? error.message) : messageOf(error));

@@ -1,7 +1,4 @@
-/**
- * The HTTP surface of `serve`: OpenAI's completions and chat completions over a pool of engines.
- * Holds the routes; answering.ts answers and server.ts listens.
- */
+/** The HTTP surface of `serve`: the routes; answering.ts answers and server.ts listens. */
 import { randomUUID } from "node:crypto";
 import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
@@ -129,6 +126,4 @@ function addChatCompletions(app: Hono, answering: Answering, { limits, model }: 
 }
 
 /** Since 1970. */
-function seconds(): number {
-  return Math.floor(Date.now() / 1000);
-}
+const seconds = (): number => Math.floor(Date.now() / 1000);

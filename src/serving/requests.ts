@@ -1,7 +1,7 @@
 /**
  * OpenAI's request bodies, as far as they are served. A field that is unknown, or whose value would
- * have an effect we do not have, is refused by name instead of being dropped. Reference: OpenAI
- * API, "Create completion" (legacy) and "Create chat completion"; `stop_token_ids` is vLLM's.
+ * have an effect we do not have, is refused by name. Reference: OpenAI API, "Create completion"
+ * (legacy) and "Create chat completion"; `stop_token_ids` is vLLM's.
  */
 import { z } from "zod";
 import { messageList } from "../model/chat-messages.js";
@@ -74,7 +74,6 @@ export type ChatRequest = z.infer<typeof chatRequest>;
 export class RequestError extends Error {
   override name = "RequestError";
   readonly status: 400 | 401 | 403 | 404 | 413 | 415 | 429 | 503;
-  /** The field at fault. */
   readonly param: string | null;
 
   constructor(status: RequestError["status"], message: string, param: string | null = null) {

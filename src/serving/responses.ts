@@ -1,7 +1,4 @@
-/**
- * OpenAI's response bodies, out of choices. Log-probabilities are nats of the distribution sampled
- * from (after temperature).
- */
+/** OpenAI's response bodies. Log-probabilities are nats of the distribution sampled from. */
 import type { Tokenizer } from "../model/tokenizer.js";
 import type { Choice, ChoiceDelta, TokenInfo } from "../generate/generation.js";
 
@@ -19,8 +16,7 @@ function completionLogprobs(decode: Decode, tokens: readonly TokenInfo[], top: b
   const best = tokens.map((token, t) => {
     if (token.logprob === null) return null;
     const both: Record<string, number> = { [texts[t]!]: token.logprob };
-    // Two tokens may have one text (broken UTF-8): the greater number stays, which is the most
-    // probable token's.
+    // Two tokens may have one text (broken UTF-8): the greater number stays, the more probable.
     if (token.top !== null && token.top.id !== token.id) both[decode([token.top.id])] = token.top.logprob;
     return both;
   });

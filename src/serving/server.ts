@@ -17,9 +17,7 @@ export interface ServeOptions {
   readonly apiKey?: string;
   /** By default the model as it was named on the command line. */
   readonly modelName?: string;
-  /** Completions that may wait. */
   readonly maxQueue: number;
-  /** Where and how the engines compute. */
   readonly engines: PoolOptions;
 }
 
@@ -73,25 +71,18 @@ export async function runServer(spec: string, options: ServeOptions): Promise<vo
   }
 }
 
-/**
- * Resolves with the port.
- * @throws UserError when the server cannot listen
- */
+/** Resolves with the port. @throws UserError when the server cannot listen */
 async function listening(server: Server, host: string, port: number): Promise<number> {
   await new Promise<void>((resolve, reject) => {
     server.once("listening", resolve);
-    server.once("error", (error: NodeJS.ErrnoException) =>
-      reject(
-        new UserError(
-          `--host ${host} --port ${port}: cannot listen (${error.code ?? messageOf(error)}). Choose another port.`,
-        ),
-      ),
-    );
+    server.once("error", (error: NodeJS.ErrnoException) => {
+      const why = error.code ?? messageOf(error);
+      reject(new UserError(`--host ${host} --port ${port}: cannot listen (${why}). Choose another port.`));
+    });
   });
   return (server.address() as AddressInfo).port;
 }
 
-/** Resolves when every connection has ended, or after the grace period. */
 async function closed(server: Server): Promise<void> {
   await new Promise<void>((resolve) => {
     const timer = setTimeout(resolve, GRACE_MS);

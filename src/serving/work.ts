@@ -14,7 +14,6 @@ import type { LogprobsWanted } from "./responses.js";
 const DEFAULT_MAX_TOKENS = 16;
 
 export interface ServedModel {
-  /** What requests call it. */
   readonly name: string;
   readonly shape: ModelConfig;
   readonly tokenizer: Tokenizer;
@@ -73,9 +72,8 @@ export function chatWork(model: ServedModel, limits: EngineOptions, body: ChatRe
 }
 
 /** Tokens that fit after the prompt; at least 1, so that a prompt that is too long is refused. */
-function room(model: ServedModel, promptIds: Int32Array): number {
-  return Math.max(1, model.shape.maxPositions - promptIds.length);
-}
+const room = (model: ServedModel, promptIds: Int32Array): number =>
+  Math.max(1, model.shape.maxPositions - promptIds.length);
 
 function commonParts(model: ServedModel, body: CompletionRequest | ChatRequest, p: number) {
   return {

@@ -1,7 +1,4 @@
-/**
- * Compares evaluations, or the runs of a study. Prints a table and a verdict, which may be that
- * nothing was shown.
- */
+/** Compares evaluations, or the runs of a study: prints a table and a verdict. */
 import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { UserError } from "../errors.js";
@@ -20,13 +17,11 @@ export interface CompareOptions {
   /** Result files of one algorithm, a seed each, in the order of `b`; both or neither. */
   readonly a?: readonly string[];
   readonly b?: readonly string[];
-  /** JSON file for the figures. */
   readonly json?: string;
 }
 
 /**
- * @param files two or more checkpoints' results, or one study's directory; none with `--a` and
- *   `--b`
+ * @param files two or more checkpoints' results, or one study's directory; none with `--a`, `--b`
  * @throws UserError for files that cannot be compared, saying what differs
  */
 export function runCompare(files: readonly string[], { a, b, json }: CompareOptions): void {
@@ -145,6 +140,5 @@ function labels(results: readonly EvalResult[]): string[] {
   return new Set(names).size === names.length ? names : names.map((_, i) => String.fromCharCode(65 + i));
 }
 
-function holm({ p_holm }: CheckpointComparison | SeedComparison, tests: number): string {
-  return `, ${p_holm.toPrecision(3)} after Holm's correction for ${tests}`;
-}
+const holm = ({ p_holm }: CheckpointComparison | SeedComparison, tests: number): string =>
+  `, ${p_holm.toPrecision(3)} after Holm's correction for ${tests}`;

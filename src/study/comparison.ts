@@ -1,10 +1,8 @@
 /**
- * What a finished study says: the verdict on its primary endpoint, everything else as secondary,
- * and each checkpoint against the baseline. Reads a study directory; prints and writes nothing.
- *
- * The study file names the primary endpoint: one mode, the first prompt, final checkpoints
- * after equally many rollouts. Holm's correction is over the pairs of algorithms there, and over
- * all secondary comparisons together, so that looking at more never changes the verdict.
+ * What a finished study says, read from its directory. The study file names the primary endpoint:
+ * one mode, the first prompt, final checkpoints after equally many rollouts. Holm's correction is
+ * over the pairs of algorithms there, and over all secondary comparisons together, so that looking
+ * at more never changes the verdict.
  */
 import { existsSync } from "node:fs";
 import { UserError } from "../errors.js";
@@ -25,7 +23,6 @@ import { whole } from "../terminal/format.js";
 import { type Budget, type CurvePoint, budgets, matchedAt, readCurve } from "./curve.js";
 import { type StudyRecord, evalFile, readStudyRecord, runDirOf } from "./directory.js";
 
-/** Which accuracies are compared. */
 export interface Endpoint {
   readonly prompt: string;
   /** Names of algorithms; differences are b − a. */
@@ -137,7 +134,6 @@ export function compareStudy(dir: string): StudyComparison {
   };
 }
 
-/** One sentence that says what was compared and what came out. */
 export function sentence(comparison: AlgorithmComparison): string {
   const { mode, n, seeds, matched_by, prompt, budgets: spent, interpolated, samples, algorithms } = comparison;
   const mean = spent.reduce((sum, x) => sum + x, 0) / spent.length;

@@ -1,7 +1,4 @@
-/**
- * The learning curve of a run (held-out accuracy against what was spent) and its value at a budget.
- * Knows one run's files.
- */
+/** The learning curve of a run (held-out accuracy by what was spent) and its value at a budget. */
 import { UserError } from "../errors.js";
 import type { Mode } from "../eval/folder/names.js";
 import { type RunFiles, readRunFiles } from "../run/records.js";
@@ -56,7 +53,6 @@ export function readCurve(runDir: string): CurvePoint[] {
 
 /**
  * Accuracy at a budget, on the straight line between the evaluations before and after it.
- * @param at between 0 and the run's whole budget
  * @returns null where the run was not evaluated in this mode
  */
 export function accuracyAt(curve: readonly CurvePoint[], budget: Budget, at: number, mode: Mode): number | null {
@@ -81,8 +77,7 @@ export interface Matched {
 }
 
 /**
- * Two algorithms at equal budgets, seed by seed.
- * @param a [seeds] curves of one, b of the other, in the same order
+ * Two algorithms at equal budgets, seed by seed: a [seeds] curves of one, b of the other.
  * @returns null where some run was not evaluated in this mode, or does not count this budget
  */
 export function matchedAt(

@@ -1,8 +1,4 @@
-/**
- * The study file: which algorithms, seeds and evaluation, and what the algorithms may differ in.
- * Resolves every algorithm's training configuration and lists all differences. Knows no directories
- * and starts nothing.
- */
+/** The study file: algorithms, seeds, evaluation, and what the algorithms may differ in. */
 import { readFileSync } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
 import { parse } from "yaml";
@@ -38,13 +34,11 @@ export const studySchema = z.strictObject({
     prompts: z.array(name).min(1).default(["default"]),
     /** Questions taken from the beginning; null = all. */
     limit: z.int().positive().nullable().default(null),
-    /** Sampled answers to each question. */
     samples: z.int().positive().default(1),
     modes: z.array(z.enum(modes)).min(1).default(["sampled", "greedy"]),
     /** null = as in training. */
     max_new_tokens: z.int().positive().nullable().default(null),
     temperature: z.number().positive().default(1),
-    /** Seed of the sampling noise, equal for all. */
     seed: z.int().nonnegative().default(42),
   }),
   /** The one mode the verdict is on; fixed before anything is run. */
@@ -55,7 +49,6 @@ export const studySchema = z.strictObject({
 
 export type StudyDefinition = z.infer<typeof studySchema>;
 
-/** A setting with its value for each algorithm that has it. */
 export interface Setting {
   readonly key: string;
   readonly values: Readonly<Record<string, unknown>>;
@@ -73,8 +66,7 @@ export interface Study {
 
 /**
  * Reads a study file and resolves it.
- * @throws UserError for a file that is no study, an unknown key, or a difference between algorithms
- *   that is not allowed
+ * @throws UserError for no study, an unknown key, or a difference that is not allowed
  */
 export function readStudy(file: string, cwd = process.cwd()): Study {
   let yaml: unknown;
@@ -132,9 +124,8 @@ export function trainingWords(
   return { algo, words: [...wordsOf(shared), ...wordsOf(special)] };
 }
 
-function wordsOf(overridden: Readonly<Record<string, unknown>>): string[] {
-  return Object.entries(overridden).map(([key, value]) => `--${key}=${JSON.stringify(value)}`);
-}
+const wordsOf = (overridden: Readonly<Record<string, unknown>>): string[] =>
+  Object.entries(overridden).map(([key, value]) => `--${key}=${JSON.stringify(value)}`);
 
 /** What has another key in GRPO and in PPO and is the same thing. */
 const roles: Readonly<Record<string, (config: RunConfig) => unknown>> = {
@@ -145,7 +136,6 @@ const roles: Readonly<Record<string, (config: RunConfig) => unknown>> = {
     c.algo === "grpo" ? c.num_iterations * c.steps_per_generation : c.num_ppo_epochs * c.num_mini_batches,
 };
 
-/** Keys the study sets for each run. */
 const NOT_COMPARED = new Set(["algo", "seed", "run_dir"]);
 
 /** Keys in which two configurations differ, but for those that the study sets for each run. */
@@ -180,9 +170,8 @@ function allEqual(values: Readonly<Record<string, unknown>>): boolean {
   return others.every((other) => isDeepStrictEqual(other, first));
 }
 
-function valueAt(config: RunConfig, key: string): unknown {
-  return key.split(".").reduce<unknown>((at, step) => (at as Record<string, unknown>)[step], config);
-}
+const valueAt = (config: RunConfig, key: string): unknown =>
+  key.split(".").reduce<unknown>((at, step) => (at as Record<string, unknown>)[step], config);
 
 function refuseUnnamed(differences: readonly Setting[], { allow_differences }: StudyDefinition, file: string): void {
   const unnamed = differences.filter(({ key }) => !allow_differences.includes(key));

@@ -1,6 +1,5 @@
 /**
- * Where the parts of a study lie, and which of them are finished. The state of a study is what its
- * files say; there is no other record.
+ * Where the parts of a study lie, and which are finished: its files are the only record.
  *
  *   study.json                     algorithms, seeds, differences, program, machine
  *   owner.json                     who is running it now; only a killed process leaves it behind
@@ -44,10 +43,8 @@ export function evalDirOf(
   return prompts.length === 1 ? base : join(base, prompt);
 }
 
-/** The file that says an evaluation is finished, and what came out. */
-export function evalFile(dir: string, run: string | null, prompt: string, definition: StudyDefinition): string {
-  return join(evalDirOf(dir, run, prompt, definition), "metrics.json");
-}
+export const evalFile = (dir: string, run: string | null, prompt: string, definition: StudyDefinition): string =>
+  join(evalDirOf(dir, run, prompt, definition), "metrics.json");
 
 const settingSchema = z.object({ key: z.string(), values: z.record(z.string(), z.unknown()) });
 
@@ -69,12 +66,10 @@ const recordSchema = z.object({
     memory_gib: z.number(),
     system: z.string(),
     node: z.string(),
-    /** Versions of the program and its numeric libraries. */
     versions: z.record(z.string(), z.string()),
   }),
 });
 
-/** Contents of study.json. */
 export type StudyRecord = z.infer<typeof recordSchema>;
 
 /** @throws UserError when the directory holds no study */
@@ -86,8 +81,7 @@ export function readStudyRecord(dir: string): StudyRecord {
 }
 
 /**
- * Writes study.json into a directory that exists, or checks that the one there is of the same
- * study.
+ * Writes study.json, or checks that the one there is of the same study.
  * @returns a note when the program changed since the study was begun
  * @throws UserError when the directory holds another study
  */
@@ -128,11 +122,7 @@ function refuseOther(dir: string, earlier: StudyRecord, definition: StudyDefinit
     );
 }
 
-/**
- * How far a run is.
- * @param expected its configuration
- * @throws UserError when the directory holds a run of another configuration
- */
+/** @throws UserError when the directory holds a run of another configuration than `expected` */
 export function trainingState(runDir: string, expected: RunConfig): "new" | "unfinished" | "finished" {
   if (!existsSync(configFile(runDir))) return "new";
   const found = readRunConfig(configFile(runDir));
@@ -145,11 +135,7 @@ export function trainingState(runDir: string, expected: RunConfig): "new" | "unf
   return summary !== null && !summary.stopped && summary.iterations === expected.max_steps ? "finished" : "unfinished";
 }
 
-/**
- * Whether an evaluation is there.
- * @param asked how it is to be made
- * @throws UserError when it was made in another way
- */
+/** @throws UserError when the evaluation was made in another way than `asked` */
 export function evaluationState(
   evalDir: string,
   asked: Readonly<Record<"seed" | "temperature" | "max_new_tokens" | "samples", number>>,

@@ -1,13 +1,10 @@
-/**
- * Runs the whole experiment of a study file: baseline, then for each seed and algorithm training
- * and evaluation, then comparison and report. What is finished is skipped, so a study that was
- * stopped goes on from there.
- */
+/** Runs the whole experiment of a study file. What is finished is skipped. */
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { packageRoot, shortPath } from "../config/load.js";
 import { UserError } from "../errors.js";
 import { writeJson } from "../files.js";
+import { mean } from "../math/statistics.js";
 import { clock } from "../terminal/format.js";
 import { showProgress } from "../terminal/progress-bar.js";
 import { heedSignals } from "../run/children.js";
@@ -20,9 +17,7 @@ import { type StudyStep, planSteps } from "./steps.js";
 import { differencesText, studyText } from "./text.js";
 
 export interface StudyOptions {
-  /** Directory of the study; default studies/<name>. */
   readonly out?: string;
-  /** Print what would be done. */
   readonly dryRun?: true;
 }
 
@@ -88,9 +83,7 @@ function planText(dir: string, study: Study, steps: readonly StudyStep[]): strin
   ].join("\n");
 }
 
-function quoted(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
-}
+const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 
 async function runSteps(dir: string, steps: readonly StudyStep[]): Promise<number> {
   let pass: (signal: NodeJS.Signals) => void = () => {};
@@ -155,8 +148,7 @@ function showStep(label: string, step: StudyStep, steps: readonly StudyStep[]): 
 }
 
 /**
- * Seconds until the last step is done, by what finished steps of the same sort took; null while one
- * sort has none.
+ * What finished steps of the same sort took; null while one sort has none.
  * @param current the step at hand and what is known of its own rest
  */
 function secondsLeft(steps: readonly StudyStep[], current?: StudyStep, currentSeconds?: number): number | null {
@@ -166,7 +158,6 @@ function secondsLeft(steps: readonly StudyStep[], current?: StudyStep, currentSe
     known.set(step.sort, [...(known.get(step.sort) ?? []), step.seconds()]);
     return false;
   });
-  const mean = (values: readonly number[]): number => values.reduce((sum, x) => sum + x, 0) / values.length;
   const estimates = open.map((step) => {
     if (step === current && currentSeconds !== undefined) return currentSeconds;
     const same = known.get(step.sort);

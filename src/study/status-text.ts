@@ -81,8 +81,7 @@ function lookAtStudy(dir: string, { definition }: StudyRecord): Answer {
     ...(running || compared
       ? []
       : ["nobody runs it and it has no comparison.json: start the same study again, it goes on where it stopped"]),
-    // between two sessions of a study a run may lie stopped: that is the study's own matter while
-    // it goes on
+    // while the study goes on, a run may lie stopped between two sessions: the study's own matter
     ...runs.flatMap(({ name, status }) =>
       status === null || (running && status.state !== "running")
         ? []

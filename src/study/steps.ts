@@ -1,8 +1,4 @@
-/**
- * The steps of a study in the order they are taken, each the command line of a child process.
- * Algorithms alternate seed by seed, so that a machine that grows slower or faster does so for all
- * of them.
- */
+/** A study's steps in order. Algorithms alternate by seed, so that a slower machine slows all. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RunConfig } from "../config/schema.js";
@@ -19,14 +15,10 @@ export interface StudyStep {
   readonly sort: string;
   /** Iterations, or completions; null when only the child knows. */
   readonly size: number | null;
-  /**
-   * From files.
-   * @throws UserError when they are of something else
-   */
+  /** Read from files. @throws UserError when they are of something else */
   readonly isFinished: () => boolean;
   /** Iterations or completions that are on disk. */
   readonly done: () => number;
-  /** Seconds that a finished step took. */
   readonly seconds: () => number;
   /** Script of dist/ and arguments; they depend on whether the step was begun. */
   readonly command: () => { readonly script: "launch" | "cli"; readonly args: readonly string[] };
@@ -71,17 +63,11 @@ function trainingStep(
     isFinished: () => trainingState(runDir, config) === "finished",
     done: () => linesOf(metricsFile(runDir)),
     seconds: () => readRunFiles(runDir).summary!.wall_seconds,
-    command: () => ({
-      script: "launch",
-      args: trainingState(runDir, config) === "new" ? fresh : ["--resume", runDir],
-    }),
+    command: () => ({ script: "launch", args: trainingState(runDir, config) === "new" ? fresh : ["--resume", runDir] }),
   };
 }
 
-/**
- * @param trained how training asks and where its actors compute: evaluation does so too, that of
- *   the baseline included
- */
+/** @param trained how training asks and where its actors compute: evaluation does so too */
 function evaluationSteps(
   dir: string,
   { definition }: Study,
@@ -121,11 +107,8 @@ function evaluationSteps(
   });
 }
 
-function wordsOf(options: Readonly<Record<string, string | number>>): string[] {
-  return Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
-}
+const wordsOf = (options: Readonly<Record<string, string | number>>): string[] =>
+  Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
 
-/** Whole lines of a file that a child appends to. */
-function linesOf(file: string): number {
-  return existsSync(file) ? readFileSync(file).reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0) : 0;
-}
+const linesOf = (file: string): number =>
+  existsSync(file) ? readFileSync(file).reduce((count, byte) => count + (byte === 10 ? 1 : 0), 0) : 0;

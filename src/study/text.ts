@@ -3,7 +3,6 @@ import { points, range, signed } from "../terminal/format.js";
 import { type AlgorithmComparison, type StudyComparison, sentence } from "./comparison.js";
 import { type Setting, inWords } from "./definition.js";
 
-/** Differences, accuracies, comparisons and, last, the verdict. */
 export function studyText(comparison: StudyComparison, differences: readonly Setting[]): string {
   const { primary, secondary, evaluations, notes, seeds, endpoint, verdict } = comparison;
   return [

@@ -11,7 +11,6 @@ export interface Progress {
 interface ProgressOptions {
   readonly name: string;
   readonly total: number;
-  /** How much was there at the start. */
   readonly present?: number;
   /** Says how far it is; the default is "3/10  ETA 0:07". */
   readonly text?: (done: number) => string;

@@ -119,7 +119,7 @@ describe("errors", () => {
 describe("launch", () => {
   test("--help lists flags and configuration keys", async () => {
     expect(await run(launch, "--help")).toBe(0);
-    for (const part of ["--algo", "--resume [dir]", "--serial", "--dry-run", "actors.max_restarts = 3", "Precedence:"])
+    for (const part of ["--algo", "--resume [dir]", "--serial", "--dry-run", "actors.max_restarts = 5", "Precedence:"])
       expect(stdout).toContain(part);
   });
 

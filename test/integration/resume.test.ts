@@ -51,12 +51,12 @@ describe.skipIf(unrunnable)(`one run in four sessions${reason}`, { timeout: 120_
     expect(livingMembers(session.pid)).toEqual([]);
     const done = iterationsOf(runDir).length;
     expect(iterationsOf(runDir)).toEqual(oneTo(done));
-    expect(listCheckpoints(join(runDir, "checkpoints")).at(-1)).toBe(done);
+    expect(listCheckpoints(runDir).at(-1)).toBe(done);
     expect(done).toBeLessThan(MAX_STEPS);
   });
 
   it("kill -9 of the whole tree in the middle of an iteration", async () => {
-    const before = listCheckpoints(join(runDir, "checkpoints")).at(-1)!;
+    const before = listCheckpoints(runDir).at(-1)!;
     const session = resume();
     await reached(before + 2);
     session.signalGroup("SIGKILL");
@@ -66,7 +66,7 @@ describe.skipIf(unrunnable)(`one run in four sessions${reason}`, { timeout: 120_
   });
 
   it("kill -9 of the launcher alone: its children notice and go", async () => {
-    const before = listCheckpoints(join(runDir, "checkpoints")).at(-1)!;
+    const before = listCheckpoints(runDir).at(-1)!;
     const session = resume();
     // it starts by cutting the metrics back to the checkpoint
     await until(() => iterationsOf(runDir).at(-1) === before);
@@ -133,7 +133,7 @@ describe.skipIf(unrunnable)(`one run in four sessions${reason}`, { timeout: 120_
     expect([...sampledWith.values()].every((hashes) => hashes.size === 1)).toBe(true);
     expect(new Set([...sampledWith.values()].flatMap((hashes) => [...hashes])).size).toBe(sampledWith.size);
     expect(sampledWith.get(0)).toEqual(new Set([hashOf(starter)]));
-    const checked = listCheckpoints(join(runDir, "checkpoints")).filter((step) => sampledWith.has(step));
+    const checked = listCheckpoints(runDir).filter((step) => sampledWith.has(step));
     for (const step of checked)
       expect(sampledWith.get(step)).toEqual(
         new Set([hashOf(join(runDir, "checkpoints", `step-${String(step).padStart(6, "0")}`))]),

@@ -164,7 +164,7 @@ describe("supervision", () => {
       "learner was killed by SIGKILL. Going on from the last checkpoint (restart 1 of 1).",
     );
     expect(lines("actors")).toHaveLength(4);
-    expect(cleaned.toSorted()).toEqual(lines("pids").map(Number).toSorted());
+    expect(new Set(cleaned)).toEqual(new Set(lines("pids").map(Number)));
     expect(survivors()).toEqual([]);
   });
 
@@ -272,6 +272,8 @@ describe.skipIf(!built)("the launcher as a process", () => {
   test.each([
     ["SIGINT", 130],
     ["SIGTERM", 143],
+    ["SIGHUP", 129],
+    ["SIGQUIT", 131],
   ] as const)(
     "%s: the learner saves, exit code %i, no orphan, and --resume goes on from there",
     async (signal, code) => {
@@ -302,15 +304,38 @@ describe.skipIf(!built)("the launcher as a process", () => {
   });
 
   test("a second signal kills at once", async () => {
-    const { child, seen, exited } = launch({ FAKE_LEARNER: "deaf" });
+    const { child, text, seen, exited } = launch({ FAKE_LEARNER: "deaf" });
     await seen("learner ready");
     child.kill("SIGINT");
     await seen("Once more");
     // longer than signals passed on by several processes are apart (SAME_SIGNAL_MS)
     await new Promise((resolve) => setTimeout(resolve, 1500));
     child.kill("SIGINT");
-    expect(await exited).toBe(130);
+    expect(await exited).toBe(1);
+    expect(text.err).toBe("error: the run was killed before it wrote a checkpoint.\n");
     expect(orphans()).toEqual([]);
+  });
+
+  test.each(["SIGUSR1", "SIGUSR2"] as const)(
+    "%s asks for a checkpoint, opens no debugger and ends nothing",
+    async (signal) => {
+      const { child, text, seen, exited } = launch({ FAKE_LEARNER: "wait" });
+      await seen("step   2/");
+      child.kill(signal);
+      await seen("fake checkpoint");
+      child.kill("SIGINT");
+      expect(await exited).toBe(130);
+      expect(text.err).toBe("");
+    },
+  );
+
+  test("a reader that goes away ends nothing: the run is in logs/launcher.log", async () => {
+    const { child, seen, exited } = launch({ FAKE_STEP_MS: "20" }, "--max-steps", "30");
+    await seen("step   2/");
+    child.stdout.destroy();
+    child.stderr.destroy();
+    expect(await exited).toBe(0);
+    expect(readFileSync(join(runDir, "run/logs/launcher.log"), "utf8")).toContain(" step  30/30 ");
   });
 
   test("a killed launcher leaves no orphan", async () => {

@@ -1,13 +1,9 @@
 /**
- * How others read an answer out of a completion, each exactly as its owner does. One completion may
- * be right for one extractor and wrong for another, so a published accuracy must name its own.
- *
- * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` (version 3) with its RegexFilter and
- * exact_match; verl 0.9.1 `utils/reward_score/gsm8k.py`; qwen-math.ts. Ours is tasks/extract.ts,
- * the one that rewards. Golden values come from the owners' own code.
- *
- * Python and JavaScript differ in what `\d` and `$` match and in the unit of length; the code
- * handles this where it has an effect.
+ * How others read an answer out of a completion, each exactly as its owner does: a published
+ * accuracy must name its extractor. Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` (version 3)
+ * with its RegexFilter and exact_match; verl 0.9.1 `utils/reward_score/gsm8k.py`; qwen-math.ts.
+ * Ours is tasks/extract.ts, the one that rewards. Golden values come from the owners' own code.
+ * Python and JavaScript differ in `\d`, `$` and length: handled where it has an effect.
  */
 import { extractAnswer, goldAnswer, sameNumber } from "../../tasks/extract.js";
 import { type Reading, qwenBoxed } from "./qwen-math.js";
@@ -15,7 +11,6 @@ import { type Reading, qwenBoxed } from "./qwen-math.js";
 /** @param gold the data set's worked answer, ending in `#### n` */
 export type Extractor = (text: string, gold: string) => Reading;
 
-/** In the order of the agreement table. */
 export const extractors = {
   ours,
   lm_eval_strict: lmEvalStrict,
@@ -28,10 +23,7 @@ export const extractors = {
 function ours(text: string, gold: string): Reading {
   const value = extractAnswer(text)?.value;
   const right = goldAnswer(gold);
-  return {
-    answer: value?.toString(),
-    correct: value !== undefined && right !== undefined && sameNumber(value, right),
-  };
+  return { answer: value?.toString(), correct: value !== undefined && right !== undefined && sameNumber(value, right) };
 }
 
 /** lm-eval "strict-match": the first `#### `, exactly one space, then a number. */
@@ -48,10 +40,7 @@ function lmEvalReading(answer: string | undefined, gold: string): Reading {
   return { answer, correct: lmEvalNormalized(answer ?? "[invalid]") === lmEvalNormalized(gold) };
 }
 
-/**
- * exact_match with the task's regexes_to_ignore, in order, and ignore_case. Python's `$` also
- * matches before a last newline.
- */
+/** exact_match with the task's regexes_to_ignore; Python's `$` also matches before a last \n. */
 function lmEvalNormalized(text: string): string {
   return text
     .replaceAll(",", "")
@@ -61,10 +50,7 @@ function lmEvalNormalized(text: string): string {
     .toLowerCase();
 }
 
-/**
- * verl, method "strict" (its default): the last `#### ` number within the last 300 characters (code
- * points), less its commas.
- */
+/** verl's default "strict": the last `#### ` number of the last 300 code points, without commas. */
 function verl(text: string, gold: string): Reading {
   const end = Array.from(text).slice(-300).join("");
   const answer = end

@@ -1,9 +1,4 @@
-/**
- * How Qwen2.5-Math reads an answer: QwenLM/Qwen2.5-Math a45202b, `evaluation/parser.py` and
- * `grader.py`. Python and JavaScript differ in whitespace and in what `\d` matches: handled where
- * it shows.
- */
-/** What an extractor makes of a completion. */
+/** How Qwen2.5-Math reads an answer: QwenLM/Qwen2.5-Math a45202b, `parser.py` and `grader.py`. */
 export interface Reading {
   /** The answer it sees, as it compares it; undefined when it sees none. */
   readonly answer: string | undefined;
@@ -11,13 +6,10 @@ export interface Reading {
 }
 
 /**
- * Qwen2.5-Math: the last `boxed`, else what follows "answer is", else the last number. Equal means
- * up to 1e-4, and a factor of 100 is accepted either way (percentages).
- *
- * The answer equals theirs to the character. The judgement is simpler in three ways:
- * - Any words behind a number count as its unit; theirs drops the words of a list.
- * - Single fractions are computed; there is no computer algebra.
- * - Numbers in words ("eighteen") are not read.
+ * Reads the last `boxed`, else what follows "answer is", else the last number. Equal means up to
+ * 1e-4, and a factor of 100 is accepted either way (percentages). The answer equals theirs to the
+ * character; the judgement is simpler: any words behind a number are its unit, single fractions are
+ * computed without computer algebra, and numbers in words ("eighteen") are not read.
  */
 export function qwenBoxed(text: string, gold: string): Reading {
   const answer = qwenAnswer(text);
@@ -57,10 +49,7 @@ export function qwenAnswer(completion: string): string {
   return answer.replace(LINE_BREAKS, "").replace(/^:/, "").replace(/\.$/, "").replace(/\/$/, "");
 }
 
-/**
- * The content of the braces after `boxed`, to the end when they do not close. Without braces, all
- * before a `$`.
- */
+/** The content of the braces after `boxed`, or of the rest; without braces, all before a `$`. */
 function boxContent(rest: string): string {
   if (!rest.startsWith("{")) return strip(rest.split("$", 1)[0]!);
   let depth = 1;

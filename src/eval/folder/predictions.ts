@@ -1,7 +1,4 @@
-/**
- * `predictions.jsonl` of an evaluation folder: a line for each completion, as text, with what every
- * extractor reads in it. Knows texts and right answers; knows no tokens, models or statistics.
- */
+/** `predictions.jsonl`: a line for each completion, with what every extractor reads in it. */
 import { existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../../errors.js";
@@ -26,7 +23,6 @@ const predictionSchema = z.object({
   /** Place among the question's samples, from 0. */
   sample: z.int().min(0),
   question: z.string(),
-  /** The data set's worked answer. */
   answer: z.string(),
   /** Without the stop token, cut before the first stop string. */
   text: z.string(),
@@ -40,7 +36,6 @@ const predictionSchema = z.object({
 
 export type Prediction = z.infer<typeof predictionSchema>;
 
-/** Judges one completion; the fields come in the schema's order. */
 export function judge(completion: Omit<Prediction, "outcome" | "extracted">): Prediction {
   const { mode, index, id, sample, question, answer, text, finish_reason, tokens } = completion;
   const outcome = outcomeOf(text, finish_reason, answer);
@@ -60,10 +55,7 @@ export function readPredictions(file: string): Prediction[] {
   return predictions;
 }
 
-/**
- * The lines of a file, possibly none; a torn last one, left by a kill, is left out.
- * @throws UserError naming the line for anything malformed
- */
+/** The lines of a file; a torn last one is left out. @throws UserError naming a malformed line */
 export function parsePredictions(file: string): Prediction[] {
   const lines = readFileSync(file, "utf8").split("\n").slice(0, -1);
   return lines.map((line, i) => {

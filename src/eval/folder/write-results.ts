@@ -1,12 +1,9 @@
 /**
- * An evaluation folder while it is written:
+ * An evaluation folder while it is written. A cut evaluation goes on; other settings are refused.
  *
  *   predictions.jsonl  appended as questions are answered, put in order at the end
  *   unfinished.json    settings and time spent so far; deleted when metrics.json is written
  *   metrics.json       settings and figures: the evaluation is whole
- *
- * So an evaluation that was cut goes on where it stopped, and one of other settings is refused.
- * Knows no models.
  */
 import { appendFileSync, existsSync, mkdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -24,29 +21,23 @@ const SAVE_MS = 1000;
 /** Seconds spent so far, earlier sessions included. */
 const secondsSchema = z.object({
   wall: z.number(),
-  /** Spent on generating. */
   modes: z.partialRecord(z.enum(modes), z.number()),
 });
 
 /** What unfinished.json has besides settings; metrics.json has neither. */
-const unfinishedSchema = z.looseObject({
-  modes: z.array(z.enum(modes)).optional(),
-  seconds: secondsSchema.optional(),
-});
+const unfinishedSchema = z.looseObject({ modes: z.array(z.enum(modes)).optional(), seconds: secondsSchema.optional() });
 
 export interface EvalFolder {
   /** What earlier sessions wrote, whole questions only. */
   readonly kept: readonly Prediction[];
   readonly seconds: z.infer<typeof secondsSchema>;
-  /** True when there is nothing left to do. */
   readonly finished: boolean;
   append(predictions: readonly Prediction[]): void;
   finish(predictions: readonly Prediction[], figures: Partial<Record<Mode, ModeMetrics>>): void;
 }
 
 /**
- * Opens a new folder, or one of the same settings to go on with.
- * @param wanted the modes asked for, in the order of `modes`
+ * Opens a new folder, or one of the same settings to go on with. @param wanted modes, in order
  * @throws UserError when the folder holds something else, saying what differs
  */
 export function openEvalFolder(

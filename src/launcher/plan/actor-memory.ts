@@ -1,9 +1,7 @@
 /**
- * What a rollout actor will hold, by item, from shapes alone.
- * Each formula names the code that allocates.
- *
- * Legend: H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
- * Prompts in flight are most in the self-test and in evaluations.
+ * What a rollout actor will hold, by item, from shapes alone. Each formula names the code that
+ * allocates. Legend: H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary,
+ * L layers. Prompts in flight are most in the self-test and in evaluations.
  */
 import { adapterInputs } from "../../engine/graph/adapters.js";
 import { beyondPrefill, byteLength, storedWeights, type StoredWeight } from "../../engine/graph/weight-file.js";
@@ -19,11 +17,13 @@ import type { MemoryItem } from "./memory-plan.js";
 const VOCABULARY_ARRAYS = 3;
 /** qwen2.ts, attention: scores, masked scores, probabilities. */
 const SCORE_ARRAYS = 3;
-/**
- * Graph constants live as protobuf in JavaScript, as the runtime's copy of it, and as tensors of
- * the session.
- */
+/** Constants live as protobuf in JavaScript, as the runtime's copy and as session tensors. */
 const CONSTANT_COPIES = 3;
+
+export const itemsOn =
+  (where: MemoryItem["where"]) =>
+  (name: string, bytes: number, key?: string): MemoryItem =>
+    key === undefined ? { name, bytes, where } : { name, bytes, where, key };
 
 /** Lists every item of one actor whose tensors live on `where`; JavaScript's are in RAM. */
 export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem["where"]): MemoryItem[] {
@@ -54,22 +54,10 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
   const recent = 2 * rows * segment * perToken; // loop-carried: the grown copy beside the one before
   const rope = 2 * (model.maxPositions + segment) * (model.headDim / 2);
 
-  const on = (name: string, bytes: number, key?: string): MemoryItem => ({
-    name,
-    bytes,
-    where,
-    ...(key !== undefined && { key }),
-  });
-  const inRam = (name: string, bytes: number, key?: string): MemoryItem => ({
-    name,
-    bytes,
-    where: "ram",
-    ...(key !== undefined && { key }),
-  });
+  const [on, inRam] = [itemsOn(where), itemsOn("ram")];
   return [
     ...weightItems(run, model, where),
-    // engine.ts `prefill`: each group's own keys and values; kv-cache.ts `PromptCache`: the same
-    // side by side
+    // engine.ts `prefill`: each group's own; kv-cache.ts `PromptCache`: the same side by side
     inRam("keys and values of prompts", 2 * groups * prompt * perToken * width, "actors.max_rows"),
     // kv-cache.ts `GeneratedCache`: two sets of buffers, rows are copied from one to the other
     inRam("keys and values of completions, two sets", 2 * rows * completion * perToken * width, "actors.max_rows"),
@@ -100,7 +88,7 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
   const lora = run.lora.enabled ? run.lora : null;
   const base = layoutSize(weightLayout(model));
   const published = layoutSize(publishedLayout(model, lora));
-  const inRam = (name: string, bytes: number, key: string): MemoryItem => ({ name, bytes, where: "ram", key });
+  const [onGpu, inRam] = [itemsOn(where), itemsOn("ram")];
   // weight-fetcher.ts: one buffer, used again
   const staging = inRam("staging of fetched weights", published * 4, "lora.enabled");
   if (where === "ram") {
@@ -112,15 +100,13 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
       ...(lora === null ? [] : [inRam("base, to merge adapters into", base * 4, "lora.enabled")]),
     ];
   }
-  // engine-weights.ts, `weightsAsInitializers`: two sessions, each with its own copy of what its
-  // graph uses. Without LoRA a new policy is two new sessions, and the old ones go before the new
-  // ones come.
+  // engine-weights.ts, `weightsAsInitializers`: two sessions, each with a copy of what it uses.
+  // Without LoRA a new policy is two new sessions, and the old ones go before the new ones come.
   const { dtype } = run.actors;
   const stored = storedWeights(model, dtype);
   const unused = beyondPrefill(model, dtype);
   const sum = (weights: readonly StoredWeight[]): number =>
     weights.reduce((bytes, weight) => bytes + byteLength(weight), 0);
-  const onGpu = (name: string, bytes: number, key: string): MemoryItem => ({ name, bytes, where, key });
   const items = [
     staging,
     onGpu("weights of the decode session", sum(stored), "actors.dtype"),

@@ -1,7 +1,4 @@
-/**
- * Holds the memory plan of a run against this machine. Knows what the machine has; the arithmetic
- * is memory-plan.ts's.
- */
+/** Holds the memory plan of a run against this machine; the arithmetic is memory-plan.ts's. */
 import { totalmem } from "node:os";
 import type { RunConfig } from "../../config/schema.js";
 import { gpuBytes, smiList } from "../../machine/gpus.js";
@@ -18,7 +15,6 @@ export interface MemoryCheck {
 }
 
 /**
- * @param serial one process that also samples
  * @param gpuMemory bytes of each GPU; undefined = as the driver says
  * @throws UserError for a model folder whose config.json cannot be used
  */
@@ -29,24 +25,15 @@ export function checkMemory(config: RunConfig, serial: boolean, gpuMemory?: numb
   return { plan, refused: fits(plan) ? null : refusal(plan) };
 }
 
-/**
- * Describes the machine that a plan is checked against. Where the configuration asks for a GPU and
- * there is none, one is added: a run can be planned where it will not run.
- */
+/** Where the configuration asks for a GPU and none is there, one is added, to plan ahead. */
 function limitsOf(config: RunConfig, serial: boolean, gpuMemory?: number): MemoryLimits {
   const found = visibleGpus(process.env, smiList());
   const wanted = gpuMemory !== undefined || config.actors.device === "cuda" || config.learner.device === "cuda";
   const gpus = found.length === 0 && wanted ? ["0"] : found;
-  return {
-    devices: assignDevices(gpus, config, serial),
-    gpuBytes: gpuMemory ?? gpuBytes(),
-    ramBytes: ramBytes(),
-  };
+  return { devices: assignDevices(gpus, config, serial), gpuBytes: gpuMemory ?? gpuBytes(), ramBytes: ramBytes() };
 }
 
-/**
- * What this process may use: the machine's memory, or less inside a container or job with a limit.
- */
+/** What this process may use: the machine's memory, or less in a container or job with a limit. */
 function ramBytes(): number {
   const limit = process.constrainedMemory();
   return limit > 0 ? Math.min(limit, totalmem()) : totalmem();

@@ -1,6 +1,5 @@
 /**
  * What a learner will hold, by item, from shapes alone. Each formula names the code that allocates.
- *
  * Legend: P trainable parameters. A microbatch has N tokens, M completion tokens and g groups.
  * H hidden, q and kv widths of queries and keys, I intermediate, V vocabulary, L layers.
  * Everything is float32.
@@ -14,21 +13,15 @@ import { MAX_LOGITS } from "../../learner/policy/token-logprobs.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
 import { publishedLayout } from "../../model/identity.js";
+import { itemsOn } from "./actor-memory.js";
 import type { MemoryItem } from "./memory-plan.js";
 
 /** Arrays of a chunk's size that exist at once in the gradient, see token-logprobs.ts. */
 const LOGITS_COPIES = { frozenHead: 2, other: 3 };
-/**
- * TensorFlow's BFC allocator (GPU; oneDNN's on the CPU) never gives a region back and cuts best
- * fits to pieces: its peak lies above the tensors' by this share. Measured once: SmolLM2-135M, full
- * fine-tuning, third step over first.
- */
+/** TensorFlow's BFC allocator peaks above the tensors by this share (measured: SmolLM2-135M). */
 const BFC_FRAGMENTS = 0.2;
 
-/**
- * Counts the tokens of an iteration's largest microbatch: `microbatches` of packing.ts over groups
- * of the longest prompts and completions.
- */
+/** The largest microbatch of packing.ts over groups of the longest prompts and completions. */
 export function microbatchShape(run: RunConfig): { groups: number; tokens: number; targets: number; several: boolean } {
   const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length];
   const rows = run.num_generations;
@@ -55,28 +48,24 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
 
   // model.ts: the frozen tensors are the base under LoRA, the reference policy otherwise.
   const frozen = lora !== null || needsReference(run) ? base : 0;
-  // step.ts: the views (`splitFlat` copies), a gradient for each of them, their
-  // concatenation, and the sum over microbatches.
+  // step.ts: the views (`splitFlat` copies), their gradients, the concatenation, and the sum.
   const copies = 3 + Number(several);
-  // A tied embedding has two gradients, of lookup and head, and their sum, while the other views'
-  // gradients wait.
+  // A tied embedding has two gradients, of lookup and head, and their sum, while the others wait.
   const embedding = lora === null ? 2 * V * H : 0;
 
-  // policy.ts, a block in halves. What the tape saves of each: the normed x and its product with
-  // the norm's weight; attention's gathered q, k, v and output, and its result; silu's three and
-  // the input of down_proj. An adapter's r twice, and its gradient.
+  // policy.ts, a block in halves. The tape saves the normed x, its product with the norm's weight;
+  // attention's gathered q, k, v and output, and its result; silu's three and the input of
+  // down_proj. An adapter's r twice, and its gradient.
   const r = lora?.r ?? 0;
   const isMlp = (module: string): boolean => /^(gate|up|down)_proj$/.test(module);
   const adapters = (inMlp: boolean): number =>
     3 * r * (lora?.target_modules.filter((module) => isMlp(module) === inMlp).length ?? 0);
   const [prompt, completion] = [run.data.max_prompt_length, run.max_completion_length - 1];
-  // attention.ts: probabilities of prompts, and of completions over prompt and own
-  // tokens.
+  // attention.ts: probabilities of prompts, and of completions over prompt and own tokens.
   const probs = g * model.numHeads * (prompt * prompt + run.num_generations * completion * (prompt + completion));
   const attentionSaved = N * (2 * H + 3 * q + 2 * kv + adapters(false)) + probs;
   const mlpSaved = (rows: number): number => rows * (2 * H + 4 * I + adapters(true));
-  // Temporaries of the gradient functions of attention (scores, their gradient, its parts) and
-  // swiGlu. Gradients of a block's values go as they are used (`customGrad`).
+  // Temporaries of the gradient functions of attention and swiGlu; gradients go as they are used.
   const attentionWork = 3 * probs + 6 * N * q;
   const mlpWork = (rows: number): number => 6 * rows * I;
   const headRows = Math.max(1, Math.floor(MAX_LOGITS[lora === null ? "trainedHead" : "frozenHead"] / V));
@@ -96,13 +85,8 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
 
   const bytes = 4;
   const step = (copies * P + embedding + activations + workspace) * bytes;
-  const item = (name: string, elements: number, key?: string): MemoryItem => ({
-    name,
-    bytes: elements * bytes,
-    where,
-    ...(key !== undefined && { key }),
-  });
-  const inRam = (name: string, elements: number): MemoryItem => ({ name, bytes: elements * bytes, where: "ram" });
+  const item = (name: string, elements: number, key?: string) => itemsOn(where)(name, elements * bytes, key);
+  const inRam = (name: string, elements: number) => itemsOn("ram")(name, elements * bytes);
   return [
     item(lora === null ? "reference policy" : "frozen base", frozen, lora === null ? "beta, kl_coef" : "model.path"),
     item("trainable vector", P, "lora.enabled"),

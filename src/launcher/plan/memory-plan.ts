@@ -1,8 +1,4 @@
-/**
- * What a run will take, process by process, before anything is allocated, and whether it fits.
- * It is computed from the configuration and the model's config.json alone, and asks no machine.
- * docs/memory.md has the items beside what processes really took.
- */
+/** What a run will take, process by process, and whether it fits. Allocates nothing. */
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
 import { actorItems } from "./actor-memory.js";
@@ -41,7 +37,6 @@ export interface MemoryPlan {
   readonly rooms: readonly Room[];
 }
 
-/** The memory a plan is held against. */
 export interface MemoryLimits {
   /** Which GPU each process sees (devices.ts). */
   readonly devices: DevicePlan;
@@ -50,10 +45,7 @@ export interface MemoryLimits {
   readonly ramBytes: number | null;
 }
 
-/**
- * tokenizer.ts: vocabulary and merges as JavaScript objects, for each token. Measured: 49,152 and
- * 151,936 tokens.
- */
+/** tokenizer.ts: JavaScript objects, for each token. Measured: 49,152 and 151,936 tokens. */
 const TOKENIZER_BYTES = 900;
 /** Node with the process's libraries loaded and no model: measured, see docs/memory.md. */
 export const RUNTIME = "Node.js and libraries";
@@ -61,10 +53,7 @@ const RUNTIME_BYTES = { learner: 416e6, actor: 93e6 };
 /** CUDA's context and loaded kernels. Assumed: nothing has been measured on a GPU. */
 const CUDA_CONTEXT_BYTES = 0.6e9;
 
-/**
- * The run with prompts no longer than the model's context allows: longer ones are refused by name
- * when they are read.
- */
+/** Prompts no longer than the context allows: longer ones are refused when they are read. */
 function withinContext(run: RunConfig, model: ModelConfig): RunConfig {
   const room = Math.max(1, model.maxPositions - run.max_completion_length);
   return { ...run, data: { ...run.data, max_prompt_length: Math.min(run.data.max_prompt_length, room) } };
@@ -103,14 +92,11 @@ export function planMemory(asked: RunConfig, model: ModelConfig, machine: Memory
   return { processes, rooms };
 }
 
-/** Bytes of processes in one kind of memory. */
 export function sumOf(processes: readonly ProcessPlan[], where: MemoryItem["where"]): number {
   return processes
     .flatMap(({ items }) => items)
     .reduce((sum, item) => sum + (item.where === where ? item.bytes : 0), 0);
 }
 
-/** True when nothing known is exceeded. */
-export function fits({ rooms }: MemoryPlan): boolean {
-  return rooms.every(({ bytes, limit }) => limit === null || bytes <= limit);
-}
+export const fits = ({ rooms }: MemoryPlan): boolean =>
+  rooms.every(({ bytes, limit }) => limit === null || bytes <= limit);

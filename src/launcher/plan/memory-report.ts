@@ -1,6 +1,5 @@
-/**
- * A memory plan in words: the table of `plan`, and the refusal of a run that cannot fit. Pure text.
- */
+/** A memory plan in words: the table of `plan`, and the refusal of a run that cannot fit. */
+import { size } from "../../terminal/format.js";
 import { sumOf, type MemoryItem, type MemoryPlan, type ProcessPlan } from "./memory-plan.js";
 
 /** A table for each process, and the sums by memory. */
@@ -27,12 +26,9 @@ function describeProcess(one: ProcessPlan): string[] {
   ];
 }
 
-const size = (bytes: number): string =>
-  bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
 const line = (name: string, bytes: number, note: string): string =>
   `  ${name.padEnd(52)}${size(bytes).padStart(10)}  ${note}`;
 
-/** Items that a refusal lists. */
 const LARGEST = 5;
 
 /** Says why a run is not started: the memory that is exceeded and its largest items. */

@@ -1,16 +1,11 @@
 /**
  * From rewards to advantages: GRPO's group-relative ones, and PPO's from token rewards through GAE.
- * Plain typed arrays in float64, on the CPU: a batch has thousands of tokens, not millions.
- * Knows no TensorFlow and no weights.
- *
- * Layout: [N] is flat over the completion tokens of a batch, row after row; `rowOf` [N] names each
- * token's row (its completion) and never decreases; every row has at least one token. [R] is one
- * entry per row.
+ * Float64 on the CPU: a batch has thousands of tokens. Layout: [N] is flat over the batch's
+ * completion tokens, row after row; `rowOf` [N] names each token's completion and never decreases;
+ * every row has at least one token. [R] is one entry per row.
  */
 import type { RunConfig } from "../../config/schema.js";
 import { meanOf, unbiasedStd } from "./metrics.js";
-
-// ---- GRPO
 
 export interface GroupAdvantages {
   /** One array per group, one advantage per completion. */
@@ -20,9 +15,8 @@ export interface GroupAdvantages {
 }
 
 /**
- * Computes group-relative advantages, (r − mean of the group) / (std + 1e-4).
- * Source: DeepSeekMath (arXiv:2402.03300, §4.1.2) in TRL's form (`grpo_trainer.py`). The mean is
- * always the group's. The std is unbiased and that of the `group` or the whole `batch`
+ * Group-relative advantages, (r − mean of the group) / (std + 1e-4). Source: DeepSeekMath
+ * (arXiv:2402.03300, §4.1.2) in TRL's form. The unbiased std is the group's or the whole batch's
  * (arXiv:2508.08221); `none` divides by nothing (Dr. GRPO, arXiv:2503.20783).
  * @param rewards groups of rewards; null = not scored: left out of mean and std, advantage 0
  */
@@ -31,8 +25,7 @@ export function groupAdvantages(
   scale: RunConfig["scale_rewards"],
 ): GroupAdvantages {
   const scoredOf = rewards.map((group) => group.filter((reward) => reward !== null));
-  // Equality is asked of the rewards, not of their std: rounding would leave advantages of 1e-13
-  // that cost a forward.
+  // Asked of the rewards, not of their std: rounding would leave advantages that cost a forward.
   const zeroStd = scoredOf.map((scored) => scored.every((reward) => reward === scored[0]));
   const batchStd = unbiasedStd(scoredOf.flat());
   const advantages = rewards.map((group, g) => {
@@ -45,15 +38,10 @@ export function groupAdvantages(
   return { advantages, zeroStd };
 }
 
-// ---- PPO
-
 export interface PpoBatch {
   /** [N] */
   readonly rowOf: Int32Array;
-  /**
-   * [N] log-probabilities (nats) under the policy that starts the iteration, and under the
-   * reference (null: no KL reward).
-   */
+  /** [N] nats under the policy that starts the iteration and the reference (null: no KL). */
   readonly logprobs: Float32Array;
   readonly refLogprobs: Float32Array | null;
   /** [N] V of the state *before* each token. */
@@ -62,10 +50,7 @@ export interface PpoBatch {
   readonly scores: readonly (number | null)[];
   /** [R] true where the completion was cut by length, not ended by a stop token. */
   readonly truncated: readonly boolean[];
-  /**
-   * [R] V of the state *after* the last token, used on truncated rows; null = 0 there, as TRL and
-   * verl do.
-   */
+  /** [R] V *after* the last token, read on truncated rows; null = 0 there, as TRL and verl do. */
   readonly bootstrapValues: Float32Array | null;
 }
 
@@ -81,18 +66,14 @@ export interface PpoAdvantages {
   readonly returns: Float32Array;
   /** [N] 1 where policy and value loss count the token. */
   readonly mask: Float32Array;
-  /**
-   * Nats per completion: the KL estimate summed over tokens, averaged over rows (TRL's
-   * objective/kl). 0 without a reference.
-   */
+  /** The KL estimate per completion in nats (TRL's objective/kl); 0 without a reference. */
   readonly meanKl: number;
 }
 
 /**
- * Computes what lies between rollout and PPO's losses: token rewards, GAE, returns, whitening.
- * Source: TRL 1.12 `experimental/ppo/ppo_trainer.py`, steps 4 to 6, with two differences. The score
- * is placed on the last real token; TRL puts it on the pad after it, where the policy loss has no
- * mask. Truncated or unscored rows can be masked.
+ * From rollout to PPO's losses: token rewards, GAE, returns, whitening. Source: TRL 1.12
+ * `experimental/ppo/ppo_trainer.py`, steps 4 to 6, with two differences. The score is placed on the
+ * last real token, not on the pad after it. Truncated or unscored rows can be masked.
  * @param options `kl_coef` is the current coefficient, which adaptive control may have moved
  */
 export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions): PpoAdvantages {
@@ -120,10 +101,7 @@ export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions): Pp
   };
 }
 
-/**
- * [N] estimates of KL(policy ‖ reference): k1 = −logr, k3 = r − 1 − logr, r = reference / policy
- * (joschu.net/blog/kl-approx.html).
- */
+/** [N] KL(policy ‖ reference): k1 = −logr, k3 = r − 1 − logr (joschu.net/blog/kl-approx.html). */
 function tokenKl({ logprobs, refLogprobs }: PpoBatch, estimator: RunConfig["kl_estimator"]): Float64Array {
   return Float64Array.from(logprobs, (logprob, t) => {
     if (refLogprobs === null) return 0;
@@ -138,10 +116,7 @@ export interface GaeInput {
   readonly rewards: ArrayLike<number>;
   /** [N] V before each token. */
   readonly values: ArrayLike<number>;
-  /**
-   * [N] tokens with 0 are stepped over: value and advantage of the next unmasked token carry across
-   * them (verl).
-   */
+  /** [N] 0 = stepped over: value and advantage of the next unmasked token carry across (verl). */
   readonly mask: ArrayLike<number>;
   /** [R] V after the last token: 0 for a completion that ended. */
   readonly bootstrap: ArrayLike<number>;
@@ -172,12 +147,9 @@ export function gae(input: GaeInput, gamma: number, lam: number): { advantages: 
 }
 
 /**
- * (x − mean) / sqrt(var + 1e-8) over the unmasked entries, with the unbiased variance, over the
- * whole batch (TRL: `masked_whiten`). 0 where masked. With fewer than two unmasked entries there is
- * no variance, and they stay as they are.
- *
- * @param options.keepMean scale only: the mean is added back (TRL's `shift_mean=False`, for
- *   rewards)
+ * (x − mean) / sqrt(var + 1e-8) over the unmasked entries, with the unbiased variance (TRL:
+ * `masked_whiten`); 0 where masked. Fewer than two unmasked entries stay as they are.
+ * @param options.keepMean the mean is added back (TRL's `shift_mean=False`, for rewards)
  */
 export function whiten(
   values: Float64Array,
@@ -195,11 +167,8 @@ export function whiten(
 /**
  * Adaptive KL control (Ziegler et al., arXiv:1909.08593, §2.2; the same in verl and OpenRLHF): the
  * coefficient moves by at most 20 % of completions / horizon, towards the target.
- *
- * @param meanKl nats per completion of the last batch (`PpoAdvantages.meanKl`)
- * @param completions how many that batch held
+ * @param meanKl nats per completion of the last batch, which held `completions`
  * @param control `target` in nats per completion, `horizon` in completions
- * @returns the next batch's kl_coef
  */
 export function nextKlCoef(
   klCoef: number,
@@ -212,9 +181,8 @@ export function nextKlCoef(
 }
 
 /**
- * Share of the variance of the returns that the values explain, 1 − Var(R − V) / Var(R), over
- * unmasked tokens: 1 is a perfect critic, 0 a constant, below 0 worse than a constant. null when
- * the returns do not vary.
+ * 1 − Var(R − V) / Var(R) over unmasked tokens: 1 is a perfect critic, 0 a constant, below 0 worse.
+ * Null when the returns do not vary.
  */
 export function explainedVariance(
   values: ArrayLike<number>,

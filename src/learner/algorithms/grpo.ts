@@ -1,8 +1,5 @@
 /**
  * GRPO, one iteration: DeepSeekMath, arXiv:2402.03300, algorithm 1, lines 7 to 11.
- *
- *   rewards ─▶ group-relative advantages ─▶ for each pass and part of the batch: loss ─▶ step
- *
  * Knows the order of things; formulas are in advantages.ts and losses.ts.
  */
 import { stepsPerIteration } from "../../config/derived.js";
@@ -11,14 +8,11 @@ import { mergeMetrics } from "../policy/loss.js";
 import type { PolicyOptimizer } from "../policy/step.js";
 import { groupAdvantages } from "./advantages.js";
 import { grpoLoss, lossMask, perToken, zeroAdvantageIsFree, type Denominators } from "./losses.js";
-import { meanOf, share, tokenMetrics, unbiasedStd } from "./metrics.js";
+import { meanOf, shareOfTrue, tokenMetrics, unbiasedStd } from "./metrics.js";
 import { cut, type AlgorithmResult, type RolloutBatch } from "./rollout-batch.js";
 import { learningRateAt } from "./schedule.js";
 
-/**
- * Trains on one rollout batch.
- * @param iteration training iterations completed before this one
- */
+/** @param iteration training iterations completed before this one */
 export async function trainGrpo(
   policy: PolicyOptimizer,
   batch: RolloutBatch,
@@ -104,7 +98,7 @@ export async function trainGrpo(
       loss,
       grad_norm: gradNorm,
       learning_rate: learningRate,
-      frac_reward_zero_std: share(relative.zeroStd),
+      frac_reward_zero_std: shareOfTrue(relative.zeroStd),
       frac_groups_forwarded: needed.length / groups.length,
       reward_std: meanOf(rewards.map((group) => unbiasedStd(group.filter((reward) => reward !== null)))),
     },

@@ -9,22 +9,16 @@
  * 1. Every mean is over the whole optimizer step: denominators are passed in, so gradients of
  *    microbatches add up to exactly the large batch's. TRL takes bnpo, PPO's means and the entropy
  *    bonus over each microbatch and averages those.
- * 2. bnpo and dapo therefore differ only with steps_per_generation > 1: bnpo divides by the tokens
- *    of this optimizer step, dapo (as in TRL) by the average over the steps of the generation
- *    batch.
+ * 2. So bnpo and dapo differ only with steps_per_generation > 1: bnpo divides by the tokens of this
+ *    optimizer step, dapo (as in TRL) by the average over the steps of the generation batch.
  * 3. Completions whose advantages are all 0 may be left out of the forward pass (when
  *    `zeroAdvantageIsFree`): the denominators still count them, so nothing changes.
- * 4. Actor and learner differ in engine and age: each token is weighted by min(C, π_old /
- *    π_behaviour), detached (truncated importance sampling). This is TRL's
- *    `vllm_importance_sampling_mode="token_truncate"`, not its default `sequence_mask`, which
- *    discards long completions (huggingface/trl#4772). As in TRL it does not weight the KL term.
- *    PPO gets the same weight; TRL's PPO has none.
+ * 4. Each token is weighted by min(C, π_old / π_behaviour), a constant: truncated importance
+ *    sampling, TRL's `token_truncate`, not its default `sequence_mask`, which discards long
+ *    completions (huggingface/trl#4772). It does not weight the KL term. PPO, unlike TRL's, has it.
  * 5. Ratios are reported before clipping or capping; TRL reports the capped weight.
  * 6. PPO: value and policy loss share one mask, the real tokens (TRL's value mask covers one pad
- *    more); approxkl is a mean over those tokens (TRL's is over pads too); PPO has an entropy
- *    bonus, GRPO's.
- *
- * Knows no model, no optimizer and no batch larger than the microbatch it is given.
+ *    more); approxkl is a mean over those (TRL's over pads too); PPO has GRPO's entropy bonus.
  *
  * Layout: padding-free. [N] is flat over the completion tokens of the microbatch; `rowOf` names
  * each token's completion, in any order, but a completion is never split between microbatches. All
@@ -39,15 +33,9 @@ import type { Loss, LossMetrics } from "../policy/loss.js";
 export interface PolicyTokens {
   /** [N] of the policy being trained; differentiable. */
   readonly logprobs: Tensor1D;
-  /**
-   * [N] of π_old, the policy the ratio is taken to; null = this very policy (ratio 1, gradient
-   * flowing).
-   */
+  /** [N] of π_old, the policy the ratio is taken to; null = this very policy (ratio 1). */
   readonly oldLogprobs: Float32Array | null;
-  /**
-   * [N] as reported by the actor; null = no actor/learner weight (`old_logprobs: behaviour`, where
-   * π_old is the actor).
-   */
+  /** [N] as the actor reports; null = no weight (`old_logprobs: behaviour`: π_old is the actor). */
   readonly behaviourLogprobs: Float32Array | null;
   /** [N] of the reference policy; read when beta ≠ 0. */
   readonly refLogprobs: Float32Array | null;
@@ -78,10 +66,7 @@ export type GrpoOptions = Pick<
 
 export type PpoPolicyOptions = Pick<RunConfig, "cliprange" | "importance_sampling_cap" | "entropy_coef">;
 
-/**
- * What means are taken over. Counts include completions that had no forward, tokens never include
- * masked ones.
- */
+/** What means are taken over: completions without a forward count, masked tokens never do. */
 export interface Denominators {
   /** Completions of this optimizer step. */
   readonly rows: number;
@@ -91,23 +76,17 @@ export interface Denominators {
   readonly generationTokens: number;
 }
 
-/**
- * True when a completion with advantage 0 contributes neither loss nor gradient, so that it needs
- * no forward.
- */
-export function zeroAdvantageIsFree({ beta, entropy_coef }: Pick<RunConfig, "beta" | "entropy_coef">): boolean {
-  return beta === 0 && entropy_coef === 0;
-}
+/** True when a completion with advantage 0 has neither loss nor gradient, and needs no forward. */
+export const zeroAdvantageIsFree = ({ beta, entropy_coef }: Pick<RunConfig, "beta" | "entropy_coef">): boolean =>
+  beta === 0 && entropy_coef === 0;
 
 /** [N] 1 for every token, except those of truncated completions when these are to be masked. */
-export function lossMask(rowOf: Int32Array, truncated: readonly boolean[], maskTruncated: boolean): Float32Array {
-  return Float32Array.from(rowOf, (row) => (maskTruncated && truncated[row] ? 0 : 1));
-}
+export const lossMask = (rowOf: Int32Array, truncated: readonly boolean[], maskTruncated: boolean): Float32Array =>
+  Float32Array.from(rowOf, (row) => (maskTruncated && truncated[row] ? 0 : 1));
 
 /** [N] one value per row (GRPO's advantage) as one value per token. */
-export function perToken(perRow: ArrayLike<number>, rowOf: Int32Array): Float32Array {
-  return Float32Array.from(rowOf, (row) => perRow[row]!);
-}
+export const perToken = (perRow: ArrayLike<number>, rowOf: Int32Array): Float32Array =>
+  Float32Array.from(rowOf, (row) => perRow[row]!);
 
 /**
  * GRPO's loss in all its variants:
@@ -115,8 +94,7 @@ export function perToken(perRow: ArrayLike<number>, rowOf: Int32Array): Float32A
  *   entropy_coef · mean entropy
  * with ρ = π/π_old of the token, or exp(mean log-ratio) of its sequence, and w_t = min(C,
  * π_old/π_behaviour). Metrics: clip_{low,high,region}_sum (tokens, or sequences at sequence level),
- * tokens_sum, and where they apply kl_sum, entropy_sum, sampling_ratio_sum, sampling_ratio_max,
- * sampling_gap_sum (nats, absolute).
+ * tokens_sum, and where they apply kl_sum, entropy_sum, sampling_{ratio_sum,ratio_max,gap_sum}.
  */
 export function grpoLoss(tf: TF, tokens: PolicyTokens, options: GrpoOptions, denominators: Denominators): Loss {
   const { beta, delta } = options;
@@ -136,8 +114,7 @@ export function grpoLoss(tf: TF, tokens: PolicyTokens, options: GrpoOptions, den
   let klSum: LossMetrics = {};
   if (beta !== 0) {
     const kl = k3(tf, tokens);
-    // Without the factor, the gradient of k3 is not that of the KL (DeepSeek-V3.2,
-    // arXiv:2512.02556).
+    // Without the factor, k3's gradient is not that of the KL (DeepSeek-V3.2, arXiv:2512.02556).
     const corrected = options.use_bias_correction_kl ? tf.mul(kl, ratio) : kl;
     perTokenLoss = tf.add(perTokenLoss, tf.mul(corrected, beta));
     klSum = { kl_sum: weighted(tf, corrected, mask) };
@@ -173,9 +150,8 @@ export function grpoLoss(tf: TF, tokens: PolicyTokens, options: GrpoOptions, den
 
 /**
  * PPO's clipped policy loss: Σ_t mask_t · w_t · max(−ρA, −clip(ρ, 1 ± cliprange)·A) / tokens, minus
- * the entropy bonus. Metrics: tokens_sum, clip_region_sum (tokens where the clipped term is the
- * larger), approxkl_sum (0.5·logratio²), and where they apply entropy_sum, sampling_ratio_sum,
- * sampling_ratio_max, sampling_gap_sum.
+ * the entropy bonus. Metrics: clip_region_sum counts tokens where the clipped term is the larger,
+ * approxkl_sum is 0.5·logratio²; the others are GRPO's.
  */
 export function ppoPolicyLoss(
   tf: TF,
@@ -219,8 +195,7 @@ export interface ValueTokens {
 
 /**
  * PPO's clipped value loss: 0.5 · Σ_t mask_t · max((V − R)², (clip(V, V_old ± cliprange_value) −
- * R)²) / tokens. Multiply by vf_coef when it shares a trunk with the policy. Metrics:
- * value_clip_sum (tokens).
+ * R)²) / tokens. Metrics: value_clip_sum (tokens).
  */
 export function valueLoss(
   tf: TF,
@@ -231,8 +206,7 @@ export function valueLoss(
   const old = tf.tensor1d(oldValues);
   const target = tf.tensor1d(returns);
   const counted = tf.tensor1d(mask);
-  // Bounds first, then min and max: an unclipped value stays bit for bit what it was, so it never
-  // counts as clipped.
+  // Bounds first, then min and max: an unclipped value stays bit for bit, and counts as unclipped.
   const clipped = tf.minimum(tf.maximum(values, tf.sub(old, cliprange_value)), tf.add(old, cliprange_value));
   const plainError = tf.squaredDifference(values, target);
   const clippedError = tf.squaredDifference(clipped, target);
@@ -268,10 +242,7 @@ function tokenWeights(
   return tokens.mask.map((counts) => counts / (divisor || 1));
 }
 
-/**
- * [N] mask over the number of unmasked tokens of the token's row, so that each row's entries add up
- * to 1 (or 0).
- */
+/** [N] mask over the unmasked tokens of the token's row: each row's entries add up to 1 (or 0). */
 function divideByRowLength(
   mask: Float32Array,
   { rowOf, numRows }: Pick<PolicyTokens, "rowOf" | "numRows">,
@@ -282,16 +253,12 @@ function divideByRowLength(
 }
 
 /** Scalar Σ_t x_t · weight_t. */
-function weighted(tf: TF, x: Tensor, weights: Tensor1D): Scalar {
-  return tf.sum(tf.mul(x, weights));
-}
+const weighted = (tf: TF, x: Tensor, weights: Tensor1D): Scalar => tf.sum(tf.mul(x, weights));
 
 /** [N] π_old's log-probabilities, as a constant. */
-function oldLogprobs(tf: TF, { logprobs, oldLogprobs: old }: PolicyTokens): Tensor1D {
-  return old === null ? detach(tf, logprobs) : tf.tensor1d(old);
-}
+const oldLogprobs = (tf: TF, { logprobs, oldLogprobs: old }: PolicyTokens): Tensor1D =>
+  old === null ? detach(tf, logprobs) : tf.tensor1d(old);
 
-/** The same numbers with no gradient. */
 function detach(tf: TF, x: Tensor1D): Tensor1D {
   const stop = tf.customGrad<Tensor1D>((value) => {
     const y = (value as Tensor1D).clone();
@@ -300,10 +267,7 @@ function detach(tf: TF, x: Tensor1D): Tensor1D {
   return stop(x);
 }
 
-/**
- * [N] mean over the unmasked tokens of each row, spread back over the row; gradients flow to all of
- * them.
- */
+/** [N] mean over the unmasked tokens of each row, spread back over the row. */
 function sequenceMean(tf: TF, x: Tensor1D, tokens: PolicyTokens): Tensor1D {
   const rowOf = tf.tensor1d(tokens.rowOf, "int32");
   const shares = tf.tensor1d(divideByRowLength(tokens.mask, tokens));
@@ -316,20 +280,14 @@ function clippedSurrogate(tf: TF, ratio: Tensor, clippedRatio: Tensor, advantage
   return tf.neg(tf.minimum(tf.mul(ratio, advantage), tf.mul(clippedRatio, advantage)));
 }
 
-/**
- * [N] exp(d) − d − 1 with d = log π_ref − log π: an unbiased, never negative estimate of KL(π ‖
- * π_ref).
- */
+/** [N] exp(d) − d − 1, d = log π_ref − log π: unbiased and never negative for KL(π ‖ π_ref). */
 function k3(tf: TF, { logprobs, refLogprobs }: PolicyTokens): Tensor {
   if (refLogprobs === null) throw new Error("beta is not 0, but no reference log-probabilities were given");
   const d = tf.sub(tf.tensor1d(refLogprobs), logprobs);
   return tf.sub(tf.sub(tf.exp(d), d), 1);
 }
 
-/**
- * [N] min(cap, π_old / π_behaviour), a constant, with metrics of the ratio before the cap; null
- * without an actor.
- */
+/** [N] min(cap, π_old / π_behaviour), constant; metrics precede the cap. Null without an actor. */
 function samplingWeight(
   tf: TF,
   old: Tensor1D,
@@ -363,6 +321,5 @@ function withEntropyBonus(
   return tf.sub(loss, tf.mul(weighted(tf, entropy, mask), coefficient / Math.max(1, tokens)));
 }
 
-function entropySum(tf: TF, { entropy }: PolicyTokens, mask: Tensor1D): LossMetrics {
-  return entropy === null ? {} : { entropy_sum: weighted(tf, entropy, mask) };
-}
+const entropySum = (tf: TF, { entropy }: PolicyTokens, mask: Tensor1D): LossMetrics =>
+  entropy === null ? {} : { entropy_sum: weighted(tf, entropy, mask) };

@@ -5,12 +5,11 @@ import type { Gap } from "../logprob-gap.js";
 import type { TrainingBatch } from "../rollouts/rollout-source.js";
 import type { RolloutBatch } from "./rollout-batch.js";
 
-/** Mean of the values; 0 when there are none. */
 export const meanOf = (values: readonly number[]): number =>
   values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
 
-/** Share of true flags; 0 when there are none. */
-export const share = (flags: readonly boolean[]): number => flags.filter(Boolean).length / Math.max(1, flags.length);
+export const shareOfTrue = (flags: readonly boolean[]): number =>
+  flags.filter(Boolean).length / Math.max(1, flags.length);
 
 /** Standard deviation with n − 1 in the denominator; 0 for fewer than two values. */
 export function unbiasedStd(values: readonly number[]): number {
@@ -19,7 +18,6 @@ export function unbiasedStd(values: readonly number[]): number {
   return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1));
 }
 
-/** Turns a loss's sums over tokens into means. */
 export function tokenMetrics(sums: Record<string, number>): Record<string, number> {
   const tokens = Math.max(1, sums.tokens_sum ?? 0);
   const named: [string, string][] = [
@@ -40,13 +38,12 @@ export function tokenMetrics(sums: Record<string, number>): Record<string, numbe
   return metrics;
 }
 
-/** Summarises rewards, outcomes and lengths of a batch, whatever the algorithm. */
 export function rewardMetrics({ completions }: RolloutBatch): Record<string, number> {
   const scored = completions.flatMap(({ reward }) => reward ?? []);
   const lengths = completions.map(({ completion }) => completion.ids.length);
   const functions = Object.keys(completions[0]?.completion.rewards ?? {});
   const outcome = (name: Completion["outcome"]): number =>
-    share(completions.map(({ completion }) => completion.outcome === name));
+    shareOfTrue(completions.map(({ completion }) => completion.outcome === name));
   const rewardsOf = (name: string): number[] => completions.flatMap(({ completion }) => completion.rewards[name] ?? []);
   return {
     reward: meanOf(scored),
@@ -59,7 +56,7 @@ export function rewardMetrics({ completions }: RolloutBatch): Record<string, num
     "completions/mean_length": meanOf(lengths),
     "completions/min_length": Math.min(...lengths),
     "completions/max_length": Math.max(...lengths),
-    "completions/clipped_ratio": share(completions.map(({ truncated }) => truncated)),
+    "completions/clipped_ratio": shareOfTrue(completions.map(({ truncated }) => truncated)),
   };
 }
 
@@ -67,7 +64,6 @@ export function rewardMetrics({ completions }: RolloutBatch): Record<string, num
 export interface IterationTimes {
   /** From asking for the batch to the record of its advantages. */
   readonly seconds: number;
-  /** Waiting for the batch. */
   readonly waited: number;
   /** The whole run so far. */
   readonly wall: number;
@@ -89,10 +85,7 @@ export function rolloutMetrics(
     "staleness/max": Math.max(...staleness),
     ...(gap === null
       ? {}
-      : {
-          "sampling/actor_learner_logprob_gap/max": gap.max,
-          "sampling/actor_learner_logprob_gap/mean": gap.mean,
-        }),
+      : { "sampling/actor_learner_logprob_gap/max": gap.max, "sampling/actor_learner_logprob_gap/mean": gap.mean }),
     filtered_groups: batch.filteredGroups,
     "idle/learner": times.waited / times.seconds,
     "idle/actor": batch.actorIdleSeconds / Math.max(1e-9, batch.actorIdleSeconds + batch.actorBusySeconds),

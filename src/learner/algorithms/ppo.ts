@@ -1,9 +1,5 @@
 /**
  * PPO, one iteration: Schulman et al., arXiv:1707.06347, algorithm 1, with token rewards and GAE.
- *
- *   rewards, values, KL ─▶ advantages and returns ─▶ for each epoch, each mini-batch:
- *   policy loss + vf_coef · value loss ─▶ optimizer step
- *
  * Knows the order of things; formulas are in advantages.ts and losses.ts.
  */
 import type { Scalar } from "@tensorflow/tfjs";
@@ -30,10 +26,8 @@ interface Targets {
 }
 
 /**
- * Trains on one rollout batch.
  * @param iteration training iterations completed before this one
- * @param klCoef coefficient of the KL penalty in this iteration
- * @returns also the coefficient of the next iteration
+ * @param klCoef coefficient of the KL penalty in this iteration; the next one's is returned
  */
 export async function trainPpo(
   policy: PolicyOptimizer,
@@ -90,7 +84,6 @@ export async function trainPpo(
   };
 }
 
-/** Computes token rewards, advantages and returns under the policy before the update. */
 async function advantagesOf(
   training: Training,
   { sequences, completions }: RolloutBatch,
@@ -129,7 +122,6 @@ async function advantagesOf(
   return { ppo, targets };
 }
 
-/** Policy loss plus vf_coef times value loss. */
 function ppoLoss(training: Training, input: LossInput, targets: Targets, denominators: Denominators): Loss {
   const { tf, run } = training;
   const { packed, gather } = input;

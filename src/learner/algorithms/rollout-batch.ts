@@ -1,17 +1,14 @@
 /** A rollout batch as the algorithms see it: sequences, and rewards for the advantages. */
 import type { RunConfig } from "../../config/schema.js";
 import type { Completion } from "../../protocol/messages.js";
-import { totalReward } from "../../tasks/rewards.js";
+import { rewardWeights, totalReward } from "../../tasks/rewards.js";
 import type { SequenceGroup } from "../policy/packing.js";
 import type { TrainingBatch } from "../rollouts/rollout-source.js";
-import { rewardWeights } from "../../tasks/rewards.js";
 
-/** A completion with its total reward. */
 export interface ScoredCompletion {
   readonly completion: Completion;
   /** Null when no reward function gave a number. */
   readonly reward: number | null;
-  /** It ran out of tokens. */
   readonly truncated: boolean;
 }
 
@@ -24,7 +21,6 @@ export interface RolloutBatch {
   readonly membersOf: readonly (readonly number[])[];
 }
 
-/** What one iteration of an algorithm gives. */
 export interface AlgorithmResult {
   /** [T] advantages for each completion. */
   readonly advantages: readonly Float32Array[];

@@ -1,21 +1,12 @@
-/**
- * Learning rate schedules, as factors of the configured rate. Formulas: transformers
- * `optimization.py` (`get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup`,
- * `get_constant_schedule_with_warmup`). Knows step counts only; the optimizer owns the rate.
- */
+/** Learning rate schedules of transformers' `optimization.py` (`get_*_schedule_with_warmup`). */
 import { stepsPerIteration } from "../../config/derived.js";
 import type { RunConfig } from "../../config/schema.js";
 
 /**
- * Factor of `learning_rate` for one optimizer step, in [0, 1].
- *
- * Warm-up rises linearly from 0 (so the very first step of a warm-up changes nothing, as in
- * transformers); after it `linear` falls to 0 at `totalSteps`, `cosine` falls along half a cosine,
- * `constant` stays at 1. Steps past the end get the end's factor.
- *
+ * Factor of `learning_rate` for one optimizer step, in [0, 1]. Warm-up rises linearly from 0 (the
+ * first step changes nothing, as in transformers); after it `linear` falls to 0 at `totalSteps`,
+ * `cosine` along half a cosine, `constant` stays at 1. Steps past the end get the end's factor.
  * @param step optimizer steps taken before this one, from 0
- * @param warmupSteps optimizer steps of warm-up, ≥ 0
- * @param totalSteps optimizer steps of the whole run
  */
 export function learningRateFactor(
   type: RunConfig["lr_scheduler_type"],
@@ -30,11 +21,7 @@ export function learningRateFactor(
   return 0.5 * (1 + Math.cos(Math.PI * Math.min(1, (step - warmupSteps) / decaySteps)));
 }
 
-/**
- * Learning rate of an optimizer step.
- * @param iteration training iterations completed before this one
- * @param step steps of this iteration taken before this one
- */
+/** @param step steps of this iteration (after `iteration` whole ones) taken before this one */
 export function learningRateAt(run: RunConfig, iteration: number, step: number): number {
   const perIteration = stepsPerIteration(run);
   const taken = iteration * perIteration + step;

@@ -1,7 +1,4 @@
-/**
- * One training iteration: a rollout batch becomes optimizer steps of GRPO or PPO.
- * Chooses between the two and keeps what lasts from one iteration to the next.
- */
+/** One training iteration of GRPO or PPO, and what lasts from one iteration to the next. */
 import { PolicyOptimizer } from "../policy/step.js";
 import type { Training } from "../policy/forward.js";
 import type { TrainingBatch } from "../rollouts/rollout-source.js";
@@ -26,11 +23,7 @@ export class Updater {
     this.klCoef = training.run.kl_coef;
   }
 
-  /**
-   * Trains on one rollout batch.
-   * @param iteration training iterations completed before this one
-   * @throws UserError after five non-finite gradients in a row
-   */
+  /** @throws UserError after five non-finite gradients in a row */
   async update(trainingBatch: TrainingBatch, iteration: number): Promise<UpdateResult> {
     const batch = rolloutBatch(this.policy.training.run, trainingBatch);
     const result = await this.#train(batch, iteration);

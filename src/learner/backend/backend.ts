@@ -1,7 +1,6 @@
 /**
  * The only place that loads TensorFlow.js. It chooses a backend (TensorFlow, else wasm, else cpu),
  * proves that it computes, and returns the one `tf` that the whole learner uses.
- * Knows nothing of models.
  */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -10,9 +9,7 @@ import { messageOf, UserError } from "../../errors.js";
 import { nativeBindingPath } from "../../machine/native-binding.js";
 import { overrideWasmKernels } from "./wasm-kernels.js";
 
-/**
- * The namespace of `@tensorflow/tfjs`; take it from `startBackend`, never by an import of your own.
- */
+/** Take it from `startBackend`, never by an import of your own. */
 export type TF = typeof import("@tensorflow/tfjs");
 
 export type BackendName = "tensorflow" | "wasm" | "cpu";
@@ -27,9 +24,8 @@ export interface BackendInfo {
   tf: TF;
 }
 
-// tfjs-node-gpu requires `@tensorflow/tfjs` as CommonJS. Requiring it here in the same way gives
-// the very same instance, and all of its names: an ES import sees only those that Node's lexer can
-// find.
+// tfjs-node-gpu requires `@tensorflow/tfjs` as CommonJS. The same here gives the same instance and
+// all its names: an ES import sees only those that Node's lexer can find.
 const require = createRequire(import.meta.url);
 
 const FASTEST_FIRST: BackendName[] = ["tensorflow", "wasm", "cpu"];
@@ -37,12 +33,9 @@ const FASTEST_FIRST: BackendName[] = ["tensorflow", "wasm", "cpu"];
 export type BackendChoice = "auto" | BackendName;
 
 /**
- * Starts the first backend that passes a self-test.
- *
- * @param choice "auto" tries all, fastest first; a name tries that one alone
- * @param threads of TensorFlow, per operation; 0 = as many as it likes. TensorFlow reads it once
- *   per process, so the first call decides; from a worker thread it has an effect only under `env:
- *   SHARE_ENV`. wasm and cpu always use one thread.
+ * Starts the first backend that passes a self-test: "auto" tries all, a name that one alone.
+ * @param threads of TensorFlow, 0 = as many as it likes. Read once per process; from a worker
+ *   thread it has an effect only under `env: SHARE_ENV`. wasm and cpu always use one thread.
  * @throws UserError when none (or not the one named) can be used, with each one's reason
  */
 export async function startBackend(choice: BackendChoice, threads: number): Promise<BackendInfo> {
@@ -70,8 +63,7 @@ const start: Record<BackendName, (threads: number) => Promise<Started>> = {
     if (threads > 0) process.env["TF_NUM_INTRAOP_THREADS"] = String(threads);
     if (threads > 0) process.env["TF_NUM_INTEROP_THREADS"] = "1"; // eager operations run one after the other anyway
     process.env["TF_CPP_MIN_LOG_LEVEL"] ??= "2"; // errors only: the rest are banners
-    // oneDNN's kernels make a training step 1.2 times faster here; its banner at start-up goes to
-    // stderr and cannot be silenced.
+    // oneDNN makes a step 1.2 times faster; its banner on stderr cannot be silenced.
     process.env["TF_ENABLE_ONEDNN_OPTS"] ??= "1";
     process.env["TF_FORCE_GPU_ALLOW_GROWTH"] ??= "true"; // the actors live on the same GPU
     restoreRemovedUtil();
@@ -120,8 +112,8 @@ function restoreRemovedUtil(): void {
 }
 
 /**
- * One matrix product and one gradient of a gather (the embedding's), against values worked by hand:
- * whatever loads and cannot do these would fail, or train on nonsense, much later.
+ * One matrix product and one gradient of a gather, against values worked by hand: what loads and
+ * cannot do these would fail, or train on nonsense, much later.
  *
  * [1 2 3]   [ 7  8]   [ 58  64]
  * [4 5 6] · [ 9 10] = [139 154];  d/dx Σ w·x[0,2,0] with w = (1,10,100) is (101, 0, 10)

@@ -1,13 +1,11 @@
 /**
  * Kernels that make TensorFlow.js's wasm backend fit for training: one it lacks (the gradient of
- * `gather`), two that give wrong values, and faster ones for what a transformer spends its time in:
- * about eight times the speed of a training step. Knows nothing of models; knows wasm backend
- * internals (4.22): every tensor is a span of one heap, known to the C++ side by an integer id.
+ * `gather`), two that give wrong values, and faster ones: about eight times the speed of a step.
+ * Knows its internals (4.22): every tensor is a span of one heap, known to C++ by an integer id.
  */
 import type { DataId, NamedAttrMap, NamedTensorInfoMap, TensorInfo } from "@tensorflow/tfjs";
 import type { TF } from "./backend.js";
 
-/** The part of BackendWasm that is used here. */
 interface WasmBackend {
   wasm: {
     HEAPU8: Uint8Array;
@@ -31,10 +29,7 @@ type Kernel = (args: KernelArgs) => TensorInfo | TensorInfo[];
 
 const overridden = new WeakSet<object>();
 
-/**
- * Replaces kernels of the wasm backend, which must be the current one and initialised. Doing it
- * again is harmless.
- */
+/** Replaces kernels of the wasm backend, the current one. Doing it again is harmless. */
 export function overrideWasmKernels(tf: TF): void {
   const backend = tf.backend() as unknown as WasmBackend;
   if (overridden.has(backend)) return;
@@ -69,9 +64,8 @@ export function overrideWasmKernels(tf: TF): void {
 }
 
 /**
- * Batched matrix product. The C++ kernel is fast (XNNPACK) only for one pair of untransposed
- * matrices, and otherwise a plain triple loop. So: transpose explicitly, and call it once per batch
- * entry, on ids that alias parts of the operands.
+ * Batched matrix product. The C++ kernel is fast (XNNPACK) for one pair of untransposed matrices:
+ * transpose explicitly, and call it once per batch entry, on ids that alias the operands' parts.
  */
 function batchMatMul(tf: TF, backend: WasmBackend, stockTranspose: Kernel): Kernel {
   const number = "number";
@@ -139,10 +133,7 @@ function batchMatMul(tf: TF, backend: WasmBackend, stockTranspose: Kernel): Kern
   };
 }
 
-/**
- * An operand as [batches, ., .] as it is stored, with the rows and columns that it has in the
- * product.
- */
+/** An operand as [batches, ., .] as it is stored, with its rows and columns in the product. */
 function matrices(x: TensorInfo, transposed: boolean) {
   if (x.dtype !== "float32") throw new Error(`matMul of ${x.dtype} is not supported on wasm`);
   const batchShape = x.shape.slice(0, -2);
@@ -151,10 +142,7 @@ function matrices(x: TensorInfo, transposed: boolean) {
   return { data, transposed, batchShape, rows: transposed ? width : stored, columns: transposed ? stored : width };
 }
 
-/**
- * For each entry of `to` in row-major order, the index of the entry of `from` that broadcasts to
- * it.
- */
+/** For each entry of `to` in row-major order, the index of the entry of `from` it is made of. */
 function broadcastIndices(from: number[], to: number[]): number[] {
   let indices = [0];
   for (const [axis, size] of to.entries()) {
@@ -166,10 +154,7 @@ function broadcastIndices(from: number[], to: number[]): number[] {
   return indices;
 }
 
-/**
- * out[s] = Σ over rows i with segmentIds[i] = s of x[i]; rows with a negative id count nowhere. The
- * gradient of `gather`.
- */
+/** out[s] = Σ of x[i] with segmentIds[i] = s, negative ids nowhere: the gradient of `gather`. */
 const unsortedSegmentSum: Kernel = (args) => {
   const { backend, attrs } = args;
   const [x, segmentIds] = [input(args, "x"), input(args, "segmentIds")];
@@ -267,20 +252,14 @@ function columnSums(from: Float32Array, width: number): Float64Array {
   return sums;
 }
 
-/**
- * The same data under one more name. Tensors are immutable, so nobody can tell it from the stock
- * kernel's copy.
- */
+/** The same data under one more name: tensors are immutable, so it is as good as a copy. */
 const identity: Kernel = (args) => {
   const x = input(args, "x");
   args.backend.incRef(x.dataId);
   return { dataId: x.dataId, shape: x.shape, dtype: x.dtype };
 };
 
-/**
- * Between float32, int32 (rounds towards zero) and bool (anything but 0 is 1; the stock kernel
- * takes it modulo 256).
- */
+/** Casts float32, int32 (towards zero) and bool, where the stock kernel takes values modulo 256. */
 const cast: Kernel = (args) => {
   const { backend, attrs } = args;
   const x = input(args, "x");
@@ -293,10 +272,7 @@ const cast: Kernel = (args) => {
   return out;
 };
 
-/**
- * `onValue` where the last axis equals the index, `offValue` elsewhere; an index outside [0, depth)
- * gives a row without.
- */
+/** `onValue` where the last axis equals the index, else `offValue`; also for indices outside. */
 const oneHot: Kernel = (args) => {
   const { backend, attrs } = args;
   const indices = input(args, "indices");
@@ -308,7 +284,6 @@ const oneHot: Kernel = (args) => {
   return out;
 };
 
-/** Split along any axis. */
 function splitV(tf: TF): Kernel {
   return (args) => {
     const x = input(args, "x");
@@ -355,10 +330,6 @@ function input(args: KernelArgs, name: string): TensorInfo {
   return tensor;
 }
 
-function sizeOf(shape: number[]): number {
-  return shape.reduce((product, size) => product * size, 1);
-}
+const sizeOf = (shape: number[]): number => shape.reduce((product, size) => product * size, 1);
 
-function shapeBytes(shape: number[]): Uint8Array {
-  return new Uint8Array(new Int32Array(shape).buffer);
-}
+const shapeBytes = (shape: number[]): Uint8Array => new Uint8Array(new Int32Array(shape).buffer);

@@ -1,15 +1,10 @@
-/**
- * Causal attention over packed groups, with a hand-written gradient.
- * Knows the layout of packing.ts; knows no weights.
- */
+/** Causal attention over packed groups (the layout of packing.ts), with a hand-written gradient. */
 import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
 import type { TF } from "../backend/backend.js";
 import type { AttentionPlan } from "./packing.js";
 import { customGrad } from "./primitives.js";
 
-/**
- * The plan's index arrays and masks as tensors, made once per microbatch and shared by all layers.
- */
+/** The plan's arrays as tensors, made once per microbatch and shared by all layers. */
 export interface AttentionTensors {
   readonly plan: AttentionPlan;
   /** [G·Hk, E·P] */
@@ -50,12 +45,9 @@ export function attentionTensors(tf: TF, plan: AttentionPlan): AttentionTensors 
 }
 
 /**
- * Causal attention over packed groups: a completion token sees its prompt, which is computed once
- * per group, and its own completion. softmax(q kᵀ / √D) v (Vaswani et al. 2017, eq. 1) with
- * grouped-query heads (Ainslie et al. 2023).
- * @param q [N, Hq · D] after rotary embedding
- * @param k [N, Hk · D] after rotary embedding
- * @param v [N, Hk · D]
+ * A completion token sees its prompt, which is computed once per group, and its own completion.
+ * softmax(q kᵀ / √D) v (Vaswani et al. 2017, eq. 1) with grouped-query heads (Ainslie et al. 2023).
+ * @param q [N, Hq · D], like k and v [N, Hk · D] after rotary embedding
  * @returns [N, Hq · D]
  */
 export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionTensors, headDim: number): Tensor2D {
@@ -67,7 +59,6 @@ export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionT
   }) as Tensor2D;
 }
 
-/** The rectangles of one batch, and attention inside them, forwards and backwards. */
 class Rectangles {
   readonly #tf: TF;
   readonly #t: AttentionTensors;
@@ -184,7 +175,7 @@ class Rectangles {
     return this.#tf.reshape(this.#tf.gather(all, index), [-1, width]);
   }
 
-  /** softmax(scores + bias). Scores are the largest arrays here: each goes when the next is there. */
+  /** softmax(scores + bias). Scores are the largest arrays: each goes when the next is there. */
   #probabilities(scores: () => Tensor, bias: Tensor): Tensor {
     const tf = this.#tf;
     const raw = tf.tidy(scores);

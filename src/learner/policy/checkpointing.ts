@@ -1,7 +1,4 @@
-/**
- * Gradient checkpointing: activations are recomputed for the gradient instead of remembered.
- * Knows tfjs's tape; knows no model.
- */
+/** Gradient checkpointing: activations are recomputed for the gradient instead of remembered. */
 import type { Tensor } from "@tensorflow/tfjs";
 import type { TF } from "../backend/backend.js";
 import { weight, type NamedWeights } from "./named-weights.js";
@@ -13,14 +10,12 @@ interface TapeState {
 
 /**
  * run(x, weights), recomputed for the gradient instead of remembered (Chen et al. 2016). Every
- * trained weight of it is an explicit input, or its gradient would be lost (under LoRA the adapters
- * alone: the gradient of the frozen base would be computed for nothing; the base must outlive the
- * gradient); tfjs has one active tape, so the outer tape is put aside while the inner gradient is
- * taken.
+ * trained weight is an explicit input, or its gradient would be lost (under LoRA the adapters
+ * alone: the frozen base must outlive the gradient). tfjs has one active tape, so the outer one is
+ * put aside while the inner gradient is taken.
  * @param x [N, H]
- * @param prefixes of the names of the weights that `run` looks up, all of them
- * @param rowsAtOnce rows of x that `run` sees at a time: fewer than N where it treats each row
- *   alone
+ * @param prefixes of the names of all weights that `run` looks up
+ * @param rowsAtOnce rows of x that `run` sees at a time: fewer than N where each row stands alone
  */
 export function checkpointed(
   tf: TF,

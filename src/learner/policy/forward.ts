@@ -1,7 +1,6 @@
 /**
- * Passes of the policy without a gradient: log-probabilities and values of given completions.
- * Completions are numbered group by group over all sequences, and results come in that order.
- * Knows packing and weights; knows no rewards and no losses.
+ * Passes of the policy without a gradient: log-probabilities and values of given completions, which
+ * are numbered group by group over all sequences.
  */
 import type { Tensor, Tensor1D } from "@tensorflow/tfjs";
 import type { RunConfig } from "../../config/schema.js";
@@ -18,14 +17,12 @@ import {
 } from "./policy.js";
 import { type NamedWeights } from "./named-weights.js";
 
-/** What every pass needs: the library, the run's settings and the weights. */
 export interface Training {
   readonly tf: TF;
   readonly run: RunConfig;
   readonly model: TrainableModel;
 }
 
-/** Results of a pass by completion. */
 export interface Evaluated {
   /** [T] nats, for each completion. */
   readonly logprobs: Float32Array[];
@@ -37,8 +34,7 @@ export interface Evaluated {
 
 /**
  * Packs the chosen groups into microbatches of at most `tokens_per_microbatch` tokens.
- * The consumer disposes each microbatch.
- * @returns each microbatch with the numbers of its completions
+ * @returns each microbatch, which the consumer disposes, with the numbers of its completions
  */
 export function* packedParts(
   { tf, run, model }: Training,
@@ -56,10 +52,7 @@ export function* packedParts(
   }
 }
 
-/**
- * Computes the log-probabilities of the chosen groups' completions under some weights.
- * @returns [T] nats for each completion; those of other groups are empty
- */
+/** @returns [T] nats for each completion of the chosen groups; those of other groups are empty */
 export async function logprobsOf(
   training: Training,
   weights: NamedWeights,
@@ -77,7 +70,7 @@ export async function logprobsOf(
   return out;
 }
 
-/** Computes log-probabilities under the policy as it is now. See `logprobsOf`. */
+/** `logprobsOf` under the policy as it is now. */
 export async function policyLogprobs(
   training: Training,
   sequences: readonly SequenceGroup[],
@@ -90,7 +83,7 @@ export async function policyLogprobs(
   return out;
 }
 
-/** Computes log-probabilities under published weights, such as an earlier version's. */
+/** `logprobsOf` under published weights, such as an earlier version's. */
 export async function publishedLogprobs(
   training: Training,
   published: Float32Array,
@@ -104,7 +97,6 @@ export async function publishedLogprobs(
   return out;
 }
 
-/** Computes log-probabilities and values of all completions under the policy as it is now. */
 export async function evaluateAll(training: Training, sequences: readonly SequenceGroup[]): Promise<Evaluated> {
   const { tf, run, model } = training;
   const keepLast = run.bootstrap_truncated;
@@ -140,9 +132,8 @@ export async function evaluateAll(training: Training, sequences: readonly Sequen
 }
 
 /** Splits [M, 2] into log-probabilities [M] and entropies [M]. */
-export function columns(tf: TF, both: Tensor): [logprobs: Tensor1D, entropies: Tensor1D] {
-  return tf.split(both, 2, 1).map((column) => tf.reshape(column, [-1])) as [Tensor1D, Tensor1D];
-}
+export const columns = (tf: TF, both: Tensor): [logprobs: Tensor1D, entropies: Tensor1D] =>
+  tf.split(both, 2, 1).map((column) => tf.reshape(column, [-1])) as [Tensor1D, Tensor1D];
 
 function logprobColumn(
   { tf, run, model }: Training,

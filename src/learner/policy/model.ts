@@ -1,12 +1,11 @@
 /**
- * What the learner trains and what stays frozen: one flat vector of trainable parameters, views of
- * it by name, and the frozen tensors beside it.
+ * What the learner trains and what stays frozen, by name.
  *
  *   full:  [ policy | value trunk? | value head? ]        frozen: the reference policy, if needed
  *   LoRA:  [ adapters | value adapters? | value head? ]   frozen: the base
  *
  * The policy's part comes first, so what is published is a prefix. With adapters off, the base is
- * the reference policy. Knows names and shapes; knows no losses.
+ * the reference policy.
  */
 import type { Tensor, Variable } from "@tensorflow/tfjs";
 import { join } from "node:path";
@@ -48,10 +47,7 @@ export function baseFromFolder(folder: string, shape: ModelConfig): BaseWeights 
 
 /** A checkpoint that is in memory already. @param packed values in `weightLayout` order */
 export function baseFromPacked(packed: Float32Array): BaseWeights {
-  return {
-    tensor: ({ offset, size }) => packed.slice(offset, offset + size),
-    all: (into) => into.set(packed),
-  };
+  return { tensor: ({ offset, size }) => packed.slice(offset, offset + size), all: (into) => into.set(packed) };
 }
 
 export class TrainableModel {
@@ -61,12 +57,11 @@ export class TrainableModel {
   readonly #lora: NamedWeights["lora"];
   /** Every trainable parameter; the published ones first. */
   readonly layout: readonly LayoutEntry[];
-  /** The published part alone. */
   readonly publishedLayout: readonly LayoutEntry[];
   readonly flat: Variable;
   /** Base weights under LoRA, the reference policy otherwise; null when neither is needed. */
   readonly #frozen: Views | null;
-  readonly #separateValue: boolean;
+  readonly separateValue: boolean;
 
   /** Hash of the frozen tensors; null when there are none. */
   readonly frozenSha256: string | null;
@@ -82,12 +77,12 @@ export class TrainableModel {
     const { lora } = run;
     this.#lora = lora.enabled ? { scale: lora.lora_alpha / lora.r, dropout: null } : null;
     this.publishedLayout = publishedLayout(shape, lora.enabled ? lora : null);
-    this.#separateValue = run.algo === "ppo" && run.value_model === "separate";
+    this.separateValue = run.algo === "ppo" && run.value_model === "separate";
     const shapes = (entries: readonly LayoutEntry[], prefix: string): [string, readonly number[]][] =>
       entries.map((entry) => [prefix + entry.name, entry.shape]);
     this.layout = packShapes([
       ...shapes(this.publishedLayout, ""),
-      ...(this.#separateValue ? shapes(this.publishedLayout, VALUE_PREFIX) : []),
+      ...(this.separateValue ? shapes(this.publishedLayout, VALUE_PREFIX) : []),
       ...(run.algo === "ppo"
         ? ([
             ["value_head.weight", [shape.hiddenSize]],
@@ -95,8 +90,7 @@ export class TrainableModel {
           ] as [string, number[]][])
         : []),
     ]);
-    // A variable is a copy: the tensor it starts from must not stay, or the parameters would exist
-    // twice.
+    // A variable is a copy: what it starts from must go, or the parameters would exist twice.
     this.flat = tf.tidy(() => tf.variable(tf.tensor1d(trainable ?? this.#initial(base, run.seed))));
     if (!lora.enabled && !needsReference(run)) {
       this.#frozen = null;
@@ -108,8 +102,7 @@ export class TrainableModel {
     for (const entry of weightLayout(shape)) {
       const values = base.tensor(entry);
       lines.push(hashLine(entry, values));
-      // tfjs-node hands values to TensorFlow with the first operation: here, so that the array can
-      // go before the next one is read.
+      // tfjs-node hands values over with the first operation: here, so that the array can go.
       frozen.set(
         entry.name,
         tf.tidy(() => tf.reshape(tf.tensor1d(values), [...entry.shape])),
@@ -128,30 +121,24 @@ export class TrainableModel {
       const random = mulberry32(seed);
       for (const { name, shape, offset, size } of this.publishedLayout) {
         if (!name.endsWith("lora_A.weight")) continue;
-        // kaiming_uniform with a = sqrt(5): U(-1/sqrt(in), 1/sqrt(in)) (PEFT's
-        // reset_lora_parameters)
+        // kaiming_uniform, a = sqrt(5): U(-1/sqrt(in), 1/sqrt(in)) (PEFT's reset_lora_parameters)
         const bound = 1 / Math.sqrt(shape[1]!);
         for (let i = offset; i < offset + size; i++) start[i] = (2 * random() - 1) * bound;
       }
     }
-    if (this.#separateValue) start.copyWithin(size, 0, size);
+    if (this.separateValue) start.copyWithin(size, 0, size);
     return start;
   }
 
-  /** Elements of the published prefix. */
   get publishedSize(): number {
     return layoutSize(this.publishedLayout);
   }
 
-  /**
-   * Views of the trainable vector; inside a gradient function they carry the gradient back to
-   * `flat`.
-   */
+  /** Inside a gradient function, the views carry the gradient back to `flat`. */
   views(): Views {
     return splitFlat(this.#tf, this.flat, this.layout);
   }
 
-  /** Views of a published vector (the policy's part alone), such as an earlier version's. */
   viewsOfPublished(published: Tensor): Views {
     return splitFlat(this.#tf, published, this.publishedLayout);
   }
@@ -163,15 +150,11 @@ export class TrainableModel {
 
   /** The value function's trunk: the policy's own, or the separate one. */
   value(views: Views): NamedWeights {
-    if (!this.#separateValue) return this.policy(views);
+    if (!this.separateValue) return this.policy(views);
     const trunk = [...views].flatMap(([name, tensor]): [string, Tensor][] =>
       name.startsWith(VALUE_PREFIX) ? [[name.slice(VALUE_PREFIX.length), tensor]] : [],
     );
     return { tensors: new Map([...(this.#lora === null ? [] : this.#frozen!), ...trunk]), lora: this.#lora };
-  }
-
-  get separateValue(): boolean {
-    return this.#separateValue;
   }
 
   /** The frozen reference policy (adapters off under LoRA). */
@@ -180,10 +163,7 @@ export class TrainableModel {
     return { tensors: this.#frozen, lora: null };
   }
 
-  /**
-   * Writes the policy as an HF folder (PEFT's files with LoRA), and the value head beside it.
-   * @param vector the trainable vector, read back from `flat`
-   */
+  /** Writes an HF folder (PEFT's with LoRA), and the value head beside it, from `flat`'s values. */
   save(folder: string, sourceFolder: string, vector: Float32Array): void {
     const published = vector.subarray(0, this.publishedSize);
     if (this.#lora === null) saveModelFolder(folder, sourceFolder, this.shape, published);

@@ -3,28 +3,19 @@ import type { Tensor, Tensor1D } from "@tensorflow/tfjs";
 import type { LayoutEntry } from "../../model/layout.js";
 import type { TF } from "../backend/backend.js";
 
-/** Weights by Hugging Face name, with LoRA adapters laid over them where `lora` is set. */
 export interface NamedWeights {
   readonly tensors: ReadonlyMap<string, Tensor>;
-  /**
-   * Adapters `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r] are looked up
-   * in `tensors`.
-   */
+  /** Adapters `<module>.lora_A.weight` [r, in] and `….lora_B.weight` [out, r] are in `tensors`. */
   readonly lora: { readonly scale: number; readonly dropout: Dropout | null } | null;
 }
 
-/**
- * Dropout on the adapters' inputs. The seed makes a recomputed block (checkpointing) drop what its
- * first forward dropped.
- */
+/** Dropout on the adapters' inputs; by its seed a recomputed block drops what it dropped before. */
 export interface Dropout {
   readonly rate: number;
   readonly seed: string;
 }
 
-/**
- * Views of a flat buffer by name. Differentiable: the gradient of the views is one flat gradient.
- */
+/** Views of a flat buffer by name. Differentiable: their gradient is one flat gradient. */
 export function splitFlat(tf: TF, flat: Tensor, layout: readonly LayoutEntry[]): Map<string, Tensor> {
   const views = tf.tidy(() => {
     const parts =

@@ -1,7 +1,4 @@
-/**
- * AdamW over one flat parameter vector (Loshchilov & Hutter 2019, algorithm 2; torch.optim.AdamW's
- * form). Knows element ranges and rates; knows no models.
- */
+/** AdamW over one flat vector (Loshchilov & Hutter 2019, algorithm 2; torch.optim.AdamW's form). */
 import type { Tensor, Variable } from "@tensorflow/tfjs";
 import type { LayoutEntry } from "../../model/layout.js";
 import type { TF } from "../backend/backend.js";
@@ -12,7 +9,6 @@ export interface AdamWOptions {
   readonly epsilon: number;
   /** Decoupled decay; not applied to norms and biases (Hugging Face's rule). */
   readonly weightDecay: number;
-  /** Largest global gradient norm. */
   readonly maxGradNorm: number;
 }
 
@@ -22,13 +18,8 @@ export interface AdamWState {
   readonly v: Float32Array;
 }
 
-/**
- * Hugging Face decays every weight except biases and norms (`get_decay_parameter_names` in
- * transformers' trainer).
- */
-function decays(name: string): boolean {
-  return !name.endsWith(".bias") && !name.includes("norm");
-}
+/** Hugging Face's rule (`get_decay_parameter_names` in transformers' trainer). */
+const decays = (name: string): boolean => !name.endsWith(".bias") && !name.includes("norm");
 
 /** Leading parameters that join later: until then neither they nor their moments move. */
 export interface LateParameters {
@@ -38,14 +29,10 @@ export interface LateParameters {
   readonly steps: number;
 }
 
-/**
- * Elements updated at once. A step's temporaries are about `ADAM_TEMPORARIES` arrays of this size,
- * whatever the size of the model.
- */
+/** Elements updated at once: a step's temporaries are about `ADAM_TEMPORARIES` such arrays. */
 export const ADAM_PART_SIZE = 4 * 1024 * 1024;
 export const ADAM_TEMPORARIES = 20;
 
-/** A stretch of the flat vector with its moments. */
 interface AdamPart {
   readonly begin: number;
   readonly size: number;
@@ -70,7 +57,6 @@ export class AdamW {
    * @param flat [P] all trainable parameters, updated in place
    * @param rateOf factor of the learning rate by parameter name (the value head may have its own)
    * @param late parameters that join later (the policy, after the critic's warm-up)
-   * @param partSize elements updated at once
    */
   constructor(
     tf: TF,
@@ -104,10 +90,9 @@ export class AdamW {
   }
 
   /**
-   * Updates the parameters from a flat gradient [P], which the caller disposes.
-   * The gradient is scaled by min(1, max / (norm + 1e-6)) first, torch's clip_grad_norm_.
-   * @returns the global norm before clipping, of the parameters that move; when it is not finite
-   *   nothing was changed
+   * Updates the parameters from a flat gradient [P], which the caller disposes. The gradient is
+   * scaled by min(1, max / (norm + 1e-6)) first, torch's clip_grad_norm_.
+   * @returns the norm before clipping, of what moves; when it is not finite nothing was changed
    */
   async update(gradient: Tensor, learningRate: number): Promise<number> {
     const tf = this.#tf;
@@ -131,7 +116,6 @@ export class AdamW {
     return norm;
   }
 
-  /** Moves one part's moments and returns its new parameters. */
   #updatePart(part: AdamPart, gradient: Tensor, clip: number, learningRate: number): Tensor {
     const tf = this.#tf;
     const { beta1, beta2, epsilon } = this.#options;
@@ -187,10 +171,7 @@ export class AdamW {
   }
 }
 
-/**
- * A number per element of [begin, begin + size), given by its parameter's name; a scalar when all
- * are the same.
- */
+/** A number per element of [begin, begin + size), by parameter; a scalar when all are the same. */
 function perElement(
   tf: TF,
   layout: readonly LayoutEntry[],

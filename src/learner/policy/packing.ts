@@ -1,10 +1,7 @@
 /**
- * Padding-free layout of groups of completions for the learner.
- *
- * A microbatch is one list of N tokens: every prompt once (all groups), then every completion.
- * Linear layers see [N, hidden]. Only attention needs rectangles; the index arrays here say which
- * packed row goes where, and back. Knows token ids and head counts; knows nothing of weights,
- * rewards or TensorFlow.
+ * Padding-free layout of groups of completions for the learner. A microbatch is one list of N
+ * tokens: every prompt once (all groups), then every completion. Linear layers see [N, hidden].
+ * Only attention needs rectangles; the index arrays here say which packed row goes where, and back.
  *
  * Legend: G groups. R completions per group, padded to the largest group.
  * P prompt length and C completion length, both padded to the longest of the microbatch.
@@ -29,10 +26,7 @@ export interface PackedBatch {
   /** [M] index of the completion (counted over the microbatch) a target belongs to. */
   readonly rowOf: Int32Array;
   readonly numRows: number;
-  /**
-   * [numRows] packed row of the last completion token (only when packed with `keepLast`), else
-   * empty.
-   */
+  /** [numRows] packed row of the last completion token; empty unless packed with `keepLast`. */
   readonly lastRows: Int32Array;
   readonly attention: AttentionPlan;
 }
@@ -51,9 +45,7 @@ export interface AttentionPlan {
   readonly completionQueries: Int32Array;
   /** [G·Hk·R·C] in the order (g, h, r, t). */
   readonly completionKeys: Int32Array;
-  /**
-   * [N·Hq], [N·Hk]: the way back, into the concatenation of the prompt and completion rectangles.
-   */
+  /** [N·Hq], [N·Hk]: the way back, out of prompt and completion rectangles joined. */
   readonly queriesBack: Int32Array;
   readonly keysBack: Int32Array;
   /** [P, P] additive causal mask of prompts (right-padded, so causality hides the padding). */
@@ -67,7 +59,6 @@ export interface AttentionPlan {
 
 const MASKED = -1e9;
 
-/** Sizes of a packed batch; see the legend above. */
 interface Extents {
   readonly G: number;
   readonly R: number;
@@ -79,7 +70,6 @@ interface Extents {
 }
 
 /**
- * Packs groups of completions into one list of tokens.
  * The last token of a completion predicts nothing and is left out of the input.
  * @param keepLast keep it: the value after a truncated completion needs it
  */
@@ -226,14 +216,12 @@ function attentionBiases(
 }
 
 /** Input tokens a group takes in a packed batch (its prompt counted once). */
-export function groupTokens(group: SequenceGroup): number {
-  return group.completions.reduce((sum, completion) => sum + completion.length - 1, group.promptIds.length);
-}
+export const groupTokens = (group: SequenceGroup): number =>
+  group.completions.reduce((sum, completion) => sum + completion.length - 1, group.promptIds.length);
 
 /**
- * Cuts a batch into microbatches of at most `maxTokens` (a larger single group stands alone).
- * Groups are taken in the order of their longest completion, so that a microbatch's attention
- * rectangles hold little padding.
+ * Cuts a batch into microbatches of at most `maxTokens`; a larger single group stands alone.
+ * Groups go by their longest completion, so that attention rectangles hold little padding.
  * @returns indices into `groups`
  */
 export function microbatches(groups: readonly SequenceGroup[], maxTokens: number): number[][] {

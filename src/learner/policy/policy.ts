@@ -1,8 +1,6 @@
 /**
- * The policy: Qwen2 / Llama as plain functions over named weights (design §7). Forward only;
- * gradients come from tfjs through the primitives. Knows no losses, no optimizer, no sockets.
- *
- * Legend: N packed tokens, M completion tokens (targets), H hidden.
+ * The policy: Qwen2 / Llama as plain functions over named weights. Forward only; gradients come
+ * from the primitives. Legend: N packed tokens, M completion tokens (targets), H hidden.
  */
 import type { Scalar, Tensor, Tensor1D, Tensor2D, TensorContainer } from "@tensorflow/tfjs";
 import type { ModelConfig } from "../../model/config.js";
@@ -48,8 +46,8 @@ export function disposeBatch(tf: TF, batch: Microbatch): void {
 }
 
 /**
- * y = x Wᵀ + b, plus the adapter's (drop(x) Aᵀ) Bᵀ · scale where the module has one (Hu et al.
- * 2021, eq. 3). Tidied: the terms are as large as the sum, and no gradient needs them.
+ * y = x Wᵀ + b, plus the adapter's (drop(x) Aᵀ) Bᵀ · scale where there is one (Hu et al. 2021, eq.
+ * 3). Tidied: the terms are as large as the sum, and no gradient needs them.
  */
 function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tensor2D {
   return tf.tidy(() => {
@@ -92,18 +90,7 @@ function mlpHalf(tf: TF, shape: ModelConfig, x: Tensor, layer: number, weights: 
   return plus(tf, x, linear(tf, swiGlu(tf, gate, up), `${prefix}mlp.down_proj`, weights));
 }
 
-/**
- * One decoder block whose activations stay for the gradient. Tidied: what the gradient needs is
- * kept by the tape, the rest would otherwise live until the last block is done.
- */
-function block(tf: TF, shape: ModelConfig, x: Tensor, layer: number, weights: NamedWeights, batch: Microbatch): Tensor {
-  return tf.tidy(() => mlpHalf(tf, shape, attentionHalf(tf, shape, x, layer, weights, batch), layer, weights));
-}
-
-/**
- * Rows of an MLP that are recomputed at once, times its width (16 MiB as float32; about ten such
- * arrays exist at once).
- */
+/** Rows of an MLP recomputed at once, times its width (16 MiB; about ten such arrays exist). */
 export const MAX_MLP = 4 * 1024 * 1024;
 
 /**
@@ -121,20 +108,17 @@ export function hiddenStates(
 ): Tensor2D {
   let x: Tensor = tf.gather(weight(weights, "model.embed_tokens.weight"), batch.ids);
   for (let layer = 0; layer < shape.numLayers; layer++) {
+    // Tidied: the tape keeps what the gradient needs, the rest would outlive its block.
     const next = checkpointing
       ? checkpointedBlock(tf, shape, x, layer, weights, batch, maxMlp)
-      : block(tf, shape, x, layer, weights, batch);
+      : tf.tidy(() => mlpHalf(tf, shape, attentionHalf(tf, shape, x, layer, weights, batch), layer, weights));
     x.dispose(); // what a gradient needs of it, the tape holds
     x = next;
   }
   return rmsNorm(tf, x, weight(weights, "model.norm.weight"), shape.rmsNormEps);
 }
 
-/**
- * One decoder block whose activations are forgotten and recomputed for the gradient, in halves: of
- * each half its input stays. Rows of the MLP do not see each other and are taken in parts, as its
- * arrays are several times the size of x.
- */
+/** A block recomputed for the gradient, in halves; the MLP's large arrays also in parts of rows. */
 function checkpointedBlock(
   tf: TF,
   shape: ModelConfig,
@@ -163,10 +147,7 @@ function checkpointedBlock(
   );
 }
 
-/**
- * Log-probabilities and entropies of the completion tokens.
- * @returns [M, 2], see `tokenLogprobs`
- */
+/** @returns [M, 2] log-probabilities and entropies of the completion tokens, see `tokenLogprobs` */
 export function completionLogprobs(
   tf: TF,
   shape: ModelConfig,

@@ -1,8 +1,6 @@
 /**
- * Operations with hand-written gradients (`tf.customGrad`): sums, products, RMSNorm, rotary
- * embedding, SwiGLU. Values and gradients of each are tested against a plain twin
- * (test/support/primitives-plain.ts), on TensorFlow and wasm.
- * Knows shapes and formulas; knows no weight names and no losses.
+ * Operations with hand-written gradients (`tf.customGrad`). Values and gradients of each are tested
+ * against a plain twin (test/support/primitives-plain.ts), on TensorFlow and wasm.
  */
 import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
 import { rotaryCosSin } from "../../model/rotary.js";
@@ -11,10 +9,9 @@ import type { TF } from "../backend/backend.js";
 type Save = (tensors: Tensor[]) => void;
 
 /**
- * `tf.customGrad` without its appetite for memory.
- * tfjs would keep `saved`, `dy` and the gradient's temporaries until the whole backward pass ends.
- * Here temporaries are tidied, and `saved` and `dy` are disposed as soon as `gradFunc` returns. So
- * `gradFunc` must not return either of them itself: return `tf.clone(..)`, which shares the data.
+ * `tf.customGrad` with less memory: tfjs would keep `saved`, `dy` and temporaries until the
+ * backward pass ends. Here temporaries are tidied, and `saved` and `dy` disposed once `gradFunc`
+ * returns. So it must return neither itself but `tf.clone(..)`, which shares the data.
  */
 export function customGrad(
   tf: TF,
@@ -56,12 +53,7 @@ export function plus(tf: TF, a: Tensor, b: Tensor): Tensor2D {
   })) as Tensor2D;
 }
 
-/**
- * x · Wᵀ.
- * @param x [N, in]
- * @param weight [out, in]
- * @param frozen the weight has no gradient, and must outlive the gradient of x
- */
+/** x [N, in] · weightᵀ [out, in]; a `frozen` weight has no gradient and must outlive that of x. */
 export function product(tf: TF, x: Tensor, weight: Tensor, frozen = false): Tensor2D {
   return customGrad(tf, frozen ? [x] : [x, weight], (inputs, save) => {
     if (!frozen) save(inputs);
@@ -76,11 +68,7 @@ export function product(tf: TF, x: Tensor, weight: Tensor, frozen = false): Tens
   }) as Tensor2D;
 }
 
-/**
- * RMSNorm: y = x · rsqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
- * @param x [N, H]
- * @param weight [H]
- */
+/** RMSNorm: y = x [N, H] · rsqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4). */
 export function rmsNorm(tf: TF, x: Tensor, weight: Tensor, eps: number): Tensor2D {
   // tf.mean would first copy what it is given, in a cast from float32 to float32.
   const meanOfRows = (x: Tensor): Tensor => tf.tidy(() => tf.mul(tf.sum(x, 1, true), 1 / x.shape[1]!));
@@ -129,10 +117,7 @@ export function rotaryTables(tf: TF, positions: Int32Array, headDim: number, the
   };
 }
 
-/**
- * Rotates every head: y = x · cos + (x · rotate) · sin.
- * @param x [N, heads · D]
- */
+/** Rotates every head of x [N, heads · D]: y = x · cos + (x · rotate) · sin. */
 export function rotary(tf: TF, x: Tensor, tables: RotaryTables): Tensor2D {
   const headDim = tables.rotate.shape[0];
   const shape = x.shape as [number, number];

@@ -1,7 +1,4 @@
-/**
- * One optimizer step: a loss over microbatches, their summed gradient, AdamW.
- * Knows how the policy is run and updated; the loss is given by the algorithm.
- */
+/** One optimizer step: the algorithm's loss over microbatches, their summed gradient, AdamW. */
 import type { Scalar, Tensor, Tensor1D } from "@tensorflow/tfjs";
 import { UserError } from "../../errors.js";
 import { stepsPerIteration } from "../../config/derived.js";
@@ -16,7 +13,6 @@ import { addGradient } from "./primitives.js";
 /** A run with this many non-finite gradients in a row is stopped. */
 const MAX_BAD_GRADIENTS = 5;
 
-/** What a loss sees of one microbatch. */
 export interface LossInput {
   readonly packed: PackedBatch;
   /** Numbers of its completions in the whole batch. */
@@ -67,10 +63,7 @@ export class PolicyOptimizer {
     );
   }
 
-  /**
-   * Takes one step on the chosen groups.
-   * @throws UserError after five non-finite gradients in a row
-   */
+  /** Takes one step on the chosen groups. @throws UserError after five bad gradients in a row */
   async step(
     sequences: readonly SequenceGroup[],
     groups: readonly number[],
@@ -157,7 +150,6 @@ export class PolicyOptimizer {
   }
 }
 
-/** Joins arrays end to end. */
 export function concat(parts: readonly Float32Array[]): Float32Array {
   const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;

@@ -6,25 +6,15 @@ import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
 import type { TF } from "../backend/backend.js";
 import { addGradient, customGrad } from "./primitives.js";
 
-/**
- * Elements of one chunk of logits. Two arrays of this size exist at once, three in the gradient of
- * a trained head or of entropies. Chunks are larger where the head is trained: each has a gradient
- * as large as the head, to be added to the others'.
- */
+/** Elements of one chunk of logits; more for a trained head, whose gradient each chunk repeats. */
 export const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
 
 /**
  * Log-probability of each target under softmax(h · headᵀ / temperature), and the entropy of that
- * distribution. Works in chunks of rows so that [M, V] never exists when it would be large; the
- * backward pass recomputes each chunk. H = logsumexp(z) - Σ p·z with z = logits / temperature.
- * @param h [M, hidden] states that predict the targets
- * @param head [V, hidden]
- * @param targets [M]
- * @param options.entropyGradient whether the entropy column carries a gradient (entropy bonus);
- *   default no
- * @param options.frozenHead the head has no gradient (LoRA), and must outlive the gradient of h;
- *   default no
- * @param options.maxLogits logits held at once, in elements
+ * distribution, H = logsumexp(z) - Σ p·z with z = logits / temperature.
+ * @param h [M, hidden] states that predict the targets [M]; head is [V, hidden]
+ * @param options entropyGradient: the entropy column carries a gradient; frozenHead: the head has
+ *   none and must outlive that of h; maxLogits: logits held at once, in elements
  * @returns [M, 2]: log-probabilities (nats), entropies (nats)
  */
 export function tokenLogprobs(

@@ -13,7 +13,6 @@ import { algorithmsOf, metricCurves, validationCurves } from "./bands.js";
 
 export interface Report {
   readonly document: Document;
-  /** Contents of report.json. */
   readonly figures: object;
 }
 
@@ -69,9 +68,8 @@ function verdictOf({ study, runs, comparison }: Gathered): string[] {
       ];
 }
 
-function titleOf({ study, dir, runs }: Gathered): string {
-  return study === null ? `${label(runs[0]!.algorithm)} run ${basename(dir)}` : `Study ${study.definition.name}`;
-}
+const titleOf = ({ study, dir, runs }: Gathered): string =>
+  study === null ? `${label(runs[0]!.algorithm)} run ${basename(dir)}` : `Study ${study.definition.name}`;
 
 function subtitleOf({ study, runs, baseline }: Gathered): string {
   const parts =

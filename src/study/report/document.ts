@@ -1,7 +1,4 @@
-/**
- * A report as sections of text, tables, charts and samples: what the HTML and the Markdown writer
- * both print. Knows no format.
- */
+/** A report as sections of text, tables, charts and samples, which HTML and Markdown print. */
 
 export type Block =
   | { readonly kind: "text"; readonly text: string }
@@ -16,7 +13,6 @@ export type Block =
     }
   | {
       readonly kind: "chart";
-      /** Name of its file, without .svg. */
       readonly name: string;
       readonly svg: string;
       /** What it shows, for those who do not see it. */
@@ -41,7 +37,6 @@ export interface Section {
 
 export interface Document {
   readonly title: string;
-  /** What, when and where in a line. */
   readonly subtitle: string;
   readonly verdict: readonly string[];
   /** What the report lacks because its directory does. */

@@ -1,8 +1,4 @@
-/**
- * Reads what a report is made of: a study directory (study.json, baseline, runs, comparison.json)
- * or one run directory. What is missing is left out and named in `missing`; a file that is there
- * but not what it should be is an error. Knows files and their formats; computes nothing.
- */
+/** Reads what a report is made of. What is missing is named in `missing`; damaged files throw. */
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { z } from "zod";
@@ -22,7 +18,6 @@ export interface ReportedRun extends RunFiles {
 }
 
 const interval = z.tuple([z.number(), z.number()]);
-/** A comparison in comparison.json, which study/comparison.ts describes. */
 const difference = z.object({
   mode: z.string(),
   prompt: z.string(),
@@ -61,9 +56,7 @@ export interface Gathered {
   /** The model before training, one per prompt. */
   readonly baseline: readonly EvalDir[];
   readonly runs: readonly ReportedRun[];
-  /** comparison.json of a study. */
   readonly comparison: Comparison | null;
-  /** What a whole directory would have held. */
   readonly missing: readonly string[];
 }
 

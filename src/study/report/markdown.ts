@@ -39,9 +39,7 @@ function block(one: Block, figures: string): string {
 }
 
 /** One line, nothing of it markup. */
-function plain(text: string): string {
-  return text.replace(/\s+/g, " ").replace(/[\\`*_<>[\]#]/g, "\\$&");
-}
+const plain = (text: string): string => text.replace(/\s+/g, " ").replace(/[\\`*_<>[\]#]/g, "\\$&");
 
 /** As it is, behind more backticks than it holds. */
 function fenced(text: string): string {

@@ -1,4 +1,5 @@
 /** Sections on the models: their accuracies, and the differences between them. */
+import { mean } from "../../math/statistics.js";
 import { modes } from "../../eval/folder/names.js";
 import { type SeriesStyle, baselineStyle } from "./charts/common.js";
 import { intervalChart } from "./charts/rows.js";
@@ -83,10 +84,7 @@ function atK(results: readonly Result[]): string[] {
 
 const matchedBy = { rollouts: "equal completions", tokens: "equal tokens", wall_time: "equal training time" } as const;
 
-/**
- * The comparison of a study: algorithms at equal budgets, then each checkpoint against the
- * baseline.
- */
+/** The comparison of a study: algorithms at equal budgets, then checkpoints to the baseline. */
 export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<string, SeriesStyle>): Section {
   const blocks: Block[] = [];
   if (comparison !== null) {
@@ -146,10 +144,9 @@ export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<
 }
 
 function budgetText({ matched_by, budgets }: Difference): string {
-  const mean = budgets.reduce((a, b) => a + b, 0) / budgets.length;
   return matched_by === "wall_time"
-    ? duration(mean)
-    : `${whole(mean)} ${matched_by === "rollouts" ? "completions" : "tokens"}`;
+    ? duration(mean(budgets))
+    : `${whole(mean(budgets))} ${matched_by === "rollouts" ? "completions" : "tokens"}`;
 }
 
 function forest(

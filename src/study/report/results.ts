@@ -1,7 +1,4 @@
-/**
- * Means of evaluations over seeds with intervals, and how the answer to each question changed.
- * Knows no layout.
- */
+/** Means of evaluations over seeds with intervals, and how the answer to each question changed. */
 import { type AnswerClass, type Changes, analyze, changes } from "../../eval/error-classes.js";
 import type { EvalDir, ModeFigures } from "../../eval/folder/read-results.js";
 import { type Mode, modes } from "../../eval/folder/names.js";
@@ -9,11 +6,8 @@ import { type Interval, tTest, wilsonInterval } from "../../math/statistics.js";
 import type { Gathered } from "./gather.js";
 import { mean, sum } from "../../math/statistics.js";
 
-/**
- * A model's result under one prompt in one mode: the baseline's, or an algorithm's over its seeds.
- */
+/** The baseline's result under one prompt in one mode, or an algorithm's over its seeds. */
 export interface Result {
-  /** "baseline", or the algorithm. */
   readonly who: string;
   readonly prompt: string;
   readonly mode: Mode;
@@ -23,7 +17,6 @@ export interface Result {
   readonly accuracy: number;
   /** Over seeds the wider of Student's t and Wilson's over questions; for one model Wilson's. */
   readonly ci95: Interval;
-  /** One per seed, or the baseline's own. */
   readonly accuracies: readonly number[];
   readonly extractors: Readonly<Record<string, { readonly accuracy: number; readonly ci95: Interval }>>;
   /** Shares of pairs of extractors that see the same answer, "ours / verl"; mean over seeds. */
@@ -82,8 +75,8 @@ export function results({ baseline, runs }: Gathered): Result[] {
 }
 
 /**
- * The mean over seeds with the wider of two intervals: Student's t over seeds and Wilson's over
- * questions. Seeds that happen to agree say nothing of other questions.
+ * Takes the wider of Student's t over seeds and Wilson's over questions: seeds that happen to
+ * agree say nothing of other questions.
  */
 function overSeeds(
   list: readonly { readonly accuracy: number; readonly ci95: readonly [number, number] }[],
@@ -127,9 +120,8 @@ export function flows({ baseline, runs }: Gathered): Flow[] {
   );
 }
 
-function meansOf(list: readonly Readonly<Record<string, number>>[]): Record<string, number> {
-  return mapValues(list[0]!, (_, key) => mean(list.map((one) => one[key]!)));
-}
+const meansOf = (list: readonly Readonly<Record<string, number>>[]): Record<string, number> =>
+  mapValues(list[0]!, (_, key) => mean(list.map((one) => one[key]!)));
 
 function mapValues<K extends string, V, W>(
   record: Readonly<Record<K, V>>,

@@ -7,7 +7,6 @@ import { toMarkdown } from "./markdown.js";
 import { makeReport } from "./assemble.js";
 
 export interface ReportOptions {
-  /** Folder to write to; undefined = the directory reported on. */
   readonly out?: string;
 }
 

@@ -1,12 +1,8 @@
-/**
- * What the charts share: styles, axes, legends, and the drawing itself (ECharts, SVG text, no
- * browser). Series differ in colour (Okabe & Ito's palette), in dash and in marker.
- */
+/** What the charts share. Series differ in colour (Okabe & Ito's palette), dash and marker. */
 import * as echarts from "echarts";
 import type { EChartsOption } from "echarts";
 import { figure, scientific, whole } from "../../../terminal/format.js";
 
-/** How a series looks in every chart of a report. */
 export interface SeriesStyle {
   readonly color: string;
   readonly dash: "solid" | number[];
@@ -89,7 +85,6 @@ export function legend(names: readonly string[], itemWidth: number): object {
   return { show: names.length > 1, top: 4, left: "center", itemGap: 22, itemWidth, textStyle: text, data: [...names] };
 }
 
-/** @returns one svg element */
 export function render(width: number, height: number, option: EChartsOption): string {
   const view = echarts.init(null, null, { renderer: "svg", ssr: true, width, height });
   view.setOption({ animation: false, backgroundColor: "#ffffff", textStyle: text, ...option });

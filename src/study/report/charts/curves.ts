@@ -1,4 +1,3 @@
-/** A chart of curves with bands. */
 import type { CustomSeriesOption, SeriesOption } from "echarts";
 import { type Axis, type SeriesStyle, legend, render, valueAxis } from "./common.js";
 
@@ -7,7 +6,6 @@ export interface Curve {
   readonly style: SeriesStyle;
   /** In order of x; low and high are the band, where there is one. */
   readonly points: readonly { readonly x: number; readonly y: number; readonly low?: number; readonly high?: number }[];
-  /** Draws a marker at each point, for curves of few points. */
   readonly marked: boolean;
 }
 
@@ -38,7 +36,6 @@ export function curveChart(x: Axis, y: Axis, curves: readonly Curve[]): string {
   });
 }
 
-/** The area between low and high. */
 function band(points: Curve["points"], { color }: SeriesStyle): CustomSeriesOption {
   const inside = points.filter((point) => point.low !== undefined && point.high !== undefined);
   return {

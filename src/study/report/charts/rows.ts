@@ -22,7 +22,6 @@ export interface Estimate {
 export interface Estimates {
   readonly name: string;
   readonly style: SeriesStyle;
-  /** One per row; null where there is none. */
   readonly estimates: readonly (Estimate | null)[];
 }
 
@@ -96,27 +95,21 @@ function whiskers(estimates: Estimates["estimates"], { color }: SeriesStyle, off
 
 export interface Part {
   readonly name: string;
-  /** One per row. */
   readonly counts: readonly number[];
 }
 
+const hatched = (dashArrayY: number[], rotation: number, alpha: number) => ({
+  symbol: "rect",
+  dashArrayX: [1, 0],
+  dashArrayY,
+  rotation,
+  color: `rgba(0,0,0,${alpha})`,
+});
 /** Each part has a fill pattern of its own, so that grey tells them apart, too. */
 const fills = [
   { color: "#0072B2", decal: { symbol: "none" } },
-  {
-    color: "#56B4E9",
-    decal: { symbol: "rect", dashArrayX: [1, 0], dashArrayY: [3, 4], rotation: Math.PI / 4, color: "rgba(0,0,0,0.3)" },
-  },
-  {
-    color: "#E69F00",
-    decal: {
-      symbol: "rect",
-      dashArrayX: [1, 0],
-      dashArrayY: [2, 5],
-      rotation: -Math.PI / 4,
-      color: "rgba(0,0,0,0.45)",
-    },
-  },
+  { color: "#56B4E9", decal: hatched([3, 4], Math.PI / 4, 0.3) },
+  { color: "#E69F00", decal: hatched([2, 5], -Math.PI / 4, 0.45) },
   { color: "#DDDDDD", decal: { symbol: "none" } },
 ];
 /** A narrower part has no room for its count. */
