@@ -72,10 +72,9 @@ export async function runAndShow(
   signals.release();
   view.close();
   if (summary !== undefined) process.stdout.write(`${report(summary, shortPath(runDir))}\n`);
-  const error = failure ?? (summary === undefined ? "the run was killed before it wrote a checkpoint." : undefined);
-  if (error === undefined) return signals.exitCode() ?? 0;
-  record.note(`error: ${error}`);
-  process.stderr.write(`error: ${error}\n`);
+  if (failure === undefined) return signals.exitCode() ?? 0;
+  record.note(`error: ${failure}`);
+  process.stderr.write(`error: ${failure}\n`);
   return 1;
 }
 

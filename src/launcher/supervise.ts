@@ -97,6 +97,7 @@ export class Supervisor {
   /** Kills every child at once. */
   kill(): void {
     this.#isEnding = true;
+    if (this.#summary === undefined) this.#failure ??= "the run was killed before it wrote a checkpoint.";
     for (const child of this.#children) child.kill();
     this.#endIfEmpty();
   }
