@@ -7,8 +7,7 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import { weightLayout, type LayoutEntry } from "../model/layout.js";
 import { adapterPairs, loraLayout, type LoraSpec } from "../model/lora.js";
-import { publishedHash } from "../model/identity.js";
-import { hashPacked } from "../model/identity.js";
+import { publishedHash, hashPacked } from "../model/identity.js";
 import { Graph } from "./graph/onnx.js";
 
 /** Row by row, in memory that is not shared: ONNX Runtime takes no other. */

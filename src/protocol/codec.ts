@@ -7,8 +7,7 @@ import { Packr, Unpackr } from "msgpackr";
 import { z } from "zod";
 import { messageOf } from "../errors.js";
 import { messagePackFault } from "./messagepack.js";
-import type { Task, TrajectoryGroup } from "./messages.js";
-import { PROTOCOL_VERSION } from "./messages.js";
+import { type Task, type TrajectoryGroup, PROTOCOL_VERSION } from "./messages.js";
 import type { GroupHeader, TaskHeader } from "./wire-schemas.js";
 
 /** A message that cannot be understood, with the task it was about if that is known. */

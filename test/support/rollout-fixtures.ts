@@ -7,21 +7,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MessageChannel } from "node:worker_threads";
 import { afterEach } from "vitest";
-import { Actor } from "../../src/actors/actor.js";
-import type { ActorOptions } from "../../src/actors/actor.js";
+import { Actor, type ActorOptions } from "../../src/actors/actor.js";
 import { serveEngine } from "../../src/engine/engine-thread.js";
 import type { Engine, GenerateRequest, GeneratedGroup } from "../../src/engine/engine-types.js";
-import { Dispatcher } from "../../src/learner/rollouts/dispatcher.js";
-import type { DispatcherOptions } from "../../src/learner/rollouts/dispatcher.js";
-import { Ledger } from "../../src/learner/rollouts/ledger.js";
-import type { LedgerOptions } from "../../src/learner/rollouts/ledger.js";
+import { Dispatcher, type DispatcherOptions } from "../../src/learner/rollouts/dispatcher.js";
+import { Ledger, type LedgerOptions } from "../../src/learner/rollouts/ledger.js";
 import { layoutSize, packShapes } from "../../src/model/layout.js";
-import type { PolicyVersion } from "../../src/model/identity.js";
-import { hashPacked } from "../../src/model/identity.js";
+import { type PolicyVersion, hashPacked } from "../../src/model/identity.js";
 import type { Completion, Task, TrajectoryGroup } from "../../src/protocol/messages.js";
 import { taskSeed } from "../../src/protocol/seeds.js";
-import type { Addresses } from "../../src/protocol/sockets.js";
-import { resolveAddresses } from "../../src/protocol/sockets.js";
+import { type Addresses, resolveAddresses } from "../../src/protocol/sockets.js";
 
 /** Token of every run in tests. */
 export const TOKEN = "token of the run";

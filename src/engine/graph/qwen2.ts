@@ -133,7 +133,7 @@ export function mlp(g: Graph, numeric: Numeric, x: string, layer: number): strin
   return isTurned ? turned(g, g.node("MatMul", [names.down, gated])) : project(g, numeric, gated, names.down);
 }
 
-/** Projects x [N, H] to unrotated queries and keys [1, Hq + Hkv, N, D] and values [1, Hkv, N, D]. */
+/** Projects x [N, H] to unrotated queries and keys [1, Hq + Hkv, N, D], values [1, Hkv, N, D]. */
 export function projectAttention(g: Graph, shape: ModelConfig, numeric: Numeric, x: string, layer: number) {
   const names = layerNames(layer);
   const heads = project(g, numeric, x, names.qkv, 4);
