@@ -12,8 +12,7 @@ import { readModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
 import { publishedLayout } from "../model/identity.js";
 import { loadTokenizer } from "../model/tokenizer.js";
-import type { Addresses } from "../protocol/sockets.js";
-import { SILENCE_MS } from "../protocol/sockets.js";
+import { type Addresses, SILENCE_MS } from "../protocol/sockets.js";
 import { loadRewards } from "../tasks/rewards.js";
 import { makeScorer } from "../tasks/scorer.js";
 import { Actor } from "./actor.js";
@@ -43,8 +42,8 @@ export interface StartedActor {
 /** @throws UserError for a model folder, tokenizer or reward function that cannot be used */
 export async function startActor(config: RunConfig, options: StartOptions): Promise<StartedActor> {
   const { runDir, index, threads, addresses, silenceMs = SILENCE_MS } = options;
-  const model = readModelConfig(config.model.path);
-  const tokenizer = loadTokenizer(config.model.path, model);
+  const shape = readModelConfig(config.model.path);
+  const tokenizer = loadTokenizer(config.model.path, shape);
   const rewards = await loadRewards(config.reward, config.max_completion_length);
   mkdirSync(logsFolder(runDir), { recursive: true });
   const file = join(logsFolder(runDir), `actor-${index}.jsonl`);
@@ -53,7 +52,7 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
   const { max_rows: maxRows, segment_length: segmentLength, device, dtype } = config.actors;
   const lora = config.lora.enabled ? config.lora : null;
   const workerData: EngineThreadData = {
-    model,
+    shape,
     options: { threads, maxRows, segmentLength, device, dtype },
     lora: lora === null ? null : { spec: lora, baseFolder: config.model.path },
   };
@@ -63,7 +62,7 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
     token: options.token,
     index,
     capacity: maxRows,
-    weightBytes: layoutSize(publishedLayout(model, lora)) * 4,
+    weightBytes: layoutSize(publishedLayout(shape, lora)) * 4,
     engine,
     score: makeScorer(tokenizer, rewards),
     log: (level, message, fields = {}) => logger[level](fields, message),

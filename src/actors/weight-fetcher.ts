@@ -8,8 +8,7 @@ import { crc32 } from "node:zlib";
 import type { Dealer } from "zeromq";
 import { ProtocolError, decode, encode } from "../protocol/codec.js";
 import { Writer, connectDealer } from "../protocol/sockets.js";
-import type { Announcement } from "../protocol/wire-schemas.js";
-import { weightsReply } from "../protocol/wire-schemas.js";
+import { type Announcement, weightsReply } from "../protocol/wire-schemas.js";
 
 /** Requests under way at once: hides the round trip without flooding the learner. */
 const WINDOW = 4;

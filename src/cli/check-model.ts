@@ -41,7 +41,7 @@ async function checkModel(folder: string, options: CheckModelOptions): Promise<v
   const { loadDataset } = await import("../tasks/dataset.js");
   const { outcomeOf } = await import("../tasks/extract.js");
   const files = readModel(folder);
-  const { config: shape, tokenizer } = files;
+  const { shape, tokenizer } = files;
   const engine = await startEngine(files, options.threads);
   await describe(files, engine.version.sha256);
 
@@ -71,7 +71,7 @@ async function checkModel(folder: string, options: CheckModelOptions): Promise<v
   }
 }
 
-async function describe({ folder, config: shape, lora }: ModelFiles, sha256: string): Promise<void> {
+async function describe({ folder, shape, lora }: ModelFiles, sha256: string): Promise<void> {
   const { layoutSize, weightLayout } = await import("../model/layout.js");
   const { readSafetensors } = await import("../model/safetensors/read.js");
   const { whole } = await import("../terminal/format.js");

@@ -34,7 +34,7 @@ export function addLogprobs(program: Command): void {
 async function logprobs(options: LogprobsOptions): Promise<void> {
   const { readModel } = await import("../model/read-model.js");
   const files = readModel(options.model);
-  const sequences = await readSequences(options.input, files.config);
+  const sequences = await readSequences(options.input, files.shape);
   const { scoreSequences } = await import("../learner/score.js");
   const score = options.engine === "actor" ? forcedThroughEngine : scoreSequences;
   for (const values of await score(files, sequences, options)) console.log(JSON.stringify({ logprobs: [...values] }));

@@ -129,10 +129,7 @@ interface Override {
   readonly layer: Layer;
 }
 
-/**
- * Parses `--key=value` and `--key value` words; values are YAML, dashes in keys count as
- * underscores.
- */
+/** Parses `--key=value` and `--key value`; values are YAML, dashes count as underscores. */
 function parseOverrides(words: readonly string[], flags: readonly string[] = []): Override[] {
   const overrides: Override[] = [];
   for (let i = 0; i < words.length; i++) {
@@ -203,10 +200,7 @@ function resolvePaths(config: RunConfig, cwd: string): RunConfig {
  */
 const isModulePath = (name: string): boolean => /[/\\]|\.[cm]?js$/.test(name);
 
-/**
- * Absolute path of an input: in the current directory if it is there, else in the package, else
- * (missing) as the user meant it.
- */
+/** Absolute path of an input: in the current directory, or in the package if only there. */
 function resolveInput(path: string, cwd: string): string {
   if (isAbsolute(path)) return path;
   const inPackage = join(packageRoot, path);

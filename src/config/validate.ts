@@ -21,10 +21,7 @@ const PPO_KEYS = new Set(
   ),
 );
 
-/**
- * Sampling knobs of other systems. Any of them would make the sampled distribution differ from the
- * trained one.
- */
+/** Sampling knobs of other systems; with them the sampled distribution is not the trained one. */
 const SAMPLING_KEYS = new Set(["top_p", "top_k", "min_p", "repetition_penalty"]);
 
 /** Nats; a smaller limit on the largest gap is not meant for float16. */
@@ -149,18 +146,12 @@ export function readsKey(algo: RunConfig["algo"], key: string): boolean {
   return !(algo === "grpo" ? PPO_KEYS : GRPO_KEYS).has(key);
 }
 
-/**
- * A note when a key was set by hand that the chosen algorithm does not read. Files may serve both
- * algorithms; flags are meant.
- */
+/** Notes a flag that the algorithm does not read; a file's keys may serve both algorithms. */
 export function unusedKeyNote(key: string, algo: RunConfig["algo"]): string | undefined {
   return !readsKey(algo, key) ? `--${key} has no effect: ${algo.toUpperCase()} does not read it.` : undefined;
 }
 
-/**
- * Some gate must hold, and one that float16 can pass: its log-probabilities are off by about 1e-2
- * nats.
- */
+/** Requires a limit, and one that float16 can keep: it is off by about 1e-2 nats. */
 function checkSelftest({ actors, selftest }: RunConfig): void {
   const { max_logprob_gap: max, mean_logprob_gap: mean, p99_logprob_gap: p99 } = selftest;
   if (max === null && mean === null && p99 === null)

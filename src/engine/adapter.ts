@@ -7,8 +7,7 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import { weightLayout, type LayoutEntry } from "../model/layout.js";
 import { adapterPairs, loraLayout, type LoraSpec } from "../model/lora.js";
-import { publishedHash } from "../model/identity.js";
-import { hashPacked } from "../model/identity.js";
+import { publishedHash, hashPacked } from "../model/identity.js";
 import { Graph } from "./graph/onnx.js";
 
 /** Row by row, in memory that is not shared: ONNX Runtime takes no other. */
@@ -67,29 +66,21 @@ export class AdapterMerger {
   /** The arena that holds the base where no adapter goes: that part never changes. */
   #filled: Float32Array | null = null;
 
-  private constructor(config: ModelConfig, lora: LoraSpec, base: Float32Array, merge: MatrixMerge) {
-    this.layout = loraLayout(config, lora);
+  private constructor(shape: ModelConfig, lora: LoraSpec, base: Float32Array, merge: MatrixMerge) {
+    this.layout = loraLayout(shape, lora);
     this.#base = base;
-    const baseLayout = weightLayout(config);
+    const baseLayout = weightLayout(shape);
     this.#baseLayout = new Map(baseLayout.map((entry) => [entry.name, entry]));
     this.#baseSha256 = hashPacked(base, baseLayout);
     this.#merge = merge;
   }
 
   /** @param base the frozen weights in `weightLayout` order; kept, not copied */
-  static async create(
-    config: ModelConfig,
-    lora: LoraSpec,
-    base: Float32Array,
-    threads: number,
-  ): Promise<AdapterMerger> {
-    return new AdapterMerger(config, lora, base, await createMatrixMerge(lora, threads));
+  static async create(shape: ModelConfig, lora: LoraSpec, base: Float32Array, threads: number): Promise<AdapterMerger> {
+    return new AdapterMerger(shape, lora, base, await createMatrixMerge(lora, threads));
   }
 
-  /**
-   * Fills `arena` (weightLayout order) with the merged weights; returns the hash of the pair that
-   * was merged.
-   */
+  /** Fills `arena` (weightLayout order) with the merged weights. @returns the pair's hash */
   async mergeInto(arena: Float32Array, published: Float32Array): Promise<string> {
     // What arrives lies in shared memory, which ONNX Runtime refuses; the hash is of the copy that
     // is merged.

@@ -219,14 +219,7 @@ const PACK_ROWS = 8;
  * @param alive completions in flight of each group
  */
 export function chooseBlockSize(alive: readonly number[]): number {
-  let best = 1;
-  let bestCost = Infinity;
-  for (let m = 1; m <= Math.max(1, ...alive); m++) {
-    const cost = (m + PACK_ROWS) * alive.reduce((blocks, rows) => blocks + Math.ceil(rows / m), 0);
-    if (cost < bestCost) {
-      best = m;
-      bestCost = cost;
-    }
-  }
-  return best;
+  const cost = (m: number): number => (m + PACK_ROWS) * alive.reduce((sum, rows) => sum + Math.ceil(rows / m), 0);
+  const sizes = Array.from({ length: Math.max(1, ...alive) }, (_, i) => i + 1);
+  return sizes.reduce((best, m) => (cost(m) < cost(best) ? m : best));
 }

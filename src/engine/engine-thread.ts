@@ -23,10 +23,7 @@ export type ToEngine =
 
 export type FromEngine =
   | { readonly type: "loaded"; readonly version: PolicyVersion }
-  /**
-   * After each segment: how many so far, the groups that finished in it, and new tokens of requests
-   * that stream.
-   */
+  /** After each segment: how many so far, groups that finished, tokens of requests that stream. */
   | {
       readonly type: "stepped";
       readonly steps: number;
@@ -36,7 +33,7 @@ export type FromEngine =
   | { readonly type: "failed"; readonly message: string; readonly user: boolean };
 
 export interface EngineThreadData {
-  readonly model: ModelConfig;
+  readonly shape: ModelConfig;
   readonly options: EngineOptions;
   /** Adapters arrive instead of whole weights; the base is read from the model's folder. */
   readonly lora: AdaptersOnBase | null;
@@ -86,9 +83,9 @@ export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "clos
   });
 }
 
-async function main({ model, options, lora }: EngineThreadData): Promise<void> {
+async function main({ shape, options, lora }: EngineThreadData): Promise<void> {
   const { OrtEngine } = await import("./engine.js");
-  serveEngine(parentPort!, await OrtEngine.create(model, options, lora));
+  serveEngine(parentPort!, await OrtEngine.create(shape, options, lora));
 }
 
 if (!isMainThread && parentPort !== null)

@@ -1,7 +1,4 @@
-/**
- * What the actor asks of a generation engine. Token ids only: the engine knows no text, no rewards
- * and no sockets.
- */
+/** What is asked of a generation engine, in token ids: it knows no text, rewards or sockets. */
 import type { PolicyVersion } from "../model/identity.js";
 import type { LoraSpec } from "../model/lora.js";
 import type { FinishReason, Sampling, Timing } from "../protocol/messages.js";
@@ -11,10 +8,7 @@ export interface GenerateRequest {
   /** [T ≥ 1] */
   readonly promptIds: Int32Array;
   readonly groupSize: number;
-  /**
-   * 64-bit noise key; the uniform of (completion c, position t) is `uniform(seed, c, t)`, whatever
-   * batch the row ran in.
-   */
+  /** 64-bit noise key: completion c draws `uniform(seed, c, t)` at position t in any batch. */
   readonly seed: bigint;
   readonly sampling: Sampling;
   /**
@@ -69,13 +63,13 @@ export interface AdaptersOnBase {
 export interface EngineOptions {
   /** Intra-op threads of the ONNX Runtime session. */
   readonly threads: number;
-  /** Most rows (completions in flight) of one batch. */
+  /** Most completions in flight. */
   readonly maxRows: number;
-  /** Most tokens decoded by one run of the graph, for every row. */
+  /** Most tokens of each completion that one run of the graph decodes. */
   readonly segmentLength: number;
   /** Default cpu. */
   readonly device?: "cpu" | "cuda";
-  /** Of linear layers, keys and values; default float32. */
+  /** Number type of linear layers, keys and values; default float32. */
   readonly dtype?: "float32" | "float16";
 }
 
@@ -83,24 +77,20 @@ export interface Engine {
   /** Weights now in use. */
   readonly version: PolicyVersion;
   /**
-   * Adopts published weights (layout of src/model/published.ts). Called only while no row is in
-   * flight; the engine copies them into an arena of its own, hashes what it holds, and returns that
-   * version.
+   * Adopts published weights (`publishedLayout`), only while nothing is in flight.
+   * @returns the version, with the hash of the engine's own copy
    */
   load(packed: Float32Array, iteration: number): PolicyVersion | Promise<PolicyVersion>;
   /** Queues a request; it joins the batch at the next segment boundary with room. */
   submit(request: GenerateRequest): void;
   /**
    * Drops a request, queued or in flight: it is not answered. With `completion`, ends that
-   * completion alone, where it is. An unknown or finished request is let be.
+   * completion alone, where it is. Ignores an unknown or finished request.
    */
   cancel(requestId: string, completion?: number): void;
-  /**
-   * Tokens since the last call, of requests with `stream` that are in flight; finished groups come
-   * whole from `step`.
-   */
+  /** New tokens of requests with `stream`; those of finished groups come whole from `step`. */
   streamed(): StreamedTokens[];
-  /** Rows and queued requests not yet finished. */
+  /** Completions of groups in flight, and queued requests. */
   readonly pending: number;
   /** Runs one segment and returns the groups that finished in it (in order of completion). */
   step(): Promise<GeneratedGroup[]>;

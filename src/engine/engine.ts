@@ -5,8 +5,8 @@
  * flight, and hands out the groups that are complete. Token ids in, token ids and logprobs out: it
  * knows no text, rewards or sockets.
  *
- * Buffers: a run reads its feeds in place and blocks this thread until it returns, and everything
- * written here is written between runs, so no fed buffer is ever written during a run.
+ * A run reads its feeds in place and blocks this thread until it returns. So no buffer that is fed
+ * is written during a run.
  */
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
@@ -156,7 +156,7 @@ export class OrtEngine implements Engine {
     for (const group of groups) group.prefillMs = prefillMs;
   }
 
-  /** Decodes up to `segmentLength` tokens of every completion in flight; each is a row of the graph. */
+  /** Decodes up to `segmentLength` tokens of the completions in flight, each a row of the graph. */
   async #segment(): Promise<void> {
     const begin = performance.now();
     const S = this.#options.segmentLength;

@@ -115,11 +115,11 @@ async function writeModel(
 
 /** The model's tensors, those that an adapter changes merged as they are read. */
 function tensorsOf(model: ModelFiles, merge: MatrixMerge | null) {
-  const { config, lora, baseFolder } = model;
-  const layout = merge === null || lora === null ? [] : loraLayout(config, lora);
+  const { shape, lora, baseFolder } = model;
+  const layout = merge === null || lora === null ? [] : loraLayout(shape, lora);
   const adapters = layout.length === 0 ? new Float32Array() : model.published();
   const pairs = new Map(adapterPairs(layout).map((pair) => [pair.target, pair]));
-  return modelTensors(baseFolder, config).map(({ entry: { name, shape, size }, stored }) => ({
+  return modelTensors(baseFolder, shape).map(({ entry: { name, shape, size }, stored }) => ({
     name,
     shape,
     size,
@@ -143,7 +143,7 @@ function writeAdapter(folder: string, model: ModelFiles, lora: LoraSpec, options
   const { stored } = dtypes[options.dtype ?? "fp32"];
   const packed = model.published();
   refuseNonFinite("the adapter", packed);
-  const tensors = adapterTensors(loraLayout(model.config, lora), packed);
+  const tensors = adapterTensors(loraLayout(model.shape, lora), packed);
   writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { dtype: stored });
   const json = JSON.parse(readFileSync(join(model.folder, "adapter_config.json"), "utf8")) as {
     base_model_name_or_path: string;

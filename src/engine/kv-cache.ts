@@ -1,8 +1,7 @@
 /**
  * Keys and values between segments, of prompts and of generated tokens, laid out as the segment
- * graph reads them. They lie in buffers of our own that are reused (the runtime's outputs hold the
- * newest steps only), so no run makes garbage the size of the cache. Knows rows by their place
- * only, not what they generate.
+ * graph reads them. They lie in buffers of our own that are reused, so that no run makes garbage
+ * the size of the cache. Knows where a row lies, not what it generates.
  */
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
@@ -29,10 +28,7 @@ export function valuesOf(tensor: Tensor): Values {
   return tensor.type === "float16" ? halfBits(tensor) : (tensor.data as Float32Array);
 }
 
-/**
- * Data of a float16 tensor as bits; newer Nodes have a Float16Array, which would be read as
- * numbers.
- */
+/** Data of a float16 tensor as bits; a newer Node's Float16Array would be read as numbers. */
 export function halfBits(tensor: Tensor): Uint16Array {
   const { buffer, byteOffset, length } = tensor.data as Uint16Array;
   return new Uint16Array(buffer, byteOffset, length);
@@ -42,18 +38,18 @@ export function halfBits(tensor: Tensor): Uint16Array {
  * Buffers by name, grown by half when too small. Contents of a taken buffer are stale but finite.
  */
 class Buffers {
-  private readonly dtype: ValueType;
-  private readonly held = new Map<string, Values>();
+  readonly #dtype: ValueType;
+  readonly #held = new Map<string, Values>();
 
   constructor(dtype: ValueType) {
-    this.dtype = dtype;
+    this.#dtype = dtype;
   }
 
   take(name: string, size: number): Values {
-    let buffer = this.held.get(name);
+    let buffer = this.#held.get(name);
     if (buffer === undefined || buffer.length < size) {
-      buffer = newValues(this.dtype, buffer === undefined ? size : Math.ceil(size * 1.5));
-      this.held.set(name, buffer);
+      buffer = newValues(this.#dtype, buffer === undefined ? size : Math.ceil(size * 1.5));
+      this.#held.set(name, buffer);
     }
     return buffer.subarray(0, size);
   }
@@ -71,35 +67,32 @@ export interface Prompt {
 export class PromptCache {
   /** `prompt_k/v.<layer>`, [Hkv, 1, Q, Tp, D], for the next run. */
   readonly feeds: Record<string, Tensor> = {};
-  private readonly config: ModelConfig;
-  private readonly dtype: ValueType;
-  private readonly buffers: Buffers;
-  private blocks: readonly Prompt[] = [];
-  private length = 0;
+  readonly #shape: ModelConfig;
+  readonly #dtype: ValueType;
+  readonly #buffers: Buffers;
+  #blocks: readonly Prompt[] = [];
+  #length = 0;
 
-  constructor(config: ModelConfig, dtype: ValueType) {
-    this.config = config;
-    this.dtype = dtype;
-    this.buffers = new Buffers(dtype);
+  constructor(shape: ModelConfig, dtype: ValueType) {
+    this.#shape = shape;
+    this.#dtype = dtype;
+    this.#buffers = new Buffers(dtype);
   }
 
   clear(): void {
-    this.blocks = [];
+    this.#blocks = [];
   }
 
-  /**
-   * Makes `feeds` for these blocks, unless they hold them already, and returns the padded length Tp
-   * ≥ 1.
-   */
+  /** Makes `feeds` for these blocks, if it is not theirs. @returns the padded length Tp ≥ 1 */
   arrange(blocks: readonly Prompt[]): number {
-    if (blocks.length === this.blocks.length && blocks.every((prompt, q) => prompt === this.blocks[q])) {
-      return this.length;
+    if (blocks.length === this.#blocks.length && blocks.every((prompt, q) => prompt === this.#blocks[q])) {
+      return this.#length;
     }
-    const { numLayers, numKvHeads, headDim } = this.config;
+    const { numLayers, numKvHeads, headDim } = this.#shape;
     const length = Math.max(1, ...blocks.map((prompt) => prompt.length));
     for (let layer = 0; layer < numLayers; layer++) {
       Object.values(cacheNames("prompt", layer)).forEach((name, part) => {
-        const target = this.buffers.take(name, numKvHeads * blocks.length * length * headDim);
+        const target = this.#buffers.take(name, numKvHeads * blocks.length * length * headDim);
         blocks.forEach((prompt, q) => {
           const own = prompt.parts[2 * layer + part];
           if (own === undefined) return;
@@ -108,11 +101,11 @@ export class PromptCache {
             target.set(own.subarray(head * size, (head + 1) * size), (head * blocks.length + q) * length * headDim);
           }
         });
-        this.feeds[name] = new Tensor(this.dtype, target, [numKvHeads, 1, blocks.length, length, headDim]);
+        this.feeds[name] = new Tensor(this.#dtype, target, [numKvHeads, 1, blocks.length, length, headDim]);
       });
     }
-    this.blocks = blocks;
-    this.length = length;
+    this.#blocks = blocks;
+    this.#length = length;
     return length;
   }
 }
@@ -124,33 +117,33 @@ export class PromptCache {
 export class GeneratedCache {
   /** `past_k/v.<layer>`, [Hkv, 1, R, T, D], for the next run. */
   readonly feeds: Record<string, Tensor> = {};
-  private readonly config: ModelConfig;
-  private readonly dtype: ValueType;
+  readonly #shape: ModelConfig;
+  readonly #dtype: ValueType;
   /** Two sets: rows are copied from one to the other when they are rearranged. */
-  private sets: [Buffers, Buffers];
-  private rows = 0;
-  private slots = 0;
+  #sets: [Buffers, Buffers];
+  #rows = 0;
+  #slots = 0;
   /** Steps of the last run, not yet copied: `next_k/v.<layer>`, [Hkv, 1, R, steps, D]. */
-  private recent: Record<string, Tensor> = {};
-  private recentSteps = 0;
+  #recent: Record<string, Tensor> = {};
+  #recentSteps = 0;
 
-  constructor(config: ModelConfig, dtype: ValueType) {
-    this.config = config;
-    this.dtype = dtype;
-    this.sets = [new Buffers(dtype), new Buffers(dtype)];
+  constructor(shape: ModelConfig, dtype: ValueType) {
+    this.#shape = shape;
+    this.#dtype = dtype;
+    this.#sets = [new Buffers(dtype), new Buffers(dtype)];
   }
 
   clear(): void {
-    this.rows = 0;
-    this.slots = 0;
-    this.recent = {};
-    this.recentSteps = 0;
+    this.#rows = 0;
+    this.#slots = 0;
+    this.#recent = {};
+    this.#recentSteps = 0;
   }
 
   /** Takes the outputs of a run of `steps` steps; the rows are those of the last `arrange`. */
   append(outputs: Record<string, Tensor>, steps: number): void {
-    this.recent = outputs;
-    this.recentSteps = steps;
+    this.#recent = outputs;
+    this.#recentSteps = steps;
   }
 
   /**
@@ -158,49 +151,49 @@ export class GeneratedCache {
    * Updates the places and returns the number of slots T.
    */
   arrange(places: readonly Place[]): number {
-    const { numLayers, numKvHeads, headDim: D } = this.config;
-    const end = this.slots + this.recentSteps;
+    const { numLayers, numKvHeads, headDim: D } = this.#shape;
+    const end = this.#slots + this.#recentSteps;
     const first = Math.min(end, ...places.map((place) => (place.row < 0 ? end : place.start)));
     const slots = end - first;
     const rows = places.length;
-    const [from, to] = this.sets;
+    const [from, to] = this.#sets;
     for (let layer = 0; layer < numLayers; layer++) {
       const past = cacheNames("past", layer);
       const next = cacheNames("next", layer);
       for (const part of ["k", "v"] as const) {
-        const source = from.take(past[part], numKvHeads * this.rows * this.slots * D);
-        const newest = this.recent[next[part]];
+        const source = from.take(past[part], numKvHeads * this.#rows * this.#slots * D);
+        const newest = this.#recent[next[part]];
         const recent = newest === undefined ? undefined : valuesOf(newest);
         const target = to.take(past[part], numKvHeads * rows * slots * D);
         places.forEach((place, r) => {
           if (place.row < 0) return;
           for (let head = 0; head < numKvHeads; head++) {
-            const sourceRow = head * this.rows + place.row;
+            const sourceRow = head * this.#rows + place.row;
             const targetEnd = (head * rows + r + 1) * slots;
-            const old = Math.max(0, this.slots - place.start); // slots of its own before the last run
-            const fresh = Math.min(this.recentSteps, end - place.start);
+            const old = Math.max(0, this.#slots - place.start); // slots of its own before the last run
+            const fresh = Math.min(this.#recentSteps, end - place.start);
             if (old > 0) {
-              const stop = (sourceRow + 1) * this.slots * D;
+              const stop = (sourceRow + 1) * this.#slots * D;
               target.set(source.subarray(stop - old * D, stop), (targetEnd - fresh - old) * D);
             }
             if (recent !== undefined) {
-              const stop = (sourceRow + 1) * this.recentSteps * D;
+              const stop = (sourceRow + 1) * this.#recentSteps * D;
               target.set(recent.subarray(stop - fresh * D, stop), (targetEnd - fresh) * D);
             }
           }
         });
-        this.feeds[past[part]] = new Tensor(this.dtype, target, [numKvHeads, 1, rows, slots, D]);
+        this.feeds[past[part]] = new Tensor(this.#dtype, target, [numKvHeads, 1, rows, slots, D]);
       }
     }
     places.forEach((place, r) => {
       place.start = place.row < 0 ? slots : place.start - first;
       place.row = r;
     });
-    this.sets = [to, from];
-    this.rows = rows;
-    this.slots = slots;
-    this.recent = {};
-    this.recentSteps = 0;
+    this.#sets = [to, from];
+    this.#rows = rows;
+    this.#slots = slots;
+    this.#recent = {};
+    this.#recentSteps = 0;
     return slots;
   }
 }

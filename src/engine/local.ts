@@ -10,7 +10,7 @@ import type { GenerateRequest, GeneratedGroup } from "./engine-types.js";
 import { OrtEngine } from "./engine.js";
 
 export interface LocalModel {
-  readonly config: ModelConfig;
+  readonly shape: ModelConfig;
   readonly tokenizer: Tokenizer;
   readonly engine: OrtEngine;
 }
@@ -22,16 +22,16 @@ export interface LocalModel {
  */
 export async function openModel(spec: string, threads: number): Promise<LocalModel> {
   const model = readModel(spec);
-  return { config: model.config, tokenizer: model.tokenizer, engine: await startEngine(model, threads) };
+  return { shape: model.shape, tokenizer: model.tokenizer, engine: await startEngine(model, threads) };
 }
 
 /** An engine that holds the model. @param threads of ONNX Runtime; 0 = all cores */
 export async function startEngine(
-  { config, baseFolder, lora, published }: ModelFiles,
+  { shape, baseFolder, lora, published }: ModelFiles,
   threads: number,
 ): Promise<OrtEngine> {
   const options = { threads: threads || availableParallelism(), maxRows: 256, segmentLength: 8 };
-  const engine = await OrtEngine.create(config, options, lora === null ? null : { spec: lora, baseFolder });
+  const engine = await OrtEngine.create(shape, options, lora === null ? null : { spec: lora, baseFolder });
   await engine.load(published(), 0);
   return engine;
 }

@@ -1,7 +1,6 @@
 /**
- * Sampling noise as a counter-based function: the uniform of (seed, completion, position) never
- * depends on which actor, batch or segment a row ran in, so a run can be repeated with any number
- * of actors.
+ * Sampling noise as a function of seed, completion and position. It never depends on the actor,
+ * batch or segment that sampled, so a run can be repeated with any number of actors.
  *
  * Generator: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as
  * 1, 2, 3"). Key = the 64-bit seed; counter = (position div 4, completion, 0, 0); position mod 4
@@ -54,10 +53,7 @@ export function philox4x32(
 
 const words = new Uint32Array(4);
 
-/**
- * The uniform in [0, 1) of one token: a multiple of 2^-24. `completion` and `position` are integers
- * ≥ 0.
- */
+/** The uniform in [0, 1) of one token, a multiple of 2^-24. */
 export function uniform(seed: bigint, completion: number, position: number): number {
   philox4x32([position >>> 2, completion, 0, 0], keyOf(seed), words);
   return ((words[position & 3] ?? 0) >>> 8) * TO_UNIT;

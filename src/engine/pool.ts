@@ -1,8 +1,8 @@
 /**
- * The asking side of engines in threads of their own (engine-thread.ts), for commands that need no
- * learner: the same engine, graph and noise as in training. Requests by id, their tokens as they
- * come, cancelling. Requests go out in the order asked, each to the engine with the fewest rows in
- * hand; what it is answered does not depend on which that is. Knows neither text nor HTTP.
+ * Shares requests out among engines in threads of their own (engine-thread.ts), for commands that
+ * need no learner: the same engine, graph and noise as in training. A request goes to the engine
+ * with the fewest rows in hand; its answer does not depend on which that is. Knows neither text nor
+ * HTTP.
  */
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
@@ -27,7 +27,7 @@ export interface EnginePort {
   on(event: "exit", listener: () => void): unknown;
 }
 
-/** The request was cancelled: nobody waits for its answer. */
+/** The request was cancelled. */
 export class Cancelled extends Error {
   override name = "Cancelled";
 }
@@ -55,37 +55,40 @@ export class EnginePool {
   rows = 0;
   /** Completions that can run at once. */
   readonly capacity: number;
-  private readonly engines: readonly Engine[];
-  private readonly maxRows: number;
-  private readonly pending = new Map<string, Pending>();
-  private readonly waiting: Pending[] = [];
-  private stopping = false;
+  readonly #engines: readonly Engine[];
+  readonly #maxRows: number;
+  readonly #pending = new Map<string, Pending>();
+  readonly #waiting: Pending[] = [];
+  #stopping = false;
   /** Why the engines cannot go on. */
-  private failure: { readonly error: unknown } | null = null;
-  private fail!: (error: unknown) => void;
+  #failure: { readonly error: unknown } | null = null;
+  #fail!: (error: unknown) => void;
 
-  /** @param maxRows rows of an engine's batch, of which it gets a second one in advance */
+  /**
+   * @param maxRows most rows in one engine's batch. Each engine is given up to twice that, so that
+   *   a full batch is always queued.
+   */
   constructor(ports: readonly EnginePort[], maxRows: number) {
-    this.engines = ports.map((port) => ({
+    this.#engines = ports.map((port) => ({
       port,
       rows: 0,
       ended: new Promise((resolve) => port.on("exit", resolve)),
     }));
-    this.maxRows = maxRows;
+    this.#maxRows = maxRows;
     this.capacity = ports.length * maxRows;
     this.failed = new Promise((_, reject) => {
-      this.fail = (error) => {
-        this.failure ??= { error };
+      this.#fail = (error) => {
+        this.#failure ??= { error };
         reject(error);
-        for (const id of this.pending.keys()) this.take(id)?.reject(error);
+        for (const id of this.#pending.keys()) this.#take(id)?.reject(error);
       };
     });
     this.failed.catch(() => {}); // told to whoever awaits it
     for (const port of ports) {
-      port.on("message", (message) => this.receive(message));
-      port.on("error", (error) => this.fail(error));
+      port.on("message", (message) => this.#receive(message));
+      port.on("error", (error) => this.#fail(error));
       port.on("exit", () => {
-        if (!this.stopping) this.fail(new Error("an engine's thread ended by itself"));
+        if (!this.#stopping) this.#fail(new Error("an engine's thread ended by itself"));
       });
     }
   }
@@ -96,11 +99,11 @@ export class EnginePool {
    * @throws UserError when they cannot hold it
    */
   static async open(model: ModelFiles, options: PoolOptions): Promise<{ pool: EnginePool; version: PolicyVersion }> {
-    const { config, lora, baseFolder } = model;
+    const { shape, lora, baseFolder } = model;
     const { engines, ...engine } = options;
     const threads = options.threads || Math.max(1, Math.floor(availableParallelism() / engines));
     const workerData: EngineThreadData = {
-      model: config,
+      shape,
       options: { ...engine, threads },
       lora: lora === null ? null : { spec: lora, baseFolder },
     };
@@ -111,15 +114,15 @@ export class EnginePool {
       options.maxRows,
     );
     try {
-      return { pool, version: await pool.load(packed) };
+      return { pool, version: await pool.#load(packed) };
     } catch (error) {
       await pool.stop();
       throw error;
     }
   }
 
-  private async load(packed: Float32Array): Promise<PolicyVersion> {
-    const versions = this.engines.map(({ port }) => {
+  async #load(packed: Float32Array): Promise<PolicyVersion> {
+    const versions = this.#engines.map(({ port }) => {
       const version = new Promise<PolicyVersion>((resolve) => {
         port.on("message", (message) => {
           if (message.type === "loaded") resolve(message.version);
@@ -141,67 +144,67 @@ export class EnginePool {
     request: GenerateRequest,
     onTokens: (tokens: StreamedTokens) => void = () => {},
   ): Promise<GeneratedGroup> {
-    if (this.failure !== null) throw this.failure.error;
+    if (this.#failure !== null) throw this.#failure.error;
     return new Promise((resolve, reject) => {
       const pending: Pending = { request, onTokens, resolve, reject, engine: null };
-      this.pending.set(request.requestId, pending);
-      this.waiting.push(pending);
+      this.#pending.set(request.requestId, pending);
+      this.#waiting.push(pending);
       this.rows += request.groupSize;
-      this.handOut();
+      this.#handOut();
     });
   }
 
   /** Ends one completion where it is; the others of its request go on. */
   endCompletion(requestId: string, completion: number): void {
-    this.pending.get(requestId)?.engine?.port.postMessage({ type: "cancel", requestId, completion });
+    this.#pending.get(requestId)?.engine?.port.postMessage({ type: "cancel", requestId, completion });
   }
 
-  /** Drops a request; its promise rejects with Cancelled. A finished one is let be. */
+  /** Drops a request; its promise rejects with Cancelled. Ignores a finished one. */
   cancel(requestId: string): void {
-    const pending = this.take(requestId);
+    const pending = this.#take(requestId);
     if (pending === undefined) return;
-    if (pending.engine === null) this.waiting.splice(this.waiting.indexOf(pending), 1);
+    if (pending.engine === null) this.#waiting.splice(this.#waiting.indexOf(pending), 1);
     else pending.engine.port.postMessage({ type: "cancel", requestId });
     pending.reject(new Cancelled(requestId));
-    this.handOut();
+    this.#handOut();
   }
 
   /** Ends the threads, after the segment at hand. Resolves when they are gone. */
   async stop(): Promise<void> {
-    this.stopping = true;
-    for (const { port } of this.engines) port.postMessage({ type: "stop" });
-    await Promise.all(this.engines.map(({ ended }) => ended));
+    this.#stopping = true;
+    for (const { port } of this.#engines) port.postMessage({ type: "stop" });
+    await Promise.all(this.#engines.map(({ ended }) => ended));
   }
 
   /** Keeps every engine's batch full, and its next one prepared. */
-  private handOut(): void {
-    for (let next = this.waiting[0]; next !== undefined; next = this.waiting[0]) {
-      const engine = this.engines.reduce((least, other) => (other.rows < least.rows ? other : least));
-      if (engine.rows > 0 && engine.rows + next.request.groupSize > 2 * this.maxRows) return;
-      this.waiting.shift();
+  #handOut(): void {
+    for (let next = this.#waiting[0]; next !== undefined; next = this.#waiting[0]) {
+      const engine = this.#engines.reduce((least, other) => (other.rows < least.rows ? other : least));
+      if (engine.rows > 0 && engine.rows + next.request.groupSize > 2 * this.#maxRows) return;
+      this.#waiting.shift();
       next.engine = engine;
       engine.rows += next.request.groupSize;
       engine.port.postMessage({ type: "submit", request: next.request });
     }
   }
 
-  private take(requestId: string): Pending | undefined {
-    const pending = this.pending.get(requestId);
+  #take(requestId: string): Pending | undefined {
+    const pending = this.#pending.get(requestId);
     if (pending === undefined) return undefined;
-    this.pending.delete(requestId);
+    this.#pending.delete(requestId);
     this.rows -= pending.request.groupSize;
     if (pending.engine !== null) pending.engine.rows -= pending.request.groupSize;
     return pending;
   }
 
-  private receive(message: FromEngine): void {
+  #receive(message: FromEngine): void {
     if (message.type === "failed")
-      return this.fail(
+      return this.#fail(
         message.user ? new UserError(message.message) : new Error(`the engine failed: ${message.message}`),
       );
     if (message.type === "loaded") return;
-    for (const tokens of message.streamed) this.pending.get(tokens.requestId)?.onTokens(tokens);
-    for (const group of message.groups) this.take(group.requestId)?.resolve(group);
-    this.handOut();
+    for (const tokens of message.streamed) this.#pending.get(tokens.requestId)?.onTokens(tokens);
+    for (const group of message.groups) this.#take(group.requestId)?.resolve(group);
+    this.#handOut();
   }
 }

@@ -31,23 +31,23 @@ const CHUNK = 1 << 24;
  * @param lora `load` takes adapters, beside a base that is read now; null: it takes whole policies
  */
 export async function weightsAsInitializers(
-  config: ModelConfig,
+  shape: ModelConfig,
   options: EngineOptions,
   lora: AdaptersOnBase | null,
 ): Promise<EngineWeights> {
-  const adapters = lora === null ? [] : adapterInputs(config, lora.spec);
+  const adapters = lora === null ? [] : adapterInputs(shape, lora.spec);
   const numeric: Numeric = { dtype: options.dtype ?? "float32", weights: "initializers", adapters };
   const narrow = await halfConverter(options.threads);
   if (options.device === "cuda") await checkCuda();
-  const layout = publishedLayout(config, lora?.spec ?? null);
+  const layout = publishedLayout(shape, lora?.spec ?? null);
   const feeds: Record<string, Tensor> = {};
   let current: Sessions | undefined;
-  const toTensor = async (values: Float32Array, shape: readonly number[]): Promise<Tensor> =>
+  const toTensor = async (values: Float32Array, dims: readonly number[]): Promise<Tensor> =>
     numeric.dtype === "float32"
-      ? new Tensor("float32", values, shape)
-      : new Tensor("float16", await narrow.convert(values), shape);
+      ? new Tensor("float32", values, dims)
+      : new Tensor("float16", await narrow.convert(values), dims);
   const base =
-    lora === null ? null : await makeSessions(config, options, numeric, narrow, folderReader(lora.baseFolder, config));
+    lora === null ? null : await makeSessions(shape, options, numeric, narrow, folderReader(lora.baseFolder, shape));
   current = base?.sessions;
   return {
     dtype: numeric.dtype,
@@ -63,7 +63,7 @@ export async function weightsAsInitializers(
         if (current !== undefined) await releaseSessions(current);
         current = undefined;
         const read = ({ offset, size }: LayoutEntry): Float32Array => packed.slice(offset, offset + size);
-        const made = await makeSessions(config, options, numeric, narrow, read);
+        const made = await makeSessions(shape, options, numeric, narrow, read);
         current = made.sessions;
         return made.sha256;
       }
@@ -83,30 +83,30 @@ export async function weightsAsInitializers(
 }
 
 /** Reads the parameters of a model folder one at a time: the whole need not be in memory. */
-function folderReader(folder: string, config: ModelConfig): (entry: LayoutEntry) => Float32Array {
-  const stored = new Map(modelTensors(folder, config).map((tensor) => [tensor.entry.name, tensor.stored]));
+function folderReader(folder: string, shape: ModelConfig): (entry: LayoutEntry) => Float32Array {
+  const stored = new Map(modelTensors(folder, shape).map((tensor) => [tensor.entry.name, tensor.stored]));
   return ({ name }) => readTensor(stored.get(name)!);
 }
 
 /** Writes the weights that `read` gives, makes both sessions of them, and removes the file. */
 async function makeSessions(
-  config: ModelConfig,
+  shape: ModelConfig,
   options: EngineOptions,
   numeric: Numeric,
   narrow: HalfConverter,
   read: (entry: LayoutEntry) => Float32Array,
 ): Promise<{ sessions: Sessions; sha256: string }> {
-  const folder = mkdtempSync(join(roomyFolder(config, numeric), "finellama-"));
+  const folder = mkdtempSync(join(roomyFolder(shape, numeric), "finellama-"));
   try {
-    const sha256 = await writeWeights(join(folder, WEIGHTS_FILE), config, numeric, narrow, read);
+    const sha256 = await writeWeights(join(folder, WEIGHTS_FILE), shape, numeric, narrow, read);
     const create = async (name: string, model: Uint8Array): Promise<InferenceSession> => {
       const path = join(folder, name);
       writeFileSync(path, model);
       return InferenceSession.create(path, sessionOptions(options));
     };
     const { maxRows, segmentLength } = options;
-    const prefill = await create("prefill.onnx", buildPrefillGraph(config, numeric));
-    const segment = await create("segment.onnx", buildSegmentGraph(config, maxRows, segmentLength, numeric));
+    const prefill = await create("prefill.onnx", buildPrefillGraph(shape, numeric));
+    const segment = await create("segment.onnx", buildSegmentGraph(shape, maxRows, segmentLength, numeric));
     return { sessions: { prefill, fewRows: segment, manyRows: segment }, sha256 };
   } finally {
     rmSync(folder, { recursive: true, force: true }); // what a session maps or has copied stays
@@ -114,8 +114,8 @@ async function makeSessions(
 }
 
 /** Shared memory where the weights fit, else the folder for temporary files. */
-function roomyFolder(config: ModelConfig, { dtype }: Numeric): string {
-  const last = storedWeights(config, dtype).at(-1)!;
+function roomyFolder(shape: ModelConfig, { dtype }: Numeric): string {
+  const last = storedWeights(shape, dtype).at(-1)!;
   const needed = last.position + byteLength(last);
   for (const folder of ["/dev/shm", tmpdir()]) {
     if (!existsSync(folder)) continue;
@@ -131,16 +131,16 @@ function roomyFolder(config: ModelConfig, { dtype }: Numeric): string {
 /** Writes every initializer; returns the hash of the weights in their published form. */
 async function writeWeights(
   path: string,
-  config: ModelConfig,
+  shape: ModelConfig,
   { dtype }: Numeric,
   narrow: HalfConverter,
   read: (entry: LayoutEntry) => Float32Array,
 ): Promise<string> {
-  const stored = storedWeights(config, dtype);
+  const stored = storedWeights(shape, dtype);
   const lines: string[] = [];
   const fd = openSync(path, "wx", 0o600);
   try {
-    for (const entry of weightLayout(config)) {
+    for (const entry of weightLayout(shape)) {
       const values = read(entry);
       lines.push(hashLine(entry, values));
       // A parameter may be a part of one initializer, and (a tied embedding) be in two.

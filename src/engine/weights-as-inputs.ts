@@ -18,27 +18,27 @@ import { releaseSessions, sessionOptions, type EngineWeights, type Sessions } fr
  *   whole policies
  */
 export async function weightsAsInputs(
-  config: ModelConfig,
+  shape: ModelConfig,
   options: EngineOptions,
   lora: AdaptersOnBase | null,
 ): Promise<EngineWeights> {
   const merger =
     lora === null
       ? null
-      : await AdapterMerger.create(config, lora.spec, loadPacked(lora.baseFolder, config), options.threads);
+      : await AdapterMerger.create(shape, lora.spec, loadPacked(lora.baseFolder, shape), options.threads);
   const { maxRows, segmentLength } = options;
   const create = (graph: Uint8Array) => InferenceSession.create(graph, sessionOptions(options));
   const sessions: Sessions = {
-    prefill: await create(buildPrefillGraph(config)),
-    fewRows: await create(buildSegmentGraph(config, maxRows, segmentLength)),
-    manyRows: await create(buildSegmentGraph(config, maxRows, segmentLength, { ...CPU_FLOAT32, weightsFirst: true })),
+    prefill: await create(buildPrefillGraph(shape)),
+    fewRows: await create(buildSegmentGraph(shape, maxRows, segmentLength)),
+    manyRows: await create(buildSegmentGraph(shape, maxRows, segmentLength, { ...CPU_FLOAT32, weightsFirst: true })),
   };
-  const layout = weightLayout(config);
+  const layout = weightLayout(shape);
   const arena = new Float32Array(layoutSize(layout));
   const feeds: Record<string, Tensor> = {};
-  for (const { name, shape, offset } of weightViews(config)) {
-    const size = shape.reduce((a, b) => a * b, 1);
-    feeds[name] = new Tensor("float32", arena.subarray(offset, offset + size), shape);
+  for (const { name, shape: dims, offset } of weightViews(shape)) {
+    const size = dims.reduce((a, b) => a * b, 1);
+    feeds[name] = new Tensor("float32", arena.subarray(offset, offset + size), dims);
   }
   return {
     dtype: CPU_FLOAT32.dtype,

@@ -58,7 +58,7 @@ export async function evaluate(options: EvalOptions): Promise<void> {
   const prompts = choosePrompts(options, target, problems);
   if (prompts.note !== undefined) process.stderr.write(`${prompts.note}\n`);
   const files = readModel(target.model);
-  const { tokenizer, config: shape } = files;
+  const { tokenizer, shape } = files;
   const promptIds = prompts.texts.map((text) => promptIdsOf(tokenizer, text));
   refuseLong(promptIds, problems, options.maxNewTokens, shape.maxPositions);
   const wanted = modes.filter((mode) => options.modes.includes(mode));

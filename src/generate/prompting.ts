@@ -32,7 +32,7 @@ export interface Answer {
  * @throws UserError for a prompt without tokens or room, and what the chat template refuses
  */
 export function makeRequest(
-  { tokenizer, config: shape }: Pick<ModelFiles, "tokenizer" | "config">,
+  { tokenizer, shape }: Pick<ModelFiles, "tokenizer" | "shape">,
   prompt: string | readonly ChatMessage[],
   asking: Asking,
   where: string,

@@ -21,7 +21,7 @@ export async function scoreSequences(
   sequences: readonly ScoredSequence[],
   { temperature, backend, threads }: { temperature: number; backend: BackendChoice; threads: number },
 ): Promise<Float32Array[]> {
-  const { config: shape, baseFolder, lora } = files;
+  const { shape, baseFolder, lora } = files;
   const { tf } = await startBackend(backend, threads);
   const base = splitFlat(tf, tf.tensor1d(loadPacked(baseFolder, shape)), weightLayout(shape));
   const weights =

@@ -1,15 +1,10 @@
 /**
- * The few distribution functions that the tests need, for integer degrees of freedom; knows nothing
- * of what is tested.
- *
- * Written here because the small packages are not exact enough (Student quantiles wrong in the
- * eighth digit) and the exact one brings 225 packages. Checked against scipy to 1e-9.
+ * The few distribution functions that the tests need, for integer degrees of freedom. Written here
+ * because the small packages are not exact enough (Student quantiles wrong in the eighth digit) and
+ * the exact one brings 225 packages. Checked against scipy to 1e-9.
  */
 
-/**
- * Φ(x), the standard normal distribution function (Marsaglia 2004, "Evaluating the normal
- * distribution", §3).
- */
+/** Φ(x) of the standard normal (Marsaglia 2004, "Evaluating the normal distribution", §3). */
 function normalCdf(x: number): number {
   if (x < -8) return 0;
   if (x > 8) return 1;
@@ -67,7 +62,7 @@ export function studentQuantile(p: number, df: number): number {
 }
 
 /**
- * P(|T| > critical) for the non-central t with noncentrality delta: the power of a two-sided t test.
+ * P(|T| > critical) for the non-central t with noncentrality delta: a two-sided t test's power.
  * With S = √(χ²/df): ∫ [1 − Φ(critical·s − δ) + Φ(−critical·s − δ)] f_S(s) ds.
  */
 export function studentPower(critical: number, df: number, delta: number): number {

@@ -4,10 +4,7 @@
  * sampling noise of completions is engine/noise.ts.
  */
 
-/**
- * The 32-bit finaliser of MurmurHash3 (fmix32): a bijection on 32-bit words in which every input
- * bit reaches every output bit.
- */
+/** MurmurHash3's fmix32: a bijection in which every input bit reaches every output bit. */
 function mix32(word: number): number {
   let h = word >>> 0;
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
@@ -56,7 +53,7 @@ export class Draw {
   }
 }
 
-/** Makes a generator of uniforms in [0, 1): mulberry32 (Tommy Ettinger, public domain), period 2^32. */
+/** Makes a generator of uniforms in [0, 1), of period 2^32 (Tommy Ettinger, public domain). */
 export function mulberry32(seed: number): () => number {
   let state = seed >>> 0;
   return () => {

@@ -84,7 +84,7 @@ export interface TTest {
   /** Unbiased standard deviation of the values, or `leastSd` where that is larger. */
   readonly sd: number;
   readonly interval: Interval;
-  /** Of the mean being 0; without any spread 0, or 1 when all values are 0. */
+  /** Probability under a mean of 0; without any spread 0, or 1 when all values are 0. */
   readonly p: number;
 }
 
@@ -92,7 +92,7 @@ export interface TTest {
  * Student's one-sample t test and interval with n − 1 degrees of freedom: for differences paired by
  * seed.
  * @param values at least two
- * @param leastSd what is known of the spread beforehand
+ * @param leastSd smallest standard deviation to assume
  */
 export function tTest(values: readonly number[], leastSd = 0): TTest {
   const n = values.length;
@@ -130,10 +130,7 @@ export function detectableOverSeeds(sd: number, seeds: number, level = 0.05): nu
   return (detectableShift(seeds, level) * sd) / Math.sqrt(seeds);
 }
 
-/**
- * Roots found so far: each takes milliseconds, and a study or a simulation asks for the same few
- * again and again.
- */
+/** Roots found so far: each takes milliseconds, and studies ask for the same few repeatedly. */
 const shifts = new Map<string, number>();
 
 /** Shift of the non-central t distribution at which the test has 80 % power. */

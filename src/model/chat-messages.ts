@@ -1,7 +1,4 @@
-/**
- * A conversation as it comes in from outside, in HTTP requests and in files: OpenAI's `messages`,
- * texts only.
- */
+/** A conversation in an HTTP request or a file of prompts: OpenAI's `messages`, texts only. */
 import { z } from "zod";
 
 const textParts = z

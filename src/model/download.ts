@@ -21,10 +21,7 @@ import { SHARD_INDEX, readShardIndex } from "./safetensors/read.js";
 import { type HubClient, Transient, hubClient, isOffline, networkReason } from "./hub-client.js";
 
 export interface DownloadProgress {
-  /**
-   * Bytes of all files, and how many of them are here already. May be called again when more files
-   * become known.
-   */
+  /** Bytes of all files, and of those here already; called again when more files become known. */
   total(bytes: number, present: number): void;
   /** Bytes that arrived; negative when some are given up. */
   add(bytes: number): void;

@@ -23,21 +23,17 @@ const optionalFiles = [
  * Writes `config.json` (the source's, with dtype float32), `model.safetensors` and the tokenizer's
  * files into `target`. A tied model is written without `lm_head.weight`, as transformers does.
  * `target` may be `sourceFolder` itself.
- * @param packed [layoutSize] float32 in the order of `weightLayout(config)`
+ * @param packed [layoutSize] float32 in the order of `weightLayout(shape)`
  * @throws UserError when the source lacks a tokenizer file or has no readable config.json
  */
-export function saveModelFolder(target: string, sourceFolder: string, config: ModelConfig, packed: Float32Array): void {
-  const layout = weightLayout(config);
+export function saveModelFolder(target: string, sourceFolder: string, shape: ModelConfig, packed: Float32Array): void {
+  const layout = weightLayout(shape);
   if (packed.length !== layoutSize(layout))
     throw new Error(`${packed.length} packed values for a model of ${layoutSize(layout)}`);
   mkdirSync(target, { recursive: true });
   copyTokenizerFiles(target, sourceFolder);
   writeConfig(target, sourceFolder, "float32");
-  const tensors = layout.map(({ name, shape, offset, size }) => ({
-    name,
-    shape,
-    data: packed.subarray(offset, offset + size),
-  }));
+  const tensors = layout.map((entry) => ({ ...entry, data: packed.subarray(entry.offset, entry.offset + entry.size) }));
   writeSafetensors(join(target, "model.safetensors"), tensors);
 }
 
@@ -49,17 +45,14 @@ export function writeConfig(target: string, sourceFolder: string, dtype: string)
     json = JSON.parse(readFileSync(sourceConfig, "utf8")) as Record<string, unknown>;
   } catch (error) {
     throw new UserError(
-      `${sourceConfig}: expected a Hugging Face model config, found none that can be read (${messageOf(error)}).`,
+      `${sourceConfig}: expected a Hugging Face model shape, found none that can be read (${messageOf(error)}).`,
     );
   }
   // transformers 5 reads dtype, older releases torch_dtype.
   writeFileSync(join(target, "config.json"), `${JSON.stringify({ ...json, dtype, torch_dtype: dtype }, null, 2)}\n`);
 }
 
-/**
- * Copies the tokenizer's and generation files of a model folder (also what an adapter's folder
- * needs).
- */
+/** Copies the tokenizer's and generation files, which an adapter's folder needs too. */
 export function copyTokenizerFiles(target: string, sourceFolder: string): void {
   if (resolve(target) === resolve(sourceFolder)) return;
   for (const name of [...requiredFiles, ...optionalFiles]) {

@@ -13,10 +13,7 @@ const schema = z.looseObject({
   temperature: z.number().nonnegative().nullish(),
 });
 
-/**
- * Settings that change the distribution and are not applied, with the value at which they do
- * nothing.
- */
+/** Settings that would change the distribution, with the value at which they do nothing. */
 const notApplied: Readonly<Record<string, number>> = {
   top_p: 1,
   top_k: 0,
@@ -29,10 +26,7 @@ const notApplied: Readonly<Record<string, number>> = {
 export interface GenerationSettings {
   /** 0 where do_sample is false, else the file's temperature, else 1. */
   readonly temperature: number;
-  /**
-   * Settings of the file that are not applied, such as "top_p 0.8"; empty for greedy decoding but
-   * for penalties.
-   */
+  /** Settings of the file that are not applied, such as "top_p 0.8". */
   readonly notApplied: readonly string[];
 }
 

@@ -15,10 +15,7 @@ export class Transient extends Error {}
 export interface HubClient {
   /** Such as https://huggingface.co, without a slash at the end. */
   readonly endpoint: string;
-  /**
-   * Like `fetch`; the answer is a success. Throws UserError for a refusal, Transient when asking
-   * again may help.
-   */
+  /** Like `fetch`, but throws UserError for a refusal, Transient when asking again may help. */
   readonly fetch: typeof fetch;
 }
 
@@ -83,10 +80,7 @@ export function findToken(env: Environment, cwd: string): Token | undefined {
   return undefined;
 }
 
-/**
- * What an unsuccessful answer means for the user. X-Error-Code: huggingface_hub's
- * `hf_raise_for_status`.
- */
+/** Words an unsuccessful answer by its X-Error-Code (huggingface_hub's `hf_raise_for_status`). */
 function refusal(response: Response, repo: string, endpoint: string, token: Token | undefined): Error {
   const { status } = response;
   const code = response.headers.get("x-error-code") ?? "";

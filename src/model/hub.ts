@@ -2,7 +2,7 @@
  * Model folders by hub id: where the Hugging Face cache is, and what it holds. The layout is the
  * one that Python's `huggingface_hub` writes (its guide "Understand caching"):
  *
- *   <cache>/models--<owner>--<name>/refs/<revision>            the commit a branch or tag stands for
+ *   <cache>/models--<owner>--<name>/refs/<revision>            the commit of a branch or tag
  *   <cache>/models--<owner>--<name>/snapshots/<commit>/<file>  links into blobs/
  *   <cache>/models--<owner>--<name>/blobs/<etag>               contents, each once
  *

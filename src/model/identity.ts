@@ -25,10 +25,7 @@ export function hashPacked(packed: Float32Array, layout: readonly LayoutEntry[])
   return hashOfLines(layout.map((entry) => hashLine(entry, packed.subarray(entry.offset, entry.offset + entry.size))));
 }
 
-/**
- * One tensor's line, for weights that are never in memory all at once; `hashOfLines` takes all of
- * them, in any order.
- */
+/** The line of one tensor; `hashOfLines` takes those of all tensors, in any order. */
 export function hashLine(entry: LayoutEntry, values: Float32Array): string {
   const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   const digest = createHash("sha256").update(bytes).digest("hex");
@@ -47,8 +44,8 @@ function hashPair(baseSha256: string, adapterSha256: string): string {
 }
 
 /** Layout of the published buffer. */
-export function publishedLayout(config: ModelConfig, lora: LoraSpec | null): LayoutEntry[] {
-  return lora === null ? weightLayout(config) : loraLayout(config, lora);
+export function publishedLayout(shape: ModelConfig, lora: LoraSpec | null): LayoutEntry[] {
+  return lora === null ? weightLayout(shape) : loraLayout(shape, lora);
 }
 
 /** @param baseSha256 hash of the frozen base; null without LoRA */

@@ -1,10 +1,9 @@
 /**
  * The one weight layout of Qwen2 / Llama decoders: names, shapes and their order in a packed
- * buffer.
+ * buffer. Learner, wire and actor move whole weight sets as one float32 buffer in this order.
  *
- * Everything that moves whole weight sets (learner → wire → actor) moves one contiguous float32
- * buffer in this order. q, k and v (and gate and up) are neighbours, each [out, in], so the actor
- * can view them as one taller matrix without copying anything.
+ * q, k and v are neighbours, each [out, in], and so are gate and up. The actor can view neighbours
+ * as one taller matrix without a copy.
  */
 import type { ModelConfig } from "./config.js";
 
@@ -19,12 +18,12 @@ export interface LayoutEntry {
 }
 
 /** Names and shapes of every parameter in packed order; `offset` counts float32 elements. */
-export function weightLayout(config: ModelConfig): LayoutEntry[] {
-  const { hiddenSize: H, intermediateSize: I, vocabSize: V } = config;
-  const q = config.numHeads * config.headDim;
-  const kv = config.numKvHeads * config.headDim;
+export function weightLayout(shape: ModelConfig): LayoutEntry[] {
+  const { hiddenSize: H, intermediateSize: I, vocabSize: V } = shape;
+  const q = shape.numHeads * shape.headDim;
+  const kv = shape.numKvHeads * shape.headDim;
   const shapes: [string, number[]][] = [["model.embed_tokens.weight", [V, H]]];
-  for (let i = 0; i < config.numLayers; i++) {
+  for (let i = 0; i < shape.numLayers; i++) {
     const layer = `model.layers.${i}.`;
     const attention = `${layer}self_attn.`;
     shapes.push([`${layer}input_layernorm.weight`, [H]]);
@@ -33,7 +32,7 @@ export function weightLayout(config: ModelConfig): LayoutEntry[] {
       [`${attention}k_proj.weight`, [kv, H]],
       [`${attention}v_proj.weight`, [kv, H]],
     );
-    if (config.qkvBias)
+    if (shape.qkvBias)
       shapes.push(
         [`${attention}q_proj.bias`, [q]],
         [`${attention}k_proj.bias`, [kv]],
@@ -48,7 +47,7 @@ export function weightLayout(config: ModelConfig): LayoutEntry[] {
     );
   }
   shapes.push(["model.norm.weight", [H]]);
-  if (!config.tieWordEmbeddings) shapes.push(["lm_head.weight", [V, H]]);
+  if (!shape.tieWordEmbeddings) shapes.push(["lm_head.weight", [V, H]]);
   return packShapes(shapes);
 }
 

@@ -22,15 +22,12 @@ export interface LoraSpec {
   readonly target_modules: readonly string[];
 }
 
-/**
- * `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r], layer by layer in the
- * model's own order.
- */
-export function loraLayout(config: ModelConfig, lora: Pick<LoraSpec, "r" | "target_modules">): LayoutEntry[] {
-  const H = config.hiddenSize;
-  const q = config.numHeads * config.headDim;
-  const kv = config.numKvHeads * config.headDim;
-  const I = config.intermediateSize;
+/** `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r], in the model's order. */
+export function loraLayout(shape: ModelConfig, lora: Pick<LoraSpec, "r" | "target_modules">): LayoutEntry[] {
+  const H = shape.hiddenSize;
+  const q = shape.numHeads * shape.headDim;
+  const kv = shape.numKvHeads * shape.headDim;
+  const I = shape.intermediateSize;
   /** [in, out] by module. */
   const modules: Record<string, readonly [string, number, number]> = {
     q_proj: ["self_attn", H, q],
@@ -42,7 +39,7 @@ export function loraLayout(config: ModelConfig, lora: Pick<LoraSpec, "r" | "targ
     down_proj: ["mlp", I, H],
   };
   const shapes: [string, number[]][] = [];
-  for (let layer = 0; layer < config.numLayers; layer++) {
+  for (let layer = 0; layer < shape.numLayers; layer++) {
     for (const [module, [part, inputs, outputs]] of Object.entries(modules)) {
       if (!lora.target_modules.includes(module)) continue;
       const name = `model.layers.${layer}.${part}.${module}`;
@@ -136,8 +133,8 @@ const adapterConfigSchema = z.looseObject({
  * Reads a PEFT adapter folder into a packed buffer.
  * @param layout `loraLayout` of the base model
  * @returns [layoutSize] adapters in `layout`'s order
- * @throws UserError when a file is missing or damaged, the adapter is of another kind than plain
- *   LoRA, its r, lora_alpha or target_modules differ from `lora`, or its tensors do not fit
+ * @throws UserError for a missing or damaged file, or an adapter of another kind, with other
+ *   settings than `lora`, or of another base
  */
 export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora: LoraSpec): Float32Array {
   checkAdapterConfig(folder, lora);

@@ -6,29 +6,29 @@ import { type StoredTensor, readSafetensors, readTensor } from "./safetensors/re
 
 /**
  * Reads a model folder's weights straight into a packed buffer in the order of
- * `weightLayout(config)`: there is never a second copy.
+ * `weightLayout(shape)`: there is never a second copy.
  * @param into receives the values; its length must be the layout's size. Default: a new array.
  * @throws UserError listing every missing, surplus or mis-shaped tensor
  */
 export function loadPacked(
   folder: string,
-  config: ModelConfig,
-  into: Float32Array = new Float32Array(layoutSize(weightLayout(config))),
+  shape: ModelConfig,
+  into: Float32Array = new Float32Array(layoutSize(weightLayout(shape))),
 ): Float32Array {
-  for (const { entry, stored } of modelTensors(folder, config))
+  for (const { entry, stored } of modelTensors(folder, shape))
     readTensor(stored, into.subarray(entry.offset, entry.offset + entry.size));
   return into;
 }
 
 /**
- * A model folder's tensors, still on disk, in the order of `weightLayout(config)`.
+ * A model folder's tensors, still on disk, in the order of `weightLayout(shape)`.
  * A checkpoint with tied embeddings may carry or lack `lm_head.weight`; it is not among them.
  * @throws UserError listing every missing, surplus or mis-shaped tensor
  */
-export function modelTensors(folder: string, config: ModelConfig): { entry: LayoutEntry; stored: StoredTensor }[] {
-  const layout = weightLayout(config);
+export function modelTensors(folder: string, shape: ModelConfig): { entry: LayoutEntry; stored: StoredTensor }[] {
+  const layout = weightLayout(shape);
   const stored = readSafetensors(folder);
-  const problems = layoutProblems(layout, stored, config.tieWordEmbeddings);
+  const problems = layoutProblems(layout, stored, shape.tieWordEmbeddings);
   if (problems.length > 0) {
     const shown = problems.slice(0, 10).join("\n  ");
     const more = problems.length > 10 ? `\n  … and ${problems.length - 10} more` : "";

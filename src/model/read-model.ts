@@ -1,6 +1,6 @@
 /**
- * Whatever a command is given as a model: a Hugging Face folder, a PEFT adapter folder, or the hub
- * id of a downloaded one. Reads and checks files; knows no runtime.
+ * Reads what a command is given as a model: a Hugging Face folder, a PEFT adapter folder, or the
+ * hub id of a downloaded one. Knows no runtime.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -20,9 +20,9 @@ export interface ModelFiles {
   readonly baseFolder: string;
   /** Where the tokenizer is: the folder, or the base of an adapter that came without one. */
   readonly tokenizerFolder: string;
-  readonly config: ModelConfig;
+  readonly shape: ModelConfig;
   readonly tokenizer: Tokenizer;
-  /** Of an adapter folder, else null. */
+  /** Settings of an adapter folder; null for any other. */
   readonly lora: LoraSpec | null;
   /** How the model's makers want it to be sampled. */
   readonly generation: GenerationSettings;
@@ -45,18 +45,18 @@ export function readModel(spec: string): ModelFiles {
         `${adapter.base ?? "nothing"}. Correct the path, or download the model.`,
     );
   const baseFolder = adapterBase ?? folder;
-  const config = readModelConfig(baseFolder);
+  const shape = readModelConfig(baseFolder);
   // PEFT writes an adapter without the tokenizer, a trainer with it; neither with a
   // generation_config.json
   const having = (name: string): string => (existsSync(join(folder, name)) ? folder : baseFolder);
   const tokenizerFolder = having("tokenizer.json");
-  const tokenizer = loadTokenizer(tokenizerFolder, config);
+  const tokenizer = loadTokenizer(tokenizerFolder, shape);
   const generation = readGenerationConfig(having("generation_config.json"));
   const lora = adapter?.lora ?? null;
   const published = (): Float32Array => {
-    if (lora !== null) return loadAdapter(folder, loraLayout(config, lora), lora);
-    const bytes = new SharedArrayBuffer(4 * layoutSize(weightLayout(config)));
-    return loadPacked(folder, config, new Float32Array(bytes));
+    if (lora !== null) return loadAdapter(folder, loraLayout(shape, lora), lora);
+    const bytes = new SharedArrayBuffer(4 * layoutSize(weightLayout(shape)));
+    return loadPacked(folder, shape, new Float32Array(bytes));
   };
-  return { folder, baseFolder, tokenizerFolder, config, tokenizer, lora, generation, published };
+  return { folder, baseFolder, tokenizerFolder, shape, tokenizer, lora, generation, published };
 }

@@ -47,10 +47,10 @@ type Json = Record<string, unknown>;
 
 /**
  * Loads the tokenizer of a model folder.
- * @param config when given, ids must fit its embedding
- * @throws UserError for missing or malformed files, no stop id, or an id ≥ config.vocabSize
+ * @param shape when given, ids must fit its embedding
+ * @throws UserError for missing or malformed files, no stop id, or an id ≥ shape.vocabSize
  */
-export function loadTokenizer(folder: string, config?: ModelConfig): Tokenizer {
+export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
   const tokenizerFile = join(folder, "tokenizer.json");
   const tokenizerJson = readJson(tokenizerFile);
   const settings = readJson(join(folder, "tokenizer_config.json"));
@@ -70,9 +70,9 @@ export function loadTokenizer(folder: string, config?: ModelConfig): Tokenizer {
   }
   let largestId = -1;
   for (const id of vocabulary.values()) largestId = Math.max(largestId, id);
-  if (config !== undefined && largestId >= config.vocabSize)
+  if (shape !== undefined && largestId >= shape.vocabSize)
     throw new UserError(
-      `${tokenizerFile}: its largest id is ${largestId}, but the embedding (vocab_size in config.json) has ${config.vocabSize} rows. Use the tokenizer that belongs to the model.`,
+      `${tokenizerFile}: its largest id is ${largestId}, but the embedding (vocab_size in config.json) has ${shape.vocabSize} rows. Use the tokenizer that belongs to the model.`,
     );
 
   const idOf = (token: unknown): number | undefined =>
@@ -86,9 +86,9 @@ export function loadTokenizer(folder: string, config?: ModelConfig): Tokenizer {
     throw new UserError(
       `${folder}: expected an end-of-text token (eos_token_id in generation_config.json, or eos_token in tokenizer_config.json), found none. Add one.`,
     );
-  if (config !== undefined && (stopIds.at(-1) as number) >= config.vocabSize)
+  if (shape !== undefined && (stopIds.at(-1) as number) >= shape.vocabSize)
     throw new UserError(
-      `${folder}: the stop id ${stopIds.at(-1)} does not fit the embedding of ${config.vocabSize} rows. Mend eos_token_id in generation_config.json.`,
+      `${folder}: the stop id ${stopIds.at(-1)} does not fit the embedding of ${shape.vocabSize} rows. Mend eos_token_id in generation_config.json.`,
     );
 
   const templateText = chatTemplateText(folder, settings);

@@ -19,7 +19,7 @@ export interface Requests {
 /**
  * Takes requests from the launcher and from signals.
  * Under a launcher it alone decides what a signal means: Ctrl-C, a closed terminal and SLURM reach
- * every process. SIGUSR1 must have a handler, or Node opens a debugger for everybody on the machine.
+ * every process. SIGUSR1 must have a handler, or Node opens a debugger that anybody can use.
  */
 export function heedRequests({ stop, checkpoint, orphaned }: Requests): void {
   const isChild = process.send !== undefined;

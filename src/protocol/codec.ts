@@ -7,14 +7,10 @@ import { Packr, Unpackr } from "msgpackr";
 import { z } from "zod";
 import { messageOf } from "../errors.js";
 import { messagePackFault } from "./messagepack.js";
-import type { Task, TrajectoryGroup } from "./messages.js";
-import { PROTOCOL_VERSION } from "./messages.js";
+import { type Task, type TrajectoryGroup, PROTOCOL_VERSION } from "./messages.js";
 import type { GroupHeader, TaskHeader } from "./wire-schemas.js";
 
-/**
- * A message that cannot be understood; says what was expected and found, and which task it was
- * about if that is known.
- */
+/** A message that cannot be understood, with the task it was about if that is known. */
 export class ProtocolError extends Error {
   override name = "ProtocolError";
   readonly taskId: string | null;

@@ -39,18 +39,12 @@ export type Outcome = "correct" | "wrong" | "unparsed" | "truncated";
 export interface Completion {
   /** [T] sampled token ids, the stop token included when there was one. */
   readonly ids: Int32Array;
-  /**
-   * [T] log-probability (nats) of each id under softmax(logits / temperature) of the weights that
-   * sampled it.
-   */
+  /** [T] nats of each id under softmax(logits / temperature) of the weights that sampled it. */
   readonly behaviourLogprobs: Float32Array;
   readonly finishReason: FinishReason;
   /** The weights that sampled every token of it. */
   readonly version: PolicyVersion;
-  /**
-   * By reward function name; null = does not apply or failed (failures are listed in
-   * `rewardErrors`).
-   */
+  /** By reward function; null = does not apply, or failed as `rewardErrors` says. */
   readonly rewards: Readonly<Record<string, number | null>>;
   /** Exceptions of reward functions as "<function>: <type>: <message>"; empty in health. */
   readonly rewardErrors: readonly string[];

@@ -15,10 +15,7 @@ export interface Accuracy {
   readonly n: number;
 }
 
-/**
- * Accuracy on the held-out problems by decoding mode: one sample at the training temperature, and
- * greedy.
- */
+/** Accuracy on held-out problems: one sample at the training temperature, and greedy. */
 export interface Validation {
   readonly sampled?: Accuracy;
   readonly greedy?: Accuracy;
@@ -32,7 +29,7 @@ export interface RunSummary {
   readonly iterations: number;
   /** Wall time of all sessions of this run, evaluation included. */
   readonly wall_seconds: number;
-  /** Of that, wall time of training iterations. */
+  /** The part of it that training iterations took. */
   readonly train_seconds: number;
   /** tfjs backend of the learner. */
   readonly backend: string;
@@ -83,15 +80,9 @@ export type ProgressEvent =
   | { readonly type: "alive" }
   /** The learner's sockets are bound; actors may start. Not sent with --serial. */
   | { readonly type: "listening"; readonly work: string; readonly weights: string; readonly token: string }
-  /**
-   * The learner has its model and backend; training begins or continues after `iteration` completed
-   * ones.
-   */
+  /** The learner is ready to train; `iteration` iterations are complete. */
   | { readonly type: "ready"; readonly backend: string; readonly parameters: number; readonly iteration: number }
-  /**
-   * What is being done outside iterations ("loading model", "evaluating"); `done` of `total` when
-   * it can be counted.
-   */
+  /** Work outside iterations, such as "evaluating"; `done` of `total` when it can be counted. */
   | { readonly type: "phase"; readonly name: string; readonly done?: number; readonly total?: number }
   /** Iteration `iteration` (from 1) of `maxSteps` is complete. */
   | { readonly type: "iteration"; readonly iteration: number; readonly maxSteps: number; readonly metrics: Metrics }

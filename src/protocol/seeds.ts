@@ -9,9 +9,6 @@ export function taskSeed(runSeed: number, taskId: string): bigint {
   return createHash("sha256").update(`${runSeed}/${taskId}`).digest().readBigUInt64BE(0);
 }
 
-/**
- * Noise key of the prompt at place `index` among those that are asked together with one seed
- * (`infer`, `serve`).
- */
+/** Noise key of prompt number `index` among those asked together with one seed. */
 export const promptSeed = (seed: number, index: number): bigint =>
   taskSeed(seed, index === 0 ? "infer" : `infer-${index}`);

@@ -10,20 +10,14 @@ import { UserError, messageOf } from "../errors.js";
 import { parseAddress } from "./address.js";
 import { ownFolder } from "./leftovers.js";
 
-/**
- * Where the learner listens. Weights have a socket of their own, so that chunks never delay acks
- * and heartbeats.
- */
+/** Where the learner listens; weights have their own socket, so that chunks delay no heartbeat. */
 export interface Addresses {
   readonly work: string;
   readonly weights: string;
 }
 
 export const HEARTBEAT_MS = 1_000;
-/**
- * A peer silent for this long is taken for dead. Generous: on a busy machine a process may starve
- * for seconds.
- */
+/** A peer silent for this long counts as dead; on a busy machine a process starves for seconds. */
 export const SILENCE_MS = 20_000;
 
 /** Longest path of a unix socket on Linux, without the closing NUL (unix(7)). */
@@ -115,19 +109,19 @@ export function connectDealer(address: string, identity: string): Dealer {
  * (A second blocked `send` on a ZeroMQ.js socket rejects with EBUSY.)
  */
 export class Writer {
-  private last: Promise<unknown> = Promise.resolve();
-  private readonly socket: Router | Dealer;
+  #last: Promise<unknown> = Promise.resolve();
+  readonly #socket: Router | Dealer;
 
   constructor(socket: Router | Dealer) {
-    this.socket = socket;
+    this.#socket = socket;
   }
 
   /**
    * Rejects when the peer is unreachable or does not drain its queue in time; later sends go on.
    */
   send(frames: readonly (Uint8Array | string)[]): Promise<void> {
-    const sent = this.last.then(() => this.socket.send([...frames]));
-    this.last = sent.catch(() => {});
+    const sent = this.#last.then(() => this.#socket.send([...frames]));
+    this.#last = sent.catch(() => {});
     return sent;
   }
 }

@@ -12,10 +12,7 @@ const uint32 = z.int().min(0).max(0xffffffff);
 
 const policyVersion = z.strictObject({ iteration: count, sha256 });
 
-/**
- * A policy on offer: its version and how it is cut into chunks of `chunkBytes` (the last may be
- * shorter).
- */
+/** A policy on offer: its version, and its chunks of `chunkBytes` (the last may be shorter). */
 const announcement = z.strictObject({
   iteration: count,
   sha256,

@@ -6,7 +6,7 @@ import { type JournalRecord, batchFile, journalBatches, readBatchFile } from "./
 import { configFile, trajectoriesFolder } from "./paths.js";
 
 /**
- * Writes one line per completion, in batch order: its tokens, rewards and, once trained, advantages.
+ * Writes one line per completion, in batch order: tokens, rewards and, once trained, advantages.
  * Groups that dynamic sampling replaced are listed too; they never get advantages.
  * @param warn called for a torn tail, which a killed run leaves
  * @throws UserError when the folder holds no run

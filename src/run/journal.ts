@@ -57,10 +57,7 @@ export class Journal {
     this.#timer.unref();
   }
 
-  /**
-   * Returns when the kernel has the record: it survives a kill of this process, and after `flush` a
-   * power cut.
-   */
+  /** The record then survives a kill of this process, and after `flush` a power cut. */
   append(batch: number, record: JournalRecord): void {
     let file = this.#files.get(batch);
     if (file === undefined) {

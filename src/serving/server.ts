@@ -37,7 +37,7 @@ export async function runServer(spec: string, options: ServeOptions): Promise<vo
         `Give an API key (FINELLAMA_API_KEY in the environment, or --api-key), or keep 127.0.0.1.`,
     );
   const files = readModel(spec);
-  const { config: shape, tokenizer, generation } = files;
+  const { shape, tokenizer, generation } = files;
   const note = notAppliedNote(generation);
   if (note !== undefined) log(note);
   const { pool, version } = await EnginePool.open(files, engines);

@@ -23,9 +23,8 @@ import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import { readJson, writeJson } from "../files.js";
 import { readEvalResult } from "../eval/folder/read-results.js";
-import { readRunFiles } from "../run/records.js";
+import { readRunFiles, currentCommit } from "../run/records.js";
 import { configFile } from "../run/paths.js";
-import { currentCommit } from "../run/records.js";
 import { type Study, type StudyDefinition, differingKeys, studySchema } from "./definition.js";
 
 export const studyFile = (dir: string): string => join(dir, "study.json");

@@ -5,7 +5,8 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { z } from "zod";
-import { UserError, messageOf } from "../errors.js";
+import { UserError } from "../errors.js";
+import { jsonOf } from "../files.js";
 import { goldAnswer } from "./extract.js";
 import { hash32 } from "../math/random.js";
 import { type Problem, type Split, VALIDATION_PROBLEMS, starterProblem } from "./starter.js";
@@ -24,9 +25,9 @@ export interface Dataset {
 const starterSize: Readonly<Record<Split, number>> = { train: 2 ** 31, validation: VALIDATION_PROBLEMS, test: 2048 };
 
 /**
- * @param spec "starter", "starter-test" (problems that no training run sees, neither in its batches
- *   nor in its validation), or the path of a JSONL file with `question` and `answer`, the answer
- *   ending in `#### n` (GSM8K's format)
+ * Opens a data set.
+ * @param spec "starter", "starter-test" (problems that no training run sees), or the path of a
+ *   JSONL file in GSM8K's format: `question`, and `answer` ending in `#### n`
  * @param split which starter problems; a file is taken whole
  * @throws UserError for a missing or empty file, and naming the line for anything malformed
  */
@@ -52,12 +53,8 @@ export function loadDataset(spec: string, split: "train" | "validation"): Datase
 const lineSchema = z.looseObject({ question: z.string().trim().min(1), answer: z.string() });
 
 function parseLine(line: string, where: string, id: string): Problem {
-  let json: unknown;
-  try {
-    json = JSON.parse(line);
-  } catch (error) {
-    throw new UserError(`${where}: expected one JSON object per line, found something else (${messageOf(error)}).`);
-  }
+  const json = jsonOf(line);
+  if (json === undefined) throw new UserError(`${where}: expected one JSON object per line, found something else.`);
   const parsed = lineSchema.safeParse(json);
   if (!parsed.success)
     throw new UserError(
@@ -74,39 +71,38 @@ function parseLine(line: string, where: string, id: string): Problem {
 /**
  * The order problems are asked in: every problem once an epoch, each epoch in another order.
  *
- * A position is mapped to an index by a keyed permutation (four-round Feistel network over the next
- * even power of two, walking on while outside the range: Black & Rogaway 2002, "Ciphers with
- * arbitrary finite domains"), so any position, also after a resume, costs neither memory nor a
- * replay.
+ * A keyed permutation maps a position to an index, so that a resumed run needs no replay. It is a
+ * four-round Feistel network over the next even power of two, repeated while outside the range.
+ * Source: Black & Rogaway 2002, "Ciphers with arbitrary finite domains".
  */
 export class PromptOrder {
   readonly size: number;
-  private readonly seed: number;
-  private readonly halfBits: number;
+  readonly #seed: number;
+  readonly #halfBits: number;
 
   /** @param size number of problems, 1 to 2^32 */
   constructor(size: number, seed: number) {
     this.size = size;
-    this.seed = seed;
-    this.halfBits = Math.max(1, Math.ceil(Math.log2(size) / 2));
+    this.#seed = seed;
+    this.#halfBits = Math.max(1, Math.ceil(Math.log2(size) / 2));
   }
 
   /** Index of the problem at a position (0, 1, 2, …; epoch = floor(position / size)). */
   index(position: number): number {
     const epoch = Math.floor(position / this.size);
     let value = position - epoch * this.size;
-    do value = this.permute(value, epoch);
+    do value = this.#permute(value, epoch);
     while (value >= this.size);
     return value;
   }
 
   /** A bijection on [0, 4^halfBits). */
-  private permute(value: number, epoch: number): number {
-    const base = 2 ** this.halfBits;
+  #permute(value: number, epoch: number): number {
+    const base = 2 ** this.#halfBits;
     let left = Math.floor(value / base);
     let right = value % base;
     for (let round = 0; round < 4; round++) {
-      const scrambled = hash32(this.seed, epoch, round, right) % base;
+      const scrambled = hash32(this.#seed, epoch, round, right) % base;
       [left, right] = [right, (left ^ scrambled) >>> 0];
     }
     return left * base + right;

@@ -2,23 +2,21 @@
  * The number a text answers with, and whether it is the right one. Numbers are compared as numbers:
  * 18, 18.00 and $18 are equal.
  *
- * One rule, meant for training: the last `#### ` line, else the last `\boxed{}`, and it must hold
- * exactly one number (currency, thousands commas, a unit, a percent sign, bold marks and a full
- * stop may stand around it). A number anywhere else does not count: a model is not to be rewarded
- * for mentioning the answer. Percents keep their number (20% is 20), as GSM8K writes its answers.
+ * One rule, meant for training: the answer is in the last `#### ` line, else in the last
+ * `\boxed{}`, which must hold exactly one number. Currency, thousands commas, a unit, a percent
+ * sign, bold marks and a full stop may stand around it. A number anywhere else does not count: a
+ * model must not be rewarded for mentioning the answer. 20% is 20, as in GSM8K's answers.
  */
 import type { FinishReason, Outcome } from "../protocol/messages.js";
 
 /** What a text answers. */
 export interface Extracted {
   readonly value: number;
-  /**
-   * True when the text stops right behind the number: if it was cut there, digits may be missing.
-   */
+  /** True when the text ends with the number: if it was cut there, digits may be missing. */
   readonly atEnd: boolean;
 }
 
-/** The answer of a text, or undefined when it gives none that can be read. */
+/** The answer of a text; undefined when none can be read. */
 export function extractAnswer(text: string): Extracted | undefined {
   const marker = text.lastIndexOf("####");
   if (marker >= 0) {

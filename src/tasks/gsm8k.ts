@@ -4,7 +4,8 @@
  * removed. Knows texts; reads and writes no file.
  */
 import { createHash } from "node:crypto";
-import { UserError, messageOf } from "../errors.js";
+import { z } from "zod";
+import { checkedJson, jsonOf } from "../files.js";
 
 /** A file as published in openai/grade-school-math, grade_school_math/data/. */
 export const gsm8kFiles = [
@@ -18,34 +19,18 @@ export const DEV_PROBLEMS = 500;
 /** What is hashed before a question; another text would choose other problems. */
 export const DEV_SEED = "finellama-rl/gsm8k-dev/1";
 
-export interface Gsm8kProblem {
-  readonly question: string;
-  readonly answer: string;
-}
+const problemSchema = z.object({ question: z.string(), answer: z.string() });
+export type Gsm8kProblem = Readonly<z.infer<typeof problemSchema>>;
 
-/**
- * `<<48/2=24>>`: what the authors' calculator was told. The result follows it in the text, so
- * nothing else is lost.
- */
+/** `<<48/2=24>>`: the authors' calculator was told this; the result follows it in the text. */
 const annotation = /<<[^<>]*>>/g;
 
 export const removeAnnotations = (answer: string): string => answer.replace(annotation, "");
 
 /** Problems of a published file, annotations included. */
 export function parseGsm8k(text: string, where: string): Gsm8kProblem[] {
-  return text
-    .split("\n")
-    .filter((line) => line !== "")
-    .map((line, i) => {
-      try {
-        const { question, answer } = JSON.parse(line) as Gsm8kProblem;
-        return { question, answer };
-      } catch (error) {
-        throw new UserError(
-          `${where}:${i + 1}: expected a problem as JSON, found something else (${messageOf(error)}).`,
-        );
-      }
-    });
+  const lines = text.split("\n").filter((line) => line !== "");
+  return lines.map((line, i) => checkedJson(jsonOf(line), problemSchema, `${where}:${i + 1}`));
 }
 
 /**

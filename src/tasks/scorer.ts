@@ -1,8 +1,7 @@
 /** From sampled tokens to a trajectory group: the step between an engine and the learner. */
 import type { Tokenizer } from "../model/tokenizer.js";
 import type { Completion, Task, Timing, TrajectoryGroup } from "../protocol/messages.js";
-import type { Reward } from "./rewards.js";
-import { scoreGroup } from "./rewards.js";
+import { type Reward, scoreGroup } from "./rewards.js";
 
 /** A group as an engine gives it, without rewards. */
 interface SampledGroup {

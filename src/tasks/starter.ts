@@ -48,10 +48,7 @@ const heldOutShare = 16;
 export const VALIDATION_PROBLEMS = 2048;
 const streams = { train: 1, validation: 2, corpus: 3, style: 4, test: 5 };
 
-/**
- * Problem number `index` (an integer from 0 to 2^53) of a split. The same index always gives the
- * same problem.
- */
+/** Problem number `index` (0 to 2^53) of a split; the same index always gives the same problem. */
 export function starterProblem(split: Split, index: number): Problem {
   const { question, steps } = drawProblem(split, streams[split], index);
   return { id: `starter/${split}/${index}`, question, answer: carefulSolution(steps) };
@@ -80,8 +77,7 @@ export function starterCorpus(
   return { question, answer, style };
 }
 
-// ----------------------------------------------------------------------------------------------------
-// problems
+// ---- problems
 
 function drawProblem(
   split: Split,
@@ -122,8 +118,7 @@ function dress(text: string, d: Draw): string {
     .replaceAll("{I}", d.pick(things));
 }
 
-// ----------------------------------------------------------------------------------------------------
-// solutions
+// ---- solutions
 
 interface WorkedStep {
   readonly label: string;

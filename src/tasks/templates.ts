@@ -1,10 +1,9 @@
 /**
- * The starter's word problems: each template draws numbers and says the question and the steps that
- * answer it. {N} and {M} stand for two names, {I} for things in the plural; starter.ts fills them
- * in.
+ * The starter's word problems: each template draws numbers, and gives the question and the steps
+ * that answer it. {N} and {M} stand for two names, {I} for things; starter.ts fills them in.
  *
- * Every result is a whole number from 0 to 150 and every division is exact, so that a model of a
- * million parameters that sees single digits can get every step right.
+ * Every result is a whole number from 0 to 150 and every division is exact. A model of a million
+ * parameters that sees single digits can then get every step right.
  */
 import type { Draw } from "../math/random.js";
 

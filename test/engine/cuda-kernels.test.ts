@@ -15,7 +15,7 @@ import { buildSegmentGraph } from "../../src/engine/graph/segment.js";
 import { parseModelConfig } from "../../src/model/config.js";
 import { decodeModel, decodeOpsets, type OnnxGraph, type OnnxNode } from "../support/onnx-decode.js";
 
-/** Of the operator's version that our graphs mean. */
+/** Kernels of the operator's version that our graphs mean. */
 interface Operator {
   /** Type parameters ("T") or types ("tensor(int64)") in order; the last one may repeat. */
   inputs: string[];

@@ -3,8 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { OrtEngine } from "../../src/engine/engine.js";
 import type { EngineOptions, GeneratedGroup, GenerateRequest, StreamedTokens } from "../../src/engine/engine-types.js";
 import { UserError } from "../../src/errors.js";
-import { parseModelConfig } from "../../src/model/config.js";
-import type { ModelConfig } from "../../src/model/config.js";
+import { parseModelConfig, type ModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout } from "../../src/model/layout.js";
 import { hashPacked } from "../../src/model/identity.js";
 

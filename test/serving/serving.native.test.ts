@@ -48,14 +48,14 @@ beforeAll(async () => {
   const { port1, port2 } = new MessageChannel();
   serveEngine(port2, local.engine);
   pool = new EnginePool([port1 as unknown as EnginePort], limits.maxRows);
-  const { config, tokenizer } = local;
+  const { shape, tokenizer } = local;
   settings = {
     pool,
     limits,
     maxQueue: 16,
     apiKey: null,
     log: (line) => logged.push(line),
-    model: { name: "starter", shape: config, tokenizer, temperature: 1 },
+    model: { name: "starter", shape: shape, tokenizer, temperature: 1 },
   };
   app = createApp(settings);
 });

@@ -5,8 +5,7 @@
 import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
 import * as fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
-import type { BackendName, TF } from "../../src/learner/backend/backend.js";
-import { startBackend } from "../../src/learner/backend/backend.js";
+import { type BackendName, type TF, startBackend } from "../../src/learner/backend/backend.js";
 import { packGroups, type SequenceGroup } from "../../src/learner/policy/packing.js";
 import { disposeBatch, hiddenStates, prepareMicrobatch } from "../../src/learner/policy/policy.js";
 import { splitFlat } from "../../src/learner/policy/named-weights.js";

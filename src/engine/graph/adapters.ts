@@ -9,10 +9,7 @@ export interface AdapterInput {
   readonly weight: string;
   /** [k, in]: the A of every module in the weight, one under the other */
   readonly a: { readonly name: string; readonly shape: readonly number[] };
-  /**
-   * The weight's shape with k in place of `in`: each module's B times lora_alpha / r, in its own
-   * rows and columns.
-   */
+  /** The weight's shape with k in place of `in`: each module's scaled B in its rows and columns. */
   readonly b: { readonly name: string; readonly shape: readonly number[] };
   readonly modules: readonly AdapterModule[];
 }
@@ -27,14 +24,14 @@ interface AdapterModule {
 }
 
 /** The adapters of every weight that has one. */
-export function adapterInputs(config: ModelConfig, lora: LoraSpec): AdapterInput[] {
-  const layout = new Map(loraLayout(config, lora).map((entry) => [entry.name, entry]));
-  const shapes = new Map(weightViews(config).map(({ name, shape }) => [name, shape]));
+export function adapterInputs(shape: ModelConfig, lora: LoraSpec): AdapterInput[] {
+  const layout = new Map(loraLayout(shape, lora).map((entry) => [entry.name, entry]));
+  const shapes = new Map(weightViews(shape).map(({ name, shape }) => [name, shape]));
   const inputs: AdapterInput[] = [];
-  for (let layer = 0; layer < config.numLayers; layer++) {
+  for (let layer = 0; layer < shape.numLayers; layer++) {
     const names = layerNames(layer);
-    const q = config.numHeads * config.headDim;
-    const kv = config.numKvHeads * config.headDim;
+    const q = shape.numHeads * shape.headDim;
+    const kv = shape.numKvHeads * shape.headDim;
     /** Modules of each weight, with their first rows. */
     const parts: [string, Record<string, number>][] = [
       [names.qkv, { "self_attn.q_proj": 0, "self_attn.k_proj": q, "self_attn.v_proj": q + kv }],
@@ -51,12 +48,12 @@ export function adapterInputs(config: ModelConfig, lora: LoraSpec): AdapterInput
         if (a !== undefined && b !== undefined) modules.push({ a, b, row, column: modules.length * lora.r });
       }
       if (modules.length === 0) continue;
-      const shape = shapes.get(weight)!;
+      const dims = shapes.get(weight)!;
       const k = modules.length * lora.r;
       inputs.push({
         weight,
-        a: { name: `${weight}.lora_A`, shape: [k, shape.at(-1)!] },
-        b: { name: `${weight}.lora_B`, shape: [...shape.slice(0, -1), k] },
+        a: { name: `${weight}.lora_A`, shape: [k, dims.at(-1)!] },
+        b: { name: `${weight}.lora_B`, shape: [...dims.slice(0, -1), k] },
         modules,
       });
     }

@@ -23,6 +23,6 @@ export const CPU_FLOAT32: Numeric = { dtype: "float32", weights: "inputs", adapt
 /**
  * Matrix of the LM head: float32 always, so with float16 it is stored apart from a tied embedding.
  */
-export function headName(config: ModelConfig, { dtype }: Pick<Numeric, "dtype">): string {
-  return config.tieWordEmbeddings && dtype === "float32" ? "embedding" : "lm_head";
+export function headName(shape: ModelConfig, { dtype }: Pick<Numeric, "dtype">): string {
+  return shape.tieWordEmbeddings && dtype === "float32" ? "embedding" : "lm_head";
 }

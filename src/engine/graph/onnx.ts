@@ -48,18 +48,18 @@ export interface ExternalTensor {
  * graphs around it, and its constants are stored once, in the outermost graph.
  */
 export class Graph {
-  private readonly root: Graph;
-  private readonly nodes: Uint8Array[] = [];
-  private readonly inputs: Uint8Array[] = [];
-  private readonly outputs: Uint8Array[] = [];
-  private readonly constants = new Map<string, Constant>();
-  private readonly external: ExternalTensor[] = [];
+  readonly #root: Graph;
+  readonly #nodes: Uint8Array[] = [];
+  readonly #inputs: Uint8Array[] = [];
+  readonly #outputs: Uint8Array[] = [];
+  readonly #constants = new Map<string, Constant>();
+  readonly #external: ExternalTensor[] = [];
   /** Names that nodes take. */
-  private readonly used = new Set<string>();
-  private counter = 0;
+  readonly #used = new Set<string>();
+  #counter = 0;
 
   private constructor(root?: Graph) {
-    this.root = root ?? this;
+    this.#root = root ?? this;
   }
 
   static create(): Graph {
@@ -68,40 +68,40 @@ export class Graph {
 
   /** A graph for a Loop or If attribute. */
   subgraph(): Graph {
-    return new Graph(this.root);
+    return new Graph(this.#root);
   }
 
   /** Declares an input and returns its name; without `dims` its shape is left open. */
   input(name: string, type: DataType, dims?: readonly Dim[]): string {
-    this.inputs.push(valueInfo(name, type, dims));
+    this.#inputs.push(valueInfo(name, type, dims));
     return name;
   }
 
   output(name: string, type: DataType, dims?: readonly Dim[]): void {
-    this.outputs.push(valueInfo(name, type, dims));
+    this.#outputs.push(valueInfo(name, type, dims));
   }
 
   /** Constant of shape [values.length], or a scalar when given one number. */
   int64(values: number | readonly number[]): string {
     const list = typeof values === "number" ? [values] : values;
     const bytes = new Uint8Array(BigInt64Array.from(list, BigInt).buffer);
-    return this.root.constant("int64", typeof values === "number" ? [] : [list.length], bytes, list);
+    return this.#root.#constant("int64", typeof values === "number" ? [] : [list.length], bytes, list);
   }
 
   /** Scalar constant. */
   int32(value: number): string {
-    return this.root.constant("int32", [], new Uint8Array(Int32Array.of(value).buffer), [value]);
+    return this.#root.#constant("int32", [], new Uint8Array(Int32Array.of(value).buffer), [value]);
   }
 
   /** Scalar constant. */
   float(value: number): string {
-    return this.root.constant("float32", [], new Uint8Array(Float32Array.of(value).buffer), [value]);
+    return this.#root.#constant("float32", [], new Uint8Array(Float32Array.of(value).buffer), [value]);
   }
 
   /** float32 constant of any shape. */
   tensor(name: string, dims: readonly number[], data: Float32Array): string {
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    this.root.constants.set(name, { name, type: "float32", dims, bytes });
+    this.#root.#constants.set(name, { name, type: "float32", dims, bytes });
     return name;
   }
 
@@ -110,7 +110,7 @@ export class Graph {
    * created from a path.
    */
   externalTensor(tensor: ExternalTensor): void {
-    this.root.external.push(tensor);
+    this.#root.#external.push(tensor);
   }
 
   /** `x` as another type; itself when it has that type already. */
@@ -118,10 +118,7 @@ export class Graph {
     return from === to ? x : this.node("Cast", [x], { to: { int: DATA_TYPE[to] } });
   }
 
-  /**
-   * Adds a node with one output and returns that. `op` is "Name", or "domain::Name" outside the
-   * ONNX domain.
-   */
+  /** Adds a node, returns its output. `op` is "Name", or "domain::Name" outside ONNX's domain. */
   node(op: string, inputs: readonly string[], attributes: Attributes = {}): string {
     const output = this.fresh(op);
     this.nodeTo([output], op, inputs, attributes);
@@ -130,7 +127,7 @@ export class Graph {
 
   /** A new value name, for `nodeTo`. */
   fresh(hint: string): string {
-    return `${hint.slice(hint.lastIndexOf(":") + 1)}.${this.root.counter++}`;
+    return `${hint.slice(hint.lastIndexOf(":") + 1)}.${this.#root.#counter++}`;
   }
 
   /** As `node`, with named outputs; "" leaves an optional output out. */
@@ -139,7 +136,7 @@ export class Graph {
     const type = separator < 0 ? op : op.slice(separator + 2);
     const w = new BinaryWriter();
     for (const input of inputs) {
-      this.root.used.add(input);
+      this.#root.#used.add(input);
       w.tag(1, WireType.LengthDelimited).string(input);
     }
     for (const output of outputs) w.tag(2, WireType.LengthDelimited).string(output);
@@ -149,7 +146,7 @@ export class Graph {
       w.tag(5, WireType.LengthDelimited).bytes(attributeProto(name, value));
     }
     if (separator >= 0) w.tag(7, WireType.LengthDelimited).string(op.slice(0, separator));
-    this.nodes.push(w.finish());
+    this.#nodes.push(w.finish());
   }
 
   /** The serialized ModelProto with this graph as its main graph. */
@@ -170,9 +167,9 @@ export class Graph {
   /** The serialized GraphProto. */
   encode(name: string): Uint8Array {
     const w = new BinaryWriter();
-    for (const node of this.nodes) w.tag(1, WireType.LengthDelimited).bytes(node);
+    for (const node of this.#nodes) w.tag(1, WireType.LengthDelimited).bytes(node);
     w.tag(2, WireType.LengthDelimited).string(name);
-    for (const { name: constant, type, dims, bytes } of this.constants.values()) {
+    for (const { name: constant, type, dims, bytes } of this.#constants.values()) {
       w.tag(5, WireType.LengthDelimited).fork();
       for (const dim of dims) w.tag(1, WireType.Varint).int64(dim);
       w.tag(2, WireType.Varint).int32(DATA_TYPE[type]);
@@ -180,17 +177,17 @@ export class Graph {
       w.tag(9, WireType.LengthDelimited).bytes(bytes);
       w.join();
     }
-    for (const tensor of this.external) {
-      if (this.used.has(tensor.name)) w.tag(5, WireType.LengthDelimited).bytes(externalProto(tensor));
+    for (const tensor of this.#external) {
+      if (this.#used.has(tensor.name)) w.tag(5, WireType.LengthDelimited).bytes(externalProto(tensor));
     }
-    for (const input of this.inputs) w.tag(11, WireType.LengthDelimited).bytes(input);
-    for (const output of this.outputs) w.tag(12, WireType.LengthDelimited).bytes(output);
+    for (const input of this.#inputs) w.tag(11, WireType.LengthDelimited).bytes(input);
+    for (const output of this.#outputs) w.tag(12, WireType.LengthDelimited).bytes(output);
     return w.finish();
   }
 
-  private constant(type: DataType, dims: readonly number[], bytes: Uint8Array, values: readonly number[]): string {
+  #constant(type: DataType, dims: readonly number[], bytes: Uint8Array, values: readonly number[]): string {
     const name = `${type}(${dims.length === 0 ? String(values[0]) : `[${values.join(",")}]`})`;
-    if (!this.constants.has(name)) this.constants.set(name, { name, type, dims, bytes });
+    if (!this.#constants.has(name)) this.#constants.set(name, { name, type, dims, bytes });
     return name;
   }
 }

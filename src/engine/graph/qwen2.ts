@@ -22,14 +22,14 @@ export const MASKED = -1e30;
 /** @param unused names of initializers to leave out (inputs are fed to every graph alike) */
 export function declareWeights(
   g: Graph,
-  config: ModelConfig,
+  shape: ModelConfig,
   numeric: Numeric,
   unused: ReadonlySet<string> = new Set(),
 ): void {
   if (numeric.weights === "inputs") {
-    for (const view of weightViews(config)) g.input(view.name, "float32", view.shape);
+    for (const view of weightViews(shape)) g.input(view.name, "float32", view.shape);
   } else {
-    for (const weight of storedWeights(config, numeric.dtype).filter(({ name }) => !unused.has(name))) {
+    for (const weight of storedWeights(shape, numeric.dtype).filter(({ name }) => !unused.has(name))) {
       const { name, dtype: type, shape: dims, position } = weight;
       g.externalTensor({ name, type, dims, file: WEIGHTS_FILE, position, bytes: byteLength(weight) });
     }
@@ -98,10 +98,10 @@ export function embed(g: Graph, { dtype }: Numeric, ids: string): string {
 }
 
 /** RMSNorm of the residual stream, as the input of a linear layer. */
-export function normOf(g: Graph, config: ModelConfig, { dtype }: Numeric, x: string, weight: string): string {
+export function normOf(g: Graph, shape: ModelConfig, { dtype }: Numeric, x: string, weight: string): string {
   const normed = g.node("SimplifiedLayerNormalization", [x, weight], {
     axis: { int: -1 },
-    epsilon: { float: config.rmsNormEps },
+    epsilon: { float: shape.rmsNormEps },
     stash_type: { int: 1 },
   });
   return g.cast(normed, "float32", dtype);
@@ -110,7 +110,7 @@ export function normOf(g: Graph, config: ModelConfig, { dtype }: Numeric, x: str
 /** residual + delta, and its RMSNorm as `type`. */
 export function addAndNorm(
   g: Graph,
-  config: ModelConfig,
+  shape: ModelConfig,
   { dtype }: Numeric,
   { residual, delta, weight, type = dtype }: { residual: string; delta: string; weight: string; type?: DataType },
 ) {
@@ -118,7 +118,7 @@ export function addAndNorm(
   const sum = g.fresh("residual");
   const inputs = [g.cast(delta, dtype, "float32"), residual, weight];
   g.nodeTo([normed, "", "", sum], "com.microsoft::SkipSimplifiedLayerNormalization", inputs, {
-    epsilon: { float: config.rmsNormEps },
+    epsilon: { float: shape.rmsNormEps },
   });
   return { normed: g.cast(normed, "float32", type), residual: sum };
 }
@@ -133,16 +133,13 @@ export function mlp(g: Graph, numeric: Numeric, x: string, layer: number): strin
   return isTurned ? turned(g, g.node("MatMul", [names.down, gated])) : project(g, numeric, gated, names.down);
 }
 
-/**
- * Projections of x [N, H]: queries and keys stacked [1, Hq + Hkv, N, D], without rotation, and
- * values [1, Hkv, N, D].
- */
-export function projectAttention(g: Graph, config: ModelConfig, numeric: Numeric, x: string, layer: number) {
+/** Projects x [N, H] to unrotated queries and keys [1, Hq + Hkv, N, D], values [1, Hkv, N, D]. */
+export function projectAttention(g: Graph, shape: ModelConfig, numeric: Numeric, x: string, layer: number) {
   const names = layerNames(layer);
   const heads = project(g, numeric, x, names.qkv, 4);
-  const biased = config.qkvBias ? g.node("Add", [heads, names.qkvBias]) : heads;
+  const biased = shape.qkvBias ? g.node("Add", [heads, names.qkvBias]) : heads;
   const [qk, v] = [g.fresh("qk"), g.fresh("v")];
-  const sizes = g.int64([config.numHeads + config.numKvHeads, config.numKvHeads]);
+  const sizes = g.int64([shape.numHeads + shape.numKvHeads, shape.numKvHeads]);
   g.nodeTo([qk, v], "Split", [biased, sizes], { axis: { int: 1 } });
   return { qk, v };
 }
@@ -152,10 +149,7 @@ export function cacheNames(prefix: string, layer: number): { k: string; v: strin
   return { k: `${prefix}_k.${layer}`, v: `${prefix}_v.${layer}` };
 }
 
-/**
- * Softmax of `scores` + `mask` over the last axis, in float32: a float16 sum of thousands of
- * weights would lose the small ones.
- */
+/** Softmax of `scores` + `mask` in float32: a float16 sum of thousands would lose small ones. */
 export function attentionWeights(g: Graph, { dtype }: Numeric, scores: string, mask: string): string {
   const masked = g.node("Add", [g.cast(scores, dtype, "float32"), mask]);
   return g.cast(g.node("Softmax", [masked], { axis: { int: -1 } }), "float32", dtype);
@@ -169,29 +163,29 @@ export function attentionWeights(g: Graph, { dtype }: Numeric, scores: string, m
  * Entries of padding are finite and meaningless. There is no LM head: a prompt's last token is fed
  * to the decode loop, which produces the first logits.
  */
-export function buildPrefillGraph(config: ModelConfig, numeric: Numeric = CPU_FLOAT32): Uint8Array {
-  const { numHeads: Hq, numKvHeads: Hkv, headDim: D, hiddenSize: H } = config;
+export function buildPrefillGraph(shape: ModelConfig, numeric: Numeric = CPU_FLOAT32): Uint8Array {
+  const { numHeads: Hq, numKvHeads: Hkv, headDim: D, hiddenSize: H } = shape;
   const rep = Hq / Hkv;
   const g = Graph.create();
-  declareWeights(g, config, numeric, beyondPrefill(config, numeric.dtype));
+  declareWeights(g, shape, numeric, beyondPrefill(shape, numeric.dtype));
   const ids = g.input("ids", "int64", ["P", "Tp"]);
-  const rope = declareRope(g, config, numeric, config.maxPositions);
+  const rope = declareRope(g, shape, numeric, shape.maxPositions);
 
-  const shape = g.node("Shape", [ids]); // [P, Tp]
+  const idsShape = g.node("Shape", [ids]); // [P, Tp]
   const join = (...parts: string[]) => g.node("Concat", parts, { axis: { int: 0 } });
-  const headsShape = join(g.int64([-1]), shape, g.int64([D]));
-  const queryShape = join(g.int64([Hkv, rep]), shape, g.int64([D]));
-  const keyShape = join(g.int64([Hkv, 1]), shape, g.int64([D]));
-  const length = g.node("Gather", [shape, g.int64(1)]);
+  const headsShape = join(g.int64([-1]), idsShape, g.int64([D]));
+  const queryShape = join(g.int64([Hkv, rep]), idsShape, g.int64([D]));
+  const keyShape = join(g.int64([Hkv, 1]), idsShape, g.int64([D]));
+  const length = g.node("Gather", [idsShape, g.int64(1)]);
   const steps = g.node("Range", [g.int64(0), length, g.int64(1)]);
   const future = g.node("Less", [g.node("Unsqueeze", [steps, g.int64([1])]), steps]);
   const causal = g.node("Where", [future, g.float(MASKED), g.float(0)]); // [Tp, Tp]
 
   let residual = g.node("Reshape", [embed(g, numeric, ids), g.int64([-1, H])]);
-  let x = normOf(g, config, numeric, residual, layerNames(0).inputNorm);
-  for (let layer = 0; layer < config.numLayers; layer++) {
+  let x = normOf(g, shape, numeric, residual, layerNames(0).inputNorm);
+  for (let layer = 0; layer < shape.numLayers; layer++) {
     const names = layerNames(layer);
-    const { qk, v } = projectAttention(g, config, numeric, x, layer);
+    const { qk, v } = projectAttention(g, shape, numeric, x, layer);
     const stacked = g.node("Reshape", [qk, headsShape]); // [Hq + Hkv, P, Tp, D]
     const rotated = g.node("com.microsoft::RotaryEmbedding", [stacked, g.int64([0]), rope.cos, rope.sin]);
     const q = g.fresh("q");
@@ -200,17 +194,17 @@ export function buildPrefillGraph(config: ModelConfig, numeric: Numeric = CPU_FL
     g.nodeTo([cache.v], "Reshape", [v, headsShape]); // [Hkv, P, Tp, D]
     g.output(cache.k, numeric.dtype, [Hkv, "P", "Tp", D]);
     g.output(cache.v, numeric.dtype, [Hkv, "P", "Tp", D]);
-    if (layer === config.numLayers - 1) break; // the rest of the last layer would only feed the LM head
+    if (layer === shape.numLayers - 1) break; // the rest of the last layer would only feed the LM head
 
     const scores = timesTransposed(g, g.node("Reshape", [q, queryShape]), g.node("Reshape", [cache.k, keyShape]));
     const weights = attentionWeights(g, numeric, scores, causal);
     const context = g.node("MatMul", [weights, g.node("Reshape", [cache.v, keyShape])]); // [Hkv, rep, P, Tp, D]
     const rows = g.node("Transpose", [context], { perm: { ints: [2, 3, 0, 1, 4] } });
     const attention = project(g, numeric, g.node("Reshape", [rows, g.int64([-1, Hq * D])]), names.o);
-    const middle = addAndNorm(g, config, numeric, { residual, delta: attention, weight: names.postNorm });
+    const middle = addAndNorm(g, shape, numeric, { residual, delta: attention, weight: names.postNorm });
     const delta = mlp(g, numeric, middle.normed, layer);
     const weight = layerNames(layer + 1).inputNorm;
-    ({ normed: x, residual } = addAndNorm(g, config, numeric, { residual: middle.residual, delta, weight }));
+    ({ normed: x, residual } = addAndNorm(g, shape, numeric, { residual: middle.residual, delta, weight }));
   }
   return g.encodeModel();
 }

@@ -30,10 +30,7 @@ export interface SamplingRows {
   readonly inverseTemperature: string;
   /** bool [R, 1] */
   readonly greedy: string;
-  /**
-   * bool [1]: whether any row needs its most probable token (greedy, or asked for); the argmax is
-   * skipped otherwise.
-   */
+  /** bool [1]: whether any row needs its most probable token; else the argmax is skipped. */
   readonly anyArgmax: string;
   /** float32 [R, 1] in [0, 1), multiples of 2^-24 */
   readonly uniform: string;
@@ -57,8 +54,8 @@ export function sample(g: Graph, logits: string, vocabSize: number, rows: Sampli
   // Padding has weight 0, and the first index whose running sum EXCEEDS the target never has weight
   // 0.
   const padding = count * width - vocabSize;
-  // (0 is what Pad adds. Named, it would be the constant that Max takes as well, one on the host
-  // and one on the device.)
+  // Pad's value is left at its default, 0. An explicit 0 would be the same constant as Max's below,
+  // which CUDA needs on the device while Pad needs it on the host.
   if (padding > 0) e = g.node("Pad", [e, g.int64([0, 0, 0, padding])]);
   const blocks = g.node("Reshape", [e, g.int64([-1, count, width])]);
   const sums = g.node("ReduceSum", [blocks, g.int64([2])], { keepdims: { int: 0 } }); // [R, count]

@@ -5,10 +5,7 @@ import { layerNames, weightViews, type WeightView } from "./weights.js";
 
 /** Name of the file with the initializers, beside the model file. */
 export const WEIGHTS_FILE = "weights.bin";
-/**
- * Initializers start at multiples of this (a page), as the ONNX format recommends for files that
- * are mapped.
- */
+/** Initializers start at multiples of a page, as ONNX recommends for files that are mapped. */
 const ALIGNMENT = 4096;
 
 /** A weight of the graph in `WEIGHTS_FILE`. */
@@ -19,9 +16,9 @@ export interface StoredWeight extends WeightView {
 }
 
 /** Every initializer, in the order of the file. */
-export function storedWeights(config: ModelConfig, dtype: Numeric["dtype"]): StoredWeight[] {
-  const views = weightViews(config);
-  if (config.tieWordEmbeddings && dtype === "float16") views.push({ ...views[0]!, name: "lm_head" });
+export function storedWeights(shape: ModelConfig, dtype: Numeric["dtype"]): StoredWeight[] {
+  const views = weightViews(shape);
+  if (shape.tieWordEmbeddings && dtype === "float16") views.push({ ...views[0]!, name: "lm_head" });
   let position = 0;
   return views.map((view) => {
     const wide = view.name === "lm_head" || view.name.endsWith("norm");
@@ -31,13 +28,10 @@ export function storedWeights(config: ModelConfig, dtype: Numeric["dtype"]): Sto
   });
 }
 
-/**
- * Names of the weights that come after the last layer's keys and values: the prefill graph ends
- * there.
- */
-export function beyondPrefill(config: ModelConfig, dtype: Numeric["dtype"]): ReadonlySet<string> {
-  const { o, postNorm, gate, up, down } = layerNames(config.numLayers - 1);
-  const head = headName(config, { dtype });
+/** Weights that come after the last layer's keys and values, where the prefill graph ends. */
+export function beyondPrefill(shape: ModelConfig, dtype: Numeric["dtype"]): ReadonlySet<string> {
+  const { o, postNorm, gate, up, down } = layerNames(shape.numLayers - 1);
+  const head = headName(shape, { dtype });
   return new Set([o, postNorm, gate, up, down, "final_norm", ...(head === "embedding" ? [] : [head])]);
 }
 

@@ -32,27 +32,27 @@ export function layerNames(layer: number) {
 }
 
 /** Every weight input, in the order of the packed buffer. */
-export function weightViews(config: ModelConfig): WeightView[] {
-  const { hiddenSize: H, headDim: D, numHeads: Hq, numKvHeads: Hkv } = config;
-  const layout = new Map(weightLayout(config).map((entry) => [entry.name, entry]));
-  const view = (name: string, parameter: string, shape?: readonly number[]): WeightView => {
+export function weightViews(shape: ModelConfig): WeightView[] {
+  const { hiddenSize: H, headDim: D, numHeads: Hq, numKvHeads: Hkv } = shape;
+  const layout = new Map(weightLayout(shape).map((entry) => [entry.name, entry]));
+  const view = (name: string, parameter: string, dims?: readonly number[]): WeightView => {
     const entry = layout.get(parameter);
     if (entry === undefined) throw new Error(`no parameter ${parameter} in the layout`);
-    return { name, shape: shape ?? entry.shape, offset: entry.offset };
+    return { name, shape: dims ?? entry.shape, offset: entry.offset };
   };
   const views = [view("embedding", "model.embed_tokens.weight")];
-  for (let i = 0; i < config.numLayers; i++) {
+  for (let i = 0; i < shape.numLayers; i++) {
     const names = layerNames(i);
     const layer = `model.layers.${i}.`;
     views.push(view(names.inputNorm, `${layer}input_layernorm.weight`));
     views.push(view(names.qkv, `${layer}self_attn.q_proj.weight`, [1, Hq + 2 * Hkv, D, H]));
-    if (config.qkvBias) views.push(view(names.qkvBias, `${layer}self_attn.q_proj.bias`, [Hq + 2 * Hkv, 1, D]));
+    if (shape.qkvBias) views.push(view(names.qkvBias, `${layer}self_attn.q_proj.bias`, [Hq + 2 * Hkv, 1, D]));
     views.push(view(names.o, `${layer}self_attn.o_proj.weight`));
     views.push(view(names.postNorm, `${layer}post_attention_layernorm.weight`));
     views.push(view(names.gate, `${layer}mlp.gate_proj.weight`), view(names.up, `${layer}mlp.up_proj.weight`));
     views.push(view(names.down, `${layer}mlp.down_proj.weight`));
   }
   views.push(view("final_norm", "model.norm.weight"));
-  if (!config.tieWordEmbeddings) views.push(view("lm_head", "lm_head.weight"));
+  if (!shape.tieWordEmbeddings) views.push(view("lm_head", "lm_head.weight"));
   return views;
 }

@@ -94,13 +94,13 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
   if (where === "ram") {
     return [
       staging,
-      // engine-weights.ts, `weightsAsInputs`: read in place
+      // weights-as-inputs.ts: read in place
       inRam("weights", base * 4, "lora.enabled"),
       // adapter.ts: merged weights are made of the base, which stays
       ...(lora === null ? [] : [inRam("base, to merge adapters into", base * 4, "lora.enabled")]),
     ];
   }
-  // engine-weights.ts, `weightsAsInitializers`: two sessions, each with a copy of what it uses.
+  // weights-as-initializers.ts: two sessions, each with a copy of what it uses.
   // Without LoRA a new policy is two new sessions, and the old ones go before the new ones come.
   const { dtype } = run.actors;
   const stored = storedWeights(model, dtype);

@@ -16,11 +16,10 @@ import { layoutSize, packShapes, weightLayout, type LayoutEntry } from "../../mo
 import { saveModelFolder } from "../../model/folder.js";
 import { saveAdapterFolder } from "../../model/lora.js";
 import { mulberry32 } from "../../math/random.js";
-import { publishedLayout } from "../../model/identity.js";
+import { publishedLayout, hashLine, hashOfLines } from "../../model/identity.js";
 import { loadPacked, modelTensors } from "../../model/model-weights.js";
 import { readTensor } from "../../model/safetensors/read.js";
 import { writeSafetensors } from "../../model/safetensors/write.js";
-import { hashLine, hashOfLines } from "../../model/identity.js";
 import type { TF } from "../backend/backend.js";
 import { splitFlat, type NamedWeights } from "./named-weights.js";
 

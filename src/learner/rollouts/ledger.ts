@@ -9,8 +9,7 @@ import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import { Journal, recoverJournal } from "../../run/journal.js";
 import { trajectoriesFolder } from "../../run/paths.js";
 import { groupFault, type GroupRules } from "./group-rules.js";
-import type { FinishedBatch, TaskBookOptions } from "./task-book.js";
-import { TaskBook } from "./task-book.js";
+import { type FinishedBatch, type TaskBookOptions, TaskBook } from "./task-book.js";
 
 /** Level, message and fields of a log line. */
 export type Log = (level: "info" | "warn" | "error", message: string, fields?: Record<string, unknown>) => void;

@@ -6,8 +6,7 @@
 import type { Engine, GeneratedGroup } from "../../engine/engine-types.js";
 import type { PolicyVersion } from "../../model/identity.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
-import { Ledger } from "./ledger.js";
-import type { LedgerOptions } from "./ledger.js";
+import { Ledger, type LedgerOptions } from "./ledger.js";
 import type { Evaluation, EvaluationRequest, RolloutSource, TrainingBatch } from "./rollout-source.js";
 
 export interface SerialSourceOptions extends Omit<LedgerOptions, "maxStaleness" | "leaseMs" | "onFatal"> {

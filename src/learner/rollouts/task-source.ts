@@ -9,12 +9,10 @@
 import type { RunConfig } from "../../config/schema.js";
 import { UserError } from "../../errors.js";
 import { readModelConfig, type ModelConfig } from "../../model/config.js";
-import type { ChatMessage, Tokenizer } from "../../model/tokenizer.js";
-import { loadTokenizer } from "../../model/tokenizer.js";
+import { type ChatMessage, type Tokenizer, loadTokenizer } from "../../model/tokenizer.js";
 import type { Sampling, Task } from "../../protocol/messages.js";
 import { taskSeed } from "../../protocol/seeds.js";
-import type { Dataset, Problem } from "../../tasks/dataset.js";
-import { PromptOrder, loadDataset } from "../../tasks/dataset.js";
+import { type Dataset, type Problem, PromptOrder, loadDataset } from "../../tasks/dataset.js";
 import { hash32 } from "../../math/random.js";
 import { rewardWeights, totalReward } from "../../tasks/rewards.js";
 import type { GroupRules } from "./group-rules.js";

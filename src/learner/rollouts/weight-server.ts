@@ -15,8 +15,7 @@ import type { PolicyVersion } from "../../model/identity.js";
 import { ProtocolError, decode, encode } from "../../protocol/codec.js";
 import { Writer, bindRouter } from "../../protocol/sockets.js";
 import { sameToken } from "./run-token.js";
-import type { Announcement } from "../../protocol/wire-schemas.js";
-import { weightsRequest } from "../../protocol/wire-schemas.js";
+import { type Announcement, weightsRequest } from "../../protocol/wire-schemas.js";
 
 export interface WeightServerOptions {
   /** What an actor has to know. */

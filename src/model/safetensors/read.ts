@@ -103,8 +103,7 @@ export function readTensor(tensor: StoredTensor, into: Float32Array = new Float3
   return into;
 }
 
-// ----------------------------------------------------------------------------------------------------
-// headers
+// ---- headers
 
 function readHeader(file: string): Map<string, StoredTensor> {
   const damaged = (what: string): UserError =>
@@ -204,8 +203,7 @@ export function readShardIndex(indexFile: string): Record<string, string> {
   return readJson(indexFile, shardIndexSchema, "Download the file again.").weight_map;
 }
 
-// ----------------------------------------------------------------------------------------------------
-// bytes
+// ---- bytes
 
 function readFully(fd: number, into: Uint8Array, position: number, file: string): void {
   for (let done = 0; done < into.length;) {

@@ -5,10 +5,7 @@ import { fsyncPath, writeFully } from "../../files.js";
 import { narrowToBfloat16, narrowToFloat16 } from "../half.js";
 import { BYTES_PER_ELEMENT, IO_BYTES } from "./read.js";
 
-/**
- * A tensor to be written; a function is called when its turn comes, so that only one tensor need
- * exist at a time.
- */
+/** A tensor to be written; a function makes its values when its turn comes. */
 export interface TensorToWrite<Made = Float32Array> {
   readonly name: string;
   readonly shape: readonly number[];
@@ -51,10 +48,7 @@ export function writeSafetensors(file: string, tensors: readonly TensorToWrite[]
   }
 }
 
-/**
- * Begins a file whose values come later. It has a temporary name until `finish` fsyncs and renames
- * it.
- */
+/** Begins a file whose values come later; it has a temporary name until `finish`. */
 export function createSafetensors(
   file: string,
   tensors: readonly { readonly name: string; readonly shape: readonly number[] }[],

@@ -2,9 +2,8 @@
 import { type AnswerClass, type Changes, analyze, changes } from "../../eval/error-classes.js";
 import type { EvalDir, ModeFigures } from "../../eval/folder/read-results.js";
 import { type Mode, modes } from "../../eval/folder/names.js";
-import { type Interval, tTest, wilsonInterval } from "../../math/statistics.js";
+import { type Interval, tTest, wilsonInterval, mean, sum } from "../../math/statistics.js";
 import type { Gathered } from "./gather.js";
-import { mean, sum } from "../../math/statistics.js";
 
 /** The baseline's result under one prompt in one mode, or an algorithm's over its seeds. */
 export interface Result {

@@ -7,8 +7,7 @@ import { SerialSource } from "../../../src/learner/rollouts/serial-source.js";
 import { TaskBook } from "../../../src/learner/rollouts/task-book.js";
 import { decode, encode, groupToWire, taskFromWire } from "../../../src/protocol/codec.js";
 import type { Task, TrajectoryGroup } from "../../../src/protocol/messages.js";
-import type { Addresses } from "../../../src/protocol/sockets.js";
-import { bindRouter, resolveAddresses } from "../../../src/protocol/sockets.js";
+import { type Addresses, bindRouter, resolveAddresses } from "../../../src/protocol/sockets.js";
 import { fromLearner } from "../../../src/protocol/wire-schemas.js";
 import {
   FakeEngine,
