@@ -1,4 +1,5 @@
 /** What the entry points share: whether the user started a file, and how a failure is reported. */
+import "./telemetry.js";
 import { realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { UserError, messageOf } from "./errors.js";

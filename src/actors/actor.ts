@@ -19,6 +19,7 @@ import { type Addresses, HEARTBEAT_MS, SILENCE_MS, Writer, connectDealer } from 
 import { type Announcement, fromLearner } from "../protocol/wire-schemas.js";
 import type { GeneratedGroup } from "../engine/engine-types.js";
 import type { FromEngine, ToEngine } from "../engine/engine-thread.js";
+import { EngineWatch } from "./engine-watch.js";
 import { WeightFetcher } from "./weight-fetcher.js";
 
 export interface ActorOptions {
@@ -37,7 +38,10 @@ export interface ActorOptions {
   readonly score: (task: Task, generated: GeneratedGroup, actorId: string) => Promise<TrajectoryGroup>;
   readonly log: (level: "info" | "warn" | "error", message: string, fields?: Record<string, unknown>) => void;
   readonly heartbeatMs?: number;
+  /** A learner silent for so long is given up; Infinity under a launcher, which judges it. */
   readonly silenceMs?: number;
+  /** An engine that neither moves nor computes for so long is given up. */
+  readonly engineMs?: number;
 }
 
 /** An answer without ack for this long is sent again; the learner recognises duplicates. */
@@ -76,14 +80,16 @@ export class Actor {
   #hashMismatches = 0;
 
   #steps = 0;
-  #lastLearnerMs = Date.now();
-  #lastTickMs = Date.now();
+  readonly #engineWatch: EngineWatch;
+  #lastLearnerMs = performance.now();
+  #lastTickMs = performance.now();
   readonly #clock = { busyMs: 0, idleMs: 0, sinceMs: performance.now(), busy: false };
   readonly #counters = new Map<string, number>();
   #closed = false;
 
   constructor(options: ActorOptions) {
     this.#options = options;
+    this.#engineWatch = new EngineWatch(options.engineMs);
     this.id = `actor-${options.index}-${process.pid}-${randomBytes(4).toString("hex")}`;
     this.done = new Promise((resolve, reject) => {
       this.#resolveDone = resolve;
@@ -112,7 +118,7 @@ export class Actor {
 
   async #receive(): Promise<void> {
     for await (const frames of this.#socket) {
-      this.#lastLearnerMs = Date.now();
+      this.#lastLearnerMs = performance.now();
       try {
         this.#fromLearner(frames);
       } catch (error) {
@@ -194,9 +200,11 @@ export class Actor {
     if (this.#closed) return;
     switch (message.type) {
       case "loaded":
+        this.#engineWatch.mark();
         this.#loaded(message.version);
         break;
       case "stepped":
+        this.#engineWatch.mark();
         this.#steps = message.steps;
         for (const group of message.groups) this.#answered(group);
         break;
@@ -221,7 +229,7 @@ export class Actor {
     const { header, tensors } = groupToWire(group);
     const frames = encode(header, tensors);
     this.#scoring.delete(task.taskId);
-    this.#unacked.set(task.taskId, { frames, sentMs: Date.now() });
+    this.#unacked.set(task.taskId, { frames, sentMs: performance.now() });
     this.#send(frames);
   }
 
@@ -295,16 +303,23 @@ export class Actor {
 
   #tick(): void {
     const { heartbeatMs = HEARTBEAT_MS, silenceMs = SILENCE_MS } = this.#options;
-    const now = Date.now();
+    const now = performance.now();
     // After a pause of this process the learner's heartbeats wait in the socket: read first.
     const paused = now - this.#lastTickMs > 3 * heartbeatMs;
     this.#lastTickMs = now;
-    if (!paused && now - this.#lastLearnerMs > silenceMs)
+    if (paused) {
+      this.#lastLearnerMs = now;
+      this.#engineWatch.mark();
+    }
+    if (now - this.#lastLearnerMs > silenceMs)
       return this.fail(
         new UserError(
           `The learner has been silent for ${silenceMs / 1_000} s: it is gone, or its machine is. Resume the run with --resume.`,
         ),
       );
+    if (this.#running.size === 0 && this.#loading === null) this.#engineWatch.mark();
+    const hung = this.#engineWatch.hung(now);
+    if (hung !== null) return this.fail(new Error(`the engine has not moved for ${hung} s and does not compute`));
     this.#sendHeartbeat();
     for (const answer of this.#unacked.values()) {
       if (now - answer.sentMs < RESEND_MS) continue;

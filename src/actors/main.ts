@@ -42,6 +42,7 @@ async function main(): Promise<string> {
     index: Number(values.index),
     threads: Number(values.threads),
     addresses: { work, weights },
+    ...(process.send !== undefined && { silenceMs: Infinity }),
     token: process.env[TOKEN_VARIABLE] ?? "",
   });
   try {

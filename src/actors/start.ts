@@ -16,6 +16,7 @@ import { type Addresses, SILENCE_MS } from "../protocol/sockets.js";
 import { loadRewards } from "../tasks/rewards.js";
 import { makeScorer } from "../tasks/scorer.js";
 import { Actor } from "./actor.js";
+import { ENGINE_MS } from "./engine-watch.js";
 import type { EngineThreadData } from "../engine/engine-thread.js";
 
 export interface StartOptions {
@@ -64,9 +65,10 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
     capacity: maxRows,
     weightBytes: layoutSize(publishedLayout(shape, lora)) * 4,
     engine,
-    score: makeScorer(tokenizer, rewards),
+    score: makeScorer(tokenizer, rewards, 1_000 * config.reward.timeout_seconds),
     log: (level, message, fields = {}) => logger[level](fields, message),
     silenceMs,
+    engineMs: ENGINE_MS[device],
   });
   const ended = new Promise((resolve) => engine.once("exit", resolve));
   engine.on("error", (error) => actor.fail(error));

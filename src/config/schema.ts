@@ -172,6 +172,12 @@ export const runConfigSchema = z.strictObject({
         )
         .nonempty()
         .default([{ name: "correctness", weight: 1 }]),
+      timeout_seconds: z
+        .number()
+        .positive()
+        .max(2_000_000)
+        .default(60)
+        .describe("time of one call of a reward function; later, it counts as an error"),
       max_error_rate: unit.default(0.1).describe("stop when more than this share of a batch's reward calls fail"),
       overlong_buffer: z
         .int()

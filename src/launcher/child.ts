@@ -13,6 +13,8 @@ export interface ChildOptions {
   readonly env: NodeJS.ProcessEnv;
   /** File that takes its output. */
   readonly log: string;
+  /** How long its main thread may compute without a life sign; default: any time. */
+  readonly busyLimitMs?: number;
   /** Show the log's tail for user errors as well. */
   readonly debug: boolean;
 }
@@ -20,7 +22,7 @@ export interface ChildOptions {
 export class LoggedChild {
   readonly role: string;
   readonly process: ChildProcess;
-  readonly life = new LifeSigns(performance.now());
+  readonly life: LifeSigns;
   /** Named once as silent, until it moves again. */
   isSuspect = false;
   readonly #options: ChildOptions;
@@ -30,6 +32,7 @@ export class LoggedChild {
 
   constructor(options: ChildOptions) {
     this.role = options.role;
+    this.life = new LifeSigns(performance.now(), options.busyLimitMs);
     this.#options = options;
     const log = openSync(options.log, "a");
     this.#logStart = statSync(options.log).size;

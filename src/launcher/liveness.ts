@@ -16,18 +16,21 @@ const DISK_MS = 600_000;
 /** Below this share of one core a process does not compute. */
 const COMPUTES = 0.05;
 
-export type Verdict =
+export type LifeVerdict =
   { readonly kind: "well" } | { readonly kind: "suspect" | "hung"; readonly seconds: number; readonly why: string };
 
 /** Judges one child over time. All times are monotonic milliseconds. */
 export class LifeSigns {
   #signMs: number;
   #sample: { readonly atMs: number; readonly cpuMs: number } | null = null;
+  readonly #busyLimitMs: number;
   /** Since when it has not computed; null while it does. */
   #idleSinceMs: number | null = null;
 
-  constructor(nowMs: number) {
+  /** @param busyLimitMs how long a main thread may compute without a life sign */
+  constructor(nowMs: number, busyLimitMs = Infinity) {
     this.#signMs = nowMs;
+    this.#busyLimitMs = busyLimitMs;
   }
 
   sign(nowMs: number): void {
@@ -42,14 +45,17 @@ export class LifeSigns {
   }
 
   /** @param sample null where the kernel tells nothing: then only life signs count */
-  judge(nowMs: number, sample: Pick<ProcessStat, "state" | "cpuMs"> | null): Verdict {
+  judge(nowMs: number, sample: Pick<ProcessStat, "state" | "cpuMs"> | null): LifeVerdict {
     const before = this.#sample;
     this.#sample = sample && { atMs: nowMs, cpuMs: sample.cpuMs };
     if (nowMs - this.#signMs < 2 * LIFE_SIGN_MS || sample === null || before === null) return { kind: "well" };
     const computes = sample.cpuMs - before.cpuMs > COMPUTES * (nowMs - before.atMs);
     if (computes) {
       this.#idleSinceMs = null;
-      return { kind: "well" };
+      const busyMs = nowMs - this.#signMs;
+      if (busyMs < SUSPECT_MS || this.#busyLimitMs === Infinity) return { kind: "well" };
+      const why = "its main thread is busy (a reward function that does not return?)";
+      return { kind: busyMs < this.#busyLimitMs ? "suspect" : "hung", seconds: Math.round(busyMs / 1000), why };
     }
     this.#idleSinceMs ??= before.atMs;
     const idleMs = nowMs - Math.max(this.#idleSinceMs, this.#signMs);

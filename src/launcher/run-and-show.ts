@@ -41,6 +41,7 @@ export async function runAndShow(
     runDir,
     actors: run.actors,
     learner: run.learner,
+    rewardTimeoutMs: 1_000 * run.reward.timeout_seconds,
     threads,
     devices: assignDevices(visibleGpus(process.env, smiList()), run, serial),
     libraryPath: { learner: cudaLibraryPath("12"), actor: actorLibraryPath() },

@@ -22,6 +22,8 @@ import { Watchdog } from "./watchdog.js";
 const EXIT_GRACE_MS = 10_000;
 /** How long the learner may take for a last checkpoint when the run is ended by dead actors. */
 const CHECKPOINT_GRACE_MS = 120_000;
+/** A reward function that blocks its process for so long beyond its time-out costs that process. */
+const REWARD_GRACE_MS = 5_000;
 /** How often children are looked at. */
 const LOOK_MS = 2_000;
 
@@ -29,6 +31,7 @@ export interface SuperviseOptions {
   readonly runDir: string;
   readonly actors: RunConfig["actors"];
   readonly learner: Pick<RunConfig["learner"], "max_restarts">;
+  readonly rewardTimeoutMs: number;
   readonly threads: ThreadPlan;
   readonly devices: DevicePlan;
   /** Folders in which a process on a GPU finds CUDA's libraries. */
@@ -148,7 +151,9 @@ export class Supervisor {
     const env = childEnv(threads.actor, devices.actors[index] ?? null, libraryPath.actor);
     const args = ["--index", String(index), "--work", addresses.work, "--weights", addresses.weights];
     const withToken = { ...env, [TOKEN_VARIABLE]: addresses.token };
-    const actor = this.#start(`actor-${index}`, scripts.actor, threads.actor, withToken, args);
+    const { rewardTimeoutMs } = this.#options;
+    const busyLimitMs = rewardTimeoutMs + REWARD_GRACE_MS;
+    const actor = this.#start(`actor-${index}`, scripts.actor, threads.actor, withToken, args, busyLimitMs);
     const learner = this.#learner;
     this.#actors.add(actor);
     this.#showActors();
@@ -189,10 +194,11 @@ export class Supervisor {
     numThreads: number,
     env: NodeJS.ProcessEnv,
     args: readonly string[],
+    busyLimitMs = Infinity,
   ): LoggedChild {
     const { runDir, debug, cleanUpAfter } = this.#options;
     const words = ["--config", configFile(runDir), "--threads", String(numThreads), ...args];
-    const child = new LoggedChild({ role, script, args: words, env, log: logFile(runDir, role), debug });
+    const child = new LoggedChild({ role, script, args: words, env, log: logFile(runDir, role), busyLimitMs, debug });
     this.#children.add(child);
     child.process.on("close", () => {
       this.#children.delete(child);

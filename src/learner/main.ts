@@ -6,7 +6,7 @@
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { UserError, messageOf } from "../errors.js";
-import { endWithError, heedRequests, report } from "../protocol/child-process.js";
+import { endWithError, heedRequests, tellLauncher } from "../protocol/child-process.js";
 import { readRunConfig } from "../run/run-config.js";
 
 const { values } = parseArgs({
@@ -34,7 +34,7 @@ async function main(): Promise<void> {
     resume: values.resume,
     serial: values.serial,
     threads: Number(values.threads),
-    send: report,
+    send: tellLauncher,
     stop: stop.signal,
     requests,
   });

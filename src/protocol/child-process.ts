@@ -1,9 +1,10 @@
 /** How learner and actors behave as processes: under a launcher, or started by hand. */
+import "../telemetry.js";
 import { messageOf, UserError } from "../errors.js";
 import { LIFE_SIGN_MS, type LauncherMessage, type ProgressEvent } from "./progress.js";
 
 /** Sends an event to the launcher; without one it is printed as JSON. */
-export function report(event: ProgressEvent): void {
+export function tellLauncher(event: ProgressEvent): void {
   if (process.send === undefined) console.log(JSON.stringify(event));
   else if (process.connected) process.send(event);
 }
@@ -31,7 +32,7 @@ export function heedRequests({ stop, checkpoint, orphaned }: Requests): void {
     message.type === "stop" ? stop("the launcher said stop") : checkpoint(),
   );
   process.once("disconnect", orphaned);
-  setInterval(() => report({ type: "alive" }), LIFE_SIGN_MS).unref();
+  setInterval(() => tellLauncher({ type: "alive" }), LIFE_SIGN_MS).unref();
 }
 
 /** Tells the launcher why this process ends, and ends it with code 1. */

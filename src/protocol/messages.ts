@@ -36,6 +36,9 @@ export interface Task {
 export type FinishReason = "stop" | "length";
 export type Outcome = "correct" | "wrong" | "unparsed" | "truncated";
 
+/** A larger reward, in size, is taken for a defect: it would make gradients infinite. */
+export const MAX_REWARD = 1e6;
+
 export interface Completion {
   /** [T] sampled token ids, the stop token included when there was one. */
   readonly ids: Int32Array;

@@ -11,7 +11,7 @@ import { inspect } from "node:util";
 import type { RunConfig } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
 import { completionText, type Tokenizer } from "../model/tokenizer.js";
-import type { Completion, FinishReason } from "../protocol/messages.js";
+import { MAX_REWARD, type Completion, type FinishReason } from "../protocol/messages.js";
 import { isWellFormed, outcomeOf } from "./extract.js";
 
 /** A completion as reward functions see it. */
@@ -109,59 +109,105 @@ async function importReward(path: string): Promise<RewardFunction> {
     throw new UserError(`reward.functions: expected an ES module at ${file}, found nothing. Check the path.`);
   let module: { default?: unknown };
   try {
-    module = (await import(pathToFileURL(file).href)) as { default?: unknown };
+    module = await withTimeout(() => import(pathToFileURL(file).href) as Promise<typeof module>, DEFAULT_TIMEOUT_MS);
   } catch (error) {
     throw new UserError(`${file}: expected a reward module that loads, it failed with: ${messageOf(error)}`);
   }
   if (typeof module.default !== "function")
     throw new UserError(
-      `${file}: expected a default export (completions) => (number | null)[], found ${typeof module.default}. Add "export default".`,
+      `${file}: expected a default export (completions) => (number | null)[], found ${typeof module.default}. ${"default" in module ? "Export a function" : 'Add "export default"'}.`,
     );
   return module.default as RewardFunction;
 }
 
 /**
- * Runs every reward function over the completions of a group. A function that throws, or returns
- * anything but one number or null for each completion, gives null and an entry "<function>: <type>:
- * <message>" in `rewardErrors` for each completion it did not score.
+ * Runs every reward function over the completions of a group, each on copies of its own.
+ * A function that throws, is late, or returns anything but one finite number or null for each
+ * completion gives null and an entry "<function>: <type>: <message>" in `rewardErrors`.
+ * @param timeoutMs time of one call; what arrives later is nobody's
  */
 export async function scoreTexts(
   completions: readonly ScoredText[],
   rewards: readonly Reward[],
+  timeoutMs = DEFAULT_TIMEOUT_MS,
 ): Promise<Pick<Completion, "rewards" | "rewardErrors" | "outcome">[]> {
-  const values = completions.map((): Record<string, number | null> => ({}));
-  const errors = completions.map((): string[] => []);
-  for (const { name, score } of rewards) {
-    const scores = await scoresOf(score, completions);
-    for (const [i, scored] of scores.entries()) {
-      const failed = scored instanceof Error;
-      (values[i] as Record<string, number | null>)[name] = failed ? null : scored;
-      if (failed) (errors[i] as string[]).push(`${name}: ${scored.name}: ${scored.message}`);
-    }
-  }
-  return completions.map(({ text, finishReason, answer }, i) => ({
-    rewards: values[i] as Record<string, number | null>,
-    rewardErrors: errors[i] as string[],
-    outcome: outcomeOf(text, finishReason, answer),
+  const outcomes = completions.map(({ text, finishReason, answer }) => outcomeOf(text, finishReason, answer));
+  const columns: (number | null | RewardFailure)[][] = [];
+  for (const { score } of rewards) columns.push(await scoresOf(score, completions, timeoutMs));
+  return completions.map((_, i) => ({
+    rewards: Object.fromEntries(
+      rewards.map(({ name }, f) => {
+        const value = columns[f]![i]!;
+        return [name, value instanceof RewardFailure ? null : value];
+      }),
+    ),
+    rewardErrors: rewards.flatMap(({ name }, f) => {
+      const value = columns[f]![i];
+      return value instanceof RewardFailure ? [`${name}: ${value.text}`] : [];
+    }),
+    outcome: outcomes[i]!,
   }));
 }
 
-/** One score or error for each completion. */
-async function scoresOf(score: RewardFunction, completions: readonly ScoredText[]): Promise<(number | null | Error)[]> {
+const DEFAULT_TIMEOUT_MS = 60_000;
+/** Longer messages of user code are cut: they travel, and are shown in a line. */
+const LONGEST_MESSAGE = 500;
+
+class RewardFailure {
+  readonly text: string;
+
+  constructor(thrown: unknown) {
+    const text =
+      thrown instanceof Error ? `${String(thrown.name)}: ${String(thrown.message)}` : `Error: ${inspect(thrown)}`;
+    this.text = text.length > LONGEST_MESSAGE ? `${text.slice(0, LONGEST_MESSAGE)}…` : text;
+  }
+}
+
+/** One score or failure for each completion. */
+async function scoresOf(
+  score: RewardFunction,
+  completions: readonly ScoredText[],
+  timeoutMs: number,
+): Promise<(number | null | RewardFailure)[]> {
+  const all = (thrown: unknown): RewardFailure[] => completions.map(() => new RewardFailure(thrown));
   let returned: unknown;
   try {
-    returned = await score(completions);
+    returned = await withTimeout(async () => score(completions.map(copyOf)), timeoutMs);
   } catch (error) {
-    return completions.map(() => (error instanceof Error ? error : new Error(String(error))));
+    return all(error);
   }
   if (!Array.isArray(returned) || returned.length !== completions.length) {
     const found = Array.isArray(returned) ? `${returned.length} entries` : typeof returned;
-    return completions.map(() => new TypeError(`expected an array of ${completions.length} rewards, found ${found}`));
+    return all(new TypeError(`expected an array of ${completions.length} rewards, found ${found}`));
   }
-  return returned.map((value: unknown) => {
-    if (value === null || (typeof value === "number" && Number.isFinite(value))) return value;
-    return new TypeError(`expected a finite number or null, found ${inspect(value)}`);
+  // Array.from: a hole is a value that is missing, which map would pass over
+  return Array.from(returned as unknown[], (value) => {
+    if (value === null) return null;
+    if (typeof value !== "number" || !Number.isFinite(value))
+      return new RewardFailure(new TypeError(`expected a finite number or null, found ${inspect(value)}`));
+    if (Math.abs(value) > MAX_REWARD)
+      return new RewardFailure(new RangeError(`expected a reward of at most ${MAX_REWARD} in size, found ${value}`));
+    return value;
   });
+}
+
+const copyOf = (completion: ScoredText): ScoredText => ({ ...completion, ids: completion.ids.slice() });
+
+/** @throws Error when the call takes longer; how it ends then is ignored */
+async function withTimeout<T>(call: () => Promise<T>, timeoutMs: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      const error = new Error(`no answer within ${timeoutMs / 1000} s (reward.timeout_seconds)`);
+      error.name = "TimeoutError";
+      reject(error);
+    }, timeoutMs);
+  });
+  try {
+    return await Promise.race([call(), late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /**
@@ -173,6 +219,7 @@ export function scoreGroup(
   rewards: readonly Reward[],
   problem: { readonly question: string; readonly answer: string },
   completions: readonly { readonly ids: Int32Array; readonly finishReason: FinishReason }[],
+  timeoutMs?: number,
 ): Promise<Pick<Completion, "rewards" | "rewardErrors" | "outcome">[]> {
   const texts = completions.map(({ ids, finishReason }) => ({
     text: completionText(tokenizer, { ids, finishReason }),
@@ -181,7 +228,7 @@ export function scoreGroup(
     answer: problem.answer,
     finishReason,
   }));
-  return scoreTexts(texts, rewards);
+  return scoreTexts(texts, rewards, timeoutMs);
 }
 
 /**

@@ -14,9 +14,9 @@ interface SampledGroup {
 export type Scorer = (task: Task, sampled: SampledGroup, actorId: string) => Promise<TrajectoryGroup>;
 
 /** Scores groups with these rewards; the texts they read come from this tokenizer. */
-export function makeScorer(tokenizer: Tokenizer, rewards: readonly Reward[]): Scorer {
+export function makeScorer(tokenizer: Tokenizer, rewards: readonly Reward[], timeoutMs?: number): Scorer {
   return async (task, { completions, timing }, actorId) => {
-    const scores = await scoreGroup(tokenizer, rewards, task.problem, completions);
+    const scores = await scoreGroup(tokenizer, rewards, task.problem, completions, timeoutMs);
     const scored = completions.map(({ logprobs, ...completion }, i) => ({
       ...completion,
       behaviourLogprobs: logprobs,

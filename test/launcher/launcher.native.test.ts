@@ -57,6 +57,7 @@ function start(
     debug: false,
     onActors: () => {},
     cleanUpAfter: () => {},
+    rewardTimeoutMs: 60_000,
     ...options,
     onEvent: (event) => {
       events.push(event);

@@ -32,6 +32,14 @@ describe("a child without life signs", () => {
     expect(verdicts.at(-12)).not.toBe("hung");
   });
 
+  it("that is an actor whose main thread is busy is named, and killed beyond the time-out of rewards", () => {
+    const life = new LifeSigns(0, 65_000);
+    const verdicts = Array.from({ length: 40 }, (_, i) => life.judge(2_000 * i, { state: "R", cpuMs: 2_000 * i }).kind);
+    expect(2 * verdicts.indexOf("suspect")).toBeLessThanOrEqual(30);
+    expect(2 * verdicts.indexOf("hung")).toBeGreaterThanOrEqual(64);
+    expect(2 * verdicts.indexOf("hung")).toBeLessThanOrEqual(70);
+  });
+
   it("is well again after a sign, and after a pause that was everybody's", () => {
     for (const again of ["sign", "forgive"] as const) {
       const life = new LifeSigns(0);

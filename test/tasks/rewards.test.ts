@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
 import { afterAll, describe, expect, it } from "vitest";
 import { runConfigSchema } from "../../src/config/schema.js";
@@ -170,6 +171,74 @@ describe("a failing reward function", () => {
       `f: TypeError: expected a finite number or null, found ${inspect(value)}`,
     ]);
     expect(scored[1]?.rewardErrors).toEqual([]);
+  });
+});
+
+describe("user code is kept apart", () => {
+  it("each function has copies: what it sorts, reverses or writes to changes nobody else", async () => {
+    const given = [text("#### 53"), text("#### 54"), text("none")].map((one, i) => ({
+      ...one,
+      ids: Int32Array.of(i, 9),
+    }));
+    const vandal = reward("vandal", (completions) => {
+      const mine = completions as ScoredText[];
+      for (const one of mine as { text: string; answer: string; ids: Int32Array }[]) {
+        one.text = "#### 0";
+        one.answer = "#### 0";
+        one.ids.reverse();
+      }
+      mine.sort((a, b) => b.ids[0]! - a.ids[0]!).reverse();
+      mine.length = 1;
+      return [1, 2, 3];
+    });
+    const seen: ScoredText[] = [];
+    const witness = reward("witness", (completions) => (seen.push(...completions), [0, 0, 0]));
+    const scored = await scoreTexts(given, [vandal, ...(await loadRewards(configOf("correctness"), 64)), witness]);
+    expect(scored.map((s) => [s.rewards["vandal"], s.rewards["correctness"], s.outcome])).toEqual([
+      [1, 1, "correct"],
+      [2, 0, "wrong"],
+      [3, 0, "unparsed"],
+    ]);
+    expect(seen).toEqual(given);
+    expect(given.map(({ ids }) => [...ids])).toEqual([
+      [0, 9],
+      [1, 9],
+      [2, 9],
+    ]);
+  });
+
+  it.each<[string, () => unknown, RegExp]>([
+    ["never answers", () => new Promise(() => {}), /^TimeoutError: no answer within 0.05 s/],
+    [
+      "answers too late, with an error",
+      () => sleep(100).then(() => Promise.reject(new Error("late"))),
+      /^TimeoutError/,
+    ],
+    ["leaves holes", () => new Array(2), /^TypeError: expected a finite number or null, found undefined/],
+    ["gives words", () => ["1", "2"], /found '1'/],
+    ["gives truth", () => [true, false], /found true/],
+    ["gives big integers", () => [1n, 2n], /found 1n/],
+    ["gives infinite rewards", () => [Infinity, -Infinity], /found Infinity/],
+    ["gives rewards that make gradients infinite", () => [1e308, -1e308], /^RangeError: expected a reward of at most/],
+    ["gives too few", () => [1], /expected an array of 2 rewards, found 1 entries/],
+    ["gives too many", () => [1, 2, 3], /found 3 entries/],
+    ["gives an object that looks like an array", () => ({ length: 2, 0: 1, 1: 1 }), /found object/],
+    ["gives nothing", () => undefined, /found undefined/],
+    ["throws a page of HTML", () => Promise.reject(new Error("502 " + "<html>".repeat(5_000))), /^Error: 502 <html>/],
+    ["throws no error", () => Promise.reject({ code: 7 }), /^Error: \{ code: 7 \}/],
+    ["throws nothing", () => Promise.reject(undefined), /^Error: undefined/],
+  ])("one that %s gives null and an error of a line", async (_, act, message) => {
+    const bad = reward("bad", act as RewardFunction);
+    const good = reward("good", () => [1, 2]);
+    const scored = await scoreTexts([text("#### 53"), text("")], [bad, good], 50);
+    expect(scored.map((s) => s.rewards["good"])).toEqual([1, 2]);
+    for (const { rewards, rewardErrors } of scored) {
+      expect(rewards["bad"]).toBeNull();
+      expect(rewardErrors).toHaveLength(1);
+      expect(rewardErrors[0]!.replace(/^bad: /, "")).toMatch(message);
+      expect(rewardErrors[0]!.length).toBeLessThan(600);
+    }
+    await sleep(100); // a late rejection ends nothing
   });
 });
 

@@ -2,7 +2,7 @@
  * What a trajectory group must be before it counts: checked when it arrives, and again when it is
  * read back from the journal. The wire's schema has checked its form; this checks its meaning.
  */
-import type { Completion, Task, TrajectoryGroup } from "../../protocol/messages.js";
+import { MAX_REWARD, type Completion, type Task, type TrajectoryGroup } from "../../protocol/messages.js";
 
 export interface GroupRules {
   readonly vocabSize: number;
@@ -10,8 +10,6 @@ export interface GroupRules {
   readonly rewardNames: readonly string[];
 }
 
-/** A larger reward is taken for a defect: it would make gradients infinite. */
-export const MAX_REWARD = 1e6;
 /** A sampled token cannot be less probable, whatever the temperature. */
 const MIN_LOGPROB = -1e4;
 

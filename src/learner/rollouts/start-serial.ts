@@ -37,6 +37,6 @@ export async function startSerialSource(run: RunConfig, options: SerialOptions):
     note: options.note,
     engine,
     maxRows,
-    score: makeScorer(tokenizer, rewards),
+    score: makeScorer(tokenizer, rewards, 1_000 * run.reward.timeout_seconds),
   });
 }

@@ -105,7 +105,9 @@ export class TaskSource {
     return Array.from({ length: Math.min(n, this.#problems.validation.size) }, (_, i) => {
       const taskId = `${purpose}${pad(iteration)}-${mode}-${pad(i, 5)}`;
       const task = { taskId, kind: "eval", batch: iteration, groupSize: 1, minIteration: iteration } as const;
-      return this.#complete(task, this.#problems.validation.problem(i), temperature);
+      // The noise of a question is the same in every evaluation: equal weights answer equally.
+      const noise = `${purpose}-${mode}-${pad(i, 5)}`;
+      return this.#complete(task, this.#problems.validation.problem(i), temperature, noise);
     });
   }
 
@@ -113,6 +115,7 @@ export class TaskSource {
     task: Pick<Task, "taskId" | "kind" | "batch" | "groupSize" | "minIteration">,
     problem: Problem,
     temperature: number,
+    noise = task.taskId,
   ): Task {
     const sampling: Sampling = {
       temperature,
@@ -124,7 +127,7 @@ export class TaskSource {
     return {
       ...task,
       promptIds,
-      seed: taskSeed(this.#run.seed, task.taskId),
+      seed: taskSeed(this.#run.seed, noise),
       sampling,
       problem: { question, answer },
     };

@@ -86,6 +86,10 @@ describe("evaluation tasks", () => {
     expect(greedy).toHaveLength(5);
     expect(greedy[0]!.sampling.temperature).toBe(0);
     expect(new Set([...sampled, ...greedy].map((t) => t.taskId)).size).toBe(8);
+    // the same noise for the same question, so that equal weights have equal accuracy
+    const later = tasks.evalTasks({ iteration: 60, n: 3, mode: "sampled", purpose: "eval" });
+    expect(later.map((t) => t.seed)).toEqual(sampled.map((t) => t.seed));
+    expect(new Set([...sampled, ...greedy].map((t) => t.seed)).size).toBe(8);
   });
 });
 
