@@ -1,7 +1,4 @@
-/**
- * What a trajectory group must be before it counts: checked when it arrives, and again when it is
- * read back from the journal. The wire's schema has checked its form; this checks its meaning.
- */
+/** What a group must mean before it counts: checked on arrival and when read from the journal. */
 import type { Completion, Task, TrajectoryGroup } from "../../protocol/messages.js";
 
 export interface GroupRules {
