@@ -1,7 +1,4 @@
-/**
- * The whole contract between learner and actors: what is asked, what comes back.
- * Types only, plus the schemas that guard the wire; sockets live in sockets.ts, bytes in codec.ts.
- */
+/** The whole contract between learner and actors, as types; sockets.ts and codec.ts carry it. */
 import type { PolicyVersion } from "../model/identity.js";
 
 /** Raised when a message changes meaning; peers of another version are refused by name. */
@@ -39,18 +36,12 @@ export type Outcome = "correct" | "wrong" | "unparsed" | "truncated";
 export interface Completion {
   /** [T] sampled token ids, the stop token included when there was one. */
   readonly ids: Int32Array;
-  /**
-   * [T] log-probability (nats) of each id under softmax(logits / temperature) of the weights that
-   * sampled it.
-   */
+  /** [T] nats of each id under softmax(logits / temperature) of the weights that sampled it. */
   readonly behaviourLogprobs: Float32Array;
   readonly finishReason: FinishReason;
   /** The weights that sampled every token of it. */
   readonly version: PolicyVersion;
-  /**
-   * By reward function name; null = does not apply or failed (failures are listed in
-   * `rewardErrors`).
-   */
+  /** By reward function name; null = does not apply, or failed (see `rewardErrors`). */
   readonly rewards: Readonly<Record<string, number | null>>;
   /** Exceptions of reward functions as "<function>: <type>: <message>"; empty in health. */
   readonly rewardErrors: readonly string[];
