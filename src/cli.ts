@@ -1,9 +1,7 @@
 #!/usr/bin/env node
 /**
- * `node dist/cli.js <command>`: everything except training runs (launch.ts). Each file of cli/
- * holds one command's options and loads its job only when it runs, so that `--help` is instant.
- *
- * Exit code: 0, or 1 with one line on stderr.
+ * `node dist/cli.js <command>`: everything except training runs (launch.ts). A file of cli/ loads
+ * its job only when it runs, so that `--help` is instant. Exits 0, or 1 with one line on stderr.
  */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
@@ -72,11 +70,7 @@ export function createProgram(): Command {
   return program;
 }
 
-/**
- * Runs a command.
- * @returns the exit code
- * @throws UserError for a command line that is not understood, and whatever the command throws
- */
+/** Returns the exit code. @throws UserError for a command line that is not understood */
 export async function cli(argv: readonly string[]): Promise<number> {
   const program = createProgram();
   try {

@@ -14,9 +14,8 @@ export function isEntry(url: string): boolean {
 }
 
 /**
- * Runs an entry point and turns what it throws into an exit code: a UserError's message alone (its
- * stack only under `--debug`), anything else with its stack, because it is a defect.
- * @returns the exit code
+ * Turns what an entry point throws into an exit code. A UserError shows its message alone (stack
+ * under `--debug`); anything else is a defect and shows its stack.
  */
 export async function guarded(main: () => Promise<number>, debug: boolean): Promise<number> {
   // A reader that is gone is no failure: a closed terminal, `| head`. The run goes on.

@@ -1,17 +1,11 @@
-/**
- * Files as this project writes and reads them: whole or not at all, and JSON that is checked by a
- * schema. Knows nothing of what a file means.
- */
+/** Files written whole or not at all, and JSON that is checked by a schema. */
 import { randomBytes } from "node:crypto";
 import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { z } from "zod";
 import { UserError, messageOf } from "./errors.js";
 
-/**
- * Writes a file that appears under its name only when it is complete and on disk.
- * Other processes see the old content or the new one, also after a power cut.
- */
+/** Writes a file that appears under its name only when it is whole and on disk. */
 export function writeWhole(file: string, content: string | Uint8Array | Iterable<Uint8Array>): void {
   const temporary = `${file}.tmp-${process.pid}-${randomBytes(4).toString("hex")}`;
   try {
@@ -37,10 +31,7 @@ export function writeJson(file: string, value: unknown): void {
   writeWhole(file, `${JSON.stringify(value, null, 2)}\n`);
 }
 
-/**
- * Writes all bytes, however many calls the kernel needs for them.
- * @param position byte offset in the file; null appends at the current position
- */
+/** Writes all bytes in as many calls as it takes; `position` null means the current one. */
 export function writeFully(fd: number, bytes: NodeJS.ArrayBufferView, position: number | null = null): void {
   for (let written = 0; written < bytes.byteLength;) {
     const at = position === null ? null : position + written;
@@ -67,11 +58,7 @@ export function jsonOf(text: string): unknown {
   }
 }
 
-/**
- * Reads a JSON file of a known form.
- * @param cure a sentence that says how to mend a file that does not fit
- * @throws UserError when the file cannot be read, is no JSON, or does not fit the schema
- */
+/** Reads JSON; `cure` is a sentence. @throws UserError when unreadable or unlike the schema */
 export function readJson<T>(file: string, schema: z.ZodType<T>, cure = ""): T {
   let json: unknown;
   try {
@@ -83,8 +70,7 @@ export function readJson<T>(file: string, schema: z.ZodType<T>, cure = ""): T {
 }
 
 /**
- * Reads the complete lines of a JSONL file; a missing file has none.
- * The text behind the last line break is left out: a writer may be in the middle of it.
+ * Reads whole lines of JSONL (a missing file has none); a writer may be in the middle of the last.
  * @throws UserError naming the first line that is no JSON or does not fit the schema
  */
 export function readJsonLines<T>(file: string, schema: z.ZodType<T>, cure = ""): T[] {

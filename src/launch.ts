@@ -1,11 +1,8 @@
 #!/usr/bin/env node
 /**
- * `node dist/launch.js --algo grpo|ppo`: from a configuration to a trained model. Resolves the
- * configuration, makes the run directory, starts learner and actors, and shows how they fare.
- * Computes nothing itself and loads no numeric library.
- *
- * Exit code: 0 when the run ended well, 1 when it failed, 128 + signal number when a signal ended
- * it.
+ * `node dist/launch.js --algo grpo|ppo`: from a configuration to a trained model.
+ * It computes nothing and loads no numeric library.
+ * Exit code: 0 when the run ended well, 1 when it failed, 128 + signal number after a signal.
  */
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
@@ -55,9 +52,7 @@ const built = (path: string): string => fileURLToPath(new URL(path, import.meta.
 const builtScripts = { learner: built("./learner/main.js"), actor: built("./actors/main.js") };
 
 /**
- * Runs the launcher.
- * @param scripts what to fork in place of this package's learner and actor
- * @returns the exit code
+ * Returns the exit code; `scripts` are forked in place of this package's learner and actor.
  * @throws UserError for anything the user can mend before processes are started
  */
 export async function launch(

@@ -1,12 +1,7 @@
 /**
- * A rollout actor: takes tasks from the learner, has its engine answer them, scores the answers and
- * sends them back.
- *
+ * A rollout actor: takes tasks, has its engine answer them, scores the answers and sends them back.
  *   task ─▶ waiting ─▶ running (engine) ─▶ scored ─▶ unacked ─▶ forgotten
- *
- * Weights: announced in heartbeats, fetched in the background while the engine works, adopted when
- * nothing is in flight. Knows the protocol; knows neither what runs the model nor how answers are
- * scored.
+ * Weights are fetched in the background and adopted when nothing is in flight.
  */
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -50,9 +45,7 @@ const RESEND_MS = 10_000;
 const MAX_HASH_MISMATCHES = 3;
 
 export class Actor {
-  /**
-   * Fresh for each start of a process: a restarted actor is another one. Also its ZeroMQ identity.
-   */
+  /** Fresh for each start: a restarted actor is another one. Also its ZeroMQ identity. */
   readonly id: string;
   /** Resolves with the learner's reason to stop; rejects when the actor cannot go on. */
   readonly done: Promise<string>;
@@ -169,10 +162,7 @@ export class Actor {
 
   // ---- engine
 
-  /**
-   * Gives the engine what it may have now: newer weights once it is empty, else tasks its weights
-   * may answer.
-   */
+  /** Gives the engine newer weights once it is empty, else tasks its weights may answer. */
   #pump(): void {
     if (this.#loading !== null) return;
     if (this.#fetched !== null) {
@@ -235,10 +225,7 @@ export class Actor {
 
   // ---- weights
 
-  /**
-   * Nothing is fetched while fetched weights wait for the engine: there is one buffer, which the
-   * engine reads in place.
-   */
+  /** Fetches nothing while fetched weights wait: the engine reads the one buffer in place. */
   async #refreshWeights(): Promise<void> {
     if (this.#fetching) return;
     this.#fetching = true;

@@ -2,9 +2,7 @@
  * Entry of an actor process:
  *   node dist/actors/main.js --config <run_dir>/config.json --run-dir <run_dir> --index 0 --work
  *   <address> --weights <address> --threads 1
- * Reads the resolved configuration, then imports the heavy libraries. Weights come from the
- * learner, never from disk. Exits 0 when told to stop (by the learner, the launcher or SIGTERM), 1
- * with a message otherwise.
+ * Weights come from the learner, never from disk. Exits 0 when told to stop, 1 with a message else.
  */
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";

@@ -1,7 +1,4 @@
-/**
- * Puts an actor together: engine in a thread of its own, tokenizer and rewards here, sockets to the
- * learner.
- */
+/** Puts an actor together: engine in its own thread, tokenizer and rewards here, sockets. */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
@@ -33,10 +30,7 @@ export interface StartOptions {
 export interface StartedActor {
   /** See Actor.done. */
   readonly done: Promise<string>;
-  /**
-   * Says bye and ends the engine's thread, which may take a segment: a process must not exit under
-   * a running session.
-   */
+  /** Says bye and ends the engine's thread: a process must not exit under a running session. */
   close(reason: string): Promise<void>;
 }
 

@@ -1,7 +1,6 @@
 /**
- * Fetches a policy's weights: from the learner's file in shared memory when it is there, else
- * chunk by chunk, a few requests ahead; a chunk whose checksum is wrong is asked for again.
- * The whole is checked later, by the hash of what the engine loaded.
+ * Fetches a policy's weights from the learner's file in shared memory, else chunk by chunk.
+ * A chunk with a wrong checksum is asked for again; the engine's hash is the proof.
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { crc32 } from "node:zlib";
@@ -20,10 +19,7 @@ export class WeightFetcher {
   readonly #writer: Writer;
   readonly #count: (name: string) => void;
   readonly #token: string;
-  /**
-   * One for all fetches: a new one each time would wait for the collector of two threads, beside
-   * the next.
-   */
+  /** One for all fetches: a new one each time would wait for two threads' collectors. */
   #buffer = new SharedArrayBuffer(0);
 
   constructor(address: string, identity: string, token: string, count: (name: string) => void) {
@@ -35,9 +31,8 @@ export class WeightFetcher {
   }
 
   /**
-   * The packed weights of the policy announced, in shared memory so that the engine's thread can
-   * read them in place. Null when the learner has moved on to another policy, or the fetcher was
-   * closed. One fetch at a time; the next one overwrites what this one gave.
+   * The announced policy's packed weights in shared memory, which the next fetch overwrites.
+   * Null when the learner has moved on to another policy, or the fetcher was closed.
    */
   async fetch({ sha256, totalBytes, chunkBytes, file }: Announcement): Promise<Float32Array | null> {
     if (this.#buffer.byteLength !== totalBytes) this.#buffer = new SharedArrayBuffer(totalBytes);
@@ -59,8 +54,7 @@ export class WeightFetcher {
         continue;
       }
       const reply = this.#read(frames);
-      // Late replies of an abandoned fetch, and second copies of a chunk asked for twice, are
-      // passed over.
+      // Late replies of an abandoned fetch and second copies of a chunk are passed over.
       if (reply === null || reply.header.sha256 !== sha256) continue;
       if (reply.header.type === "gone") return null;
       const { chunk } = reply.header;

@@ -1,7 +1,4 @@
-/**
- * The list of configuration keys, read off the schema: dotted names, what each expects, its default
- * and meaning. Serves error messages and `--help`. Knows nothing about files or flags.
- */
+/** The list of configuration keys, read off the schema, for error messages and `--help`. */
 import { distance } from "fastest-levenshtein";
 import { z } from "zod";
 import { runConfigSchema } from "./schema.js";
@@ -102,11 +99,7 @@ const otherNames: Readonly<Record<string, string>> = {
   num_actors: "actors.num",
 };
 
-/**
- * The valid name closest to an unknown one, by edit distance over full dotted names; a key typed
- * without its section ("num_problems") finds its home.
- * @param also more candidates, such as command-line flags
- */
+/** The valid name closest to an unknown one; a key typed without its section finds its home. */
 export function nearestKey(unknown: string, also: readonly string[] = []): string {
   const known = otherNames[unknown];
   if (known !== undefined) return known;

@@ -1,11 +1,8 @@
 /**
- * From files and flags to one resolved configuration.
- *
+ * From files and flags to one resolved configuration, which holds absolute paths.
  * Precedence: schema defaults < configs/<algo>_config.yaml < each --config FILE, left to right <
- * --dotted.key=value. Without --config, configs/starter.yaml is taken. Relative paths (--config,
- * model.path, data files, reward modules) are looked for in the current directory, then in this
- * package, which ships assets/ and configs/; model.path may also be the hub id of a model in the
- * Hugging Face cache. The resolved configuration holds absolute paths.
+ * --dotted.key=value. Without --config, configs/starter.yaml is taken. Relative paths are looked
+ * for in the current directory, then this package; model.path may also be a hub id.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { isAbsolute, join, relative, resolve } from "node:path";
@@ -41,11 +38,7 @@ export interface LoadedConfig {
 
 type Layer = Record<string, unknown>;
 
-/**
- * Resolves a configuration.
- * @throws UserError for unreadable files, unknown keys, values of the wrong type, and keys that
- *   contradict each other
- */
+/** @throws UserError for unreadable files, unknown keys, wrong types, and keys that contradict */
 export function loadConfig(options: LoadOptions): LoadedConfig {
   const cwd = options.cwd ?? process.cwd();
   const usesStarter = (options.files ?? []).length === 0;
@@ -75,10 +68,7 @@ export function loadConfig(options: LoadOptions): LoadedConfig {
 /** Keys that may change when a run is resumed: how long and where it runs, not what is learnt. */
 const RESUMABLE = /^(max_steps|eval_steps|save_steps|save_total_limit|actors\..*|learner\..*|transport\..*)$/;
 
-/**
- * The configuration of a run to be continued: the stored one, with a few overrides.
- * @throws UserError for an override that would make it another run
- */
+/** The stored configuration with a few overrides. @throws UserError if one makes another run */
 export function resumeConfig(stored: RunConfig, words: readonly string[], flags?: readonly string[]) {
   const overrides = parseOverrides(words, flags);
   for (const { key, word } of overrides) {
@@ -129,7 +119,7 @@ interface Override {
   readonly layer: Layer;
 }
 
-/** Parses `--key=value` and `--key value`; values are YAML, dashes count as underscores. */
+/** Parses `--key=value` and `--key value`; values are YAML, dashes in keys count as underscores. */
 function parseOverrides(words: readonly string[], flags: readonly string[] = []): Override[] {
   const overrides: Override[] = [];
   for (let i = 0; i < words.length; i++) {
@@ -158,8 +148,7 @@ function parseOverrides(words: readonly string[], flags: readonly string[] = [])
 /** Always throws. */
 function explainUnknown(typed: string, key: string, flags: readonly string[]): never {
   const nearest = nearestKey(key, flags);
-  // the schema check words the message, sampling knobs included, unless a flag is nearer than any
-  // key
+  // the schema check words the message, unless a flag is nearer than any key
   if (!flags.includes(nearest)) checkLayer(nest(key.split("."), null), `--${typed}`);
   throw new UserError(`--${typed}: unknown option; the nearest valid one is --${nearest}.`);
 }
@@ -195,12 +184,10 @@ function resolvePaths(config: RunConfig, cwd: string): RunConfig {
   };
 }
 
-/**
- * A reward function is named by a path when it looks like one; everything else is a built-in name.
- */
+/** A reward function named by a path looks like one; everything else is a built-in name. */
 const isModulePath = (name: string): boolean => /[/\\]|\.[cm]?js$/.test(name);
 
-/** Absolute path of an input: in the current directory, or in the package if only there. */
+/** Looks in the current directory, then the package; a missing file stays as the user meant it. */
 function resolveInput(path: string, cwd: string): string {
   if (isAbsolute(path)) return path;
   const inPackage = join(packageRoot, path);

@@ -1,7 +1,6 @@
 /**
- * The one schema of a training run. TRL's names with TRL's meaning where TRL has the key
- * (GRPOConfig, PPOConfig, TrainingArguments); sections only for what TRL has no name for. Unknown
- * keys fail (load.ts names the nearest one).
+ * The one schema of a training run: TRL's names and meaning where TRL has the key (GRPOConfig,
+ * PPOConfig, TrainingArguments); sections only for what TRL has no name for. Unknown keys fail.
  */
 import { z } from "zod";
 

@@ -1,7 +1,4 @@
-/**
- * Checks of a configuration: each layer against the schema, then the merged whole for rules that
- * join several keys. Knows nothing about where layers come from, nor about files they name.
- */
+/** Checks each layer against the schema, then the merged whole for rules that join several keys. */
 import { z } from "zod";
 import { UserError } from "../errors.js";
 import { parseAddress } from "../protocol/address.js";
@@ -21,7 +18,7 @@ const PPO_KEYS = new Set(
   ),
 );
 
-/** Sampling knobs of other systems; with them the sampled distribution is not the trained one. */
+/** Other systems' sampling knobs: any would make the sampled distribution unlike the trained. */
 const SAMPLING_KEYS = new Set(["top_p", "top_k", "min_p", "repetition_penalty"]);
 
 /** Nats; a smaller limit on the largest gap is not meant for float16. */
@@ -29,7 +26,6 @@ const FLOAT16_GAP = 1e-3;
 
 /**
  * Checks one layer (a file, or one flag) by itself, so that a message can name its origin.
- * @param where the origin as the user wrote it
  * @param flags command-line flags to suggest as well, without dashes
  * @throws UserError with one line per fault: key, expected, found
  */
@@ -72,8 +68,7 @@ function show(value: unknown): string {
 }
 
 /**
- * Checks rules across keys.
- * @returns notes: settings that are allowed and probably not meant
+ * Checks rules across keys; returns notes on settings that are allowed and probably not meant.
  * @throws UserError naming the keys, their values and a cure
  */
 export function crossCheck(config: RunConfig): string[] {
@@ -146,12 +141,12 @@ export function readsKey(algo: RunConfig["algo"], key: string): boolean {
   return !(algo === "grpo" ? PPO_KEYS : GRPO_KEYS).has(key);
 }
 
-/** Notes a flag that the algorithm does not read; a file's keys may serve both algorithms. */
+/** A note when a flag sets a key that the algorithm does not read; files may serve both. */
 export function unusedKeyNote(key: string, algo: RunConfig["algo"]): string | undefined {
   return !readsKey(algo, key) ? `--${key} has no effect: ${algo.toUpperCase()} does not read it.` : undefined;
 }
 
-/** Requires a limit, and one that float16 can keep: it is off by about 1e-2 nats. */
+/** Some gate must hold, and one that float16 can pass: it is off by about 1e-2 nats. */
 function checkSelftest({ actors, selftest }: RunConfig): void {
   const { max_logprob_gap: max, mean_logprob_gap: mean, p99_logprob_gap: p99 } = selftest;
   if (max === null && mean === null && p99 === null)

@@ -7,10 +7,7 @@ import MersenneTwister from "mersenne-twister";
 const LM_EVAL_SEED = 1234;
 export const FEWSHOT_EXAMPLES = 5;
 
-/**
- * @param pool number of training problems, at least FEWSHOT_EXAMPLES
- * @returns [questions][FEWSHOT_EXAMPLES] indices of training problems
- */
+/** Returns [questions][FEWSHOT_EXAMPLES] indices of training problems; `pool` is their number. */
 export function fewshotIndices(pool: number, questions: number): number[][] {
   // Python seeds with an array of the seed's 32-bit words
   const twister = new MersenneTwister([LM_EVAL_SEED]);

@@ -38,10 +38,7 @@ const BOXED = "Please reason step by step, and put your final answer within \\bo
 const VERL = 'Let\'s think step by step and output the final answer after "####".';
 const LM_EVAL_STOPS = ["</s>", "<|im_end|>"];
 
-/**
- * @param questions from the first: the few-shot examples depend on the place
- * @throws UserError for lm-eval-5shot without training problems
- */
+/** Few-shot examples depend on the place. @throws UserError for lm-eval-5shot without problems */
 export function makePrompts(choice: PromptChoice, questions: readonly string[]): Prompts {
   const { name, system, suffix } = choice;
   switch (name) {

@@ -117,8 +117,8 @@ export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & Se
     family.map((pairs) => {
       const { a, b, n } = pairs;
       const differences = b.map((accuracy, i) => accuracy - a[i]!);
-      // Accuracies are multiples of 1/n: a difference carries a rounding error of variance 1/(6 n²)
-      // (Sheppard), so equal differences are no proof that seeds do not scatter.
+      // Accuracies are multiples of 1/n, so equal differences do not prove that seeds agree:
+      // a difference carries a rounding error of variance 1/(6 n²) (Sheppard).
       const { mean: difference, sd, interval, p } = tTest(differences, 1 / (n * Math.sqrt(6)));
       return {
         ...pairs,

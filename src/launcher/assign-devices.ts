@@ -1,7 +1,4 @@
-/**
- * Which GPU each process of a run sees: the first for the learner, the others for the actors; with
- * one, all share it. Pure: knows nothing about what CUDA needs besides a device.
- */
+/** Which GPU each process of a run sees. Knows nothing about what CUDA needs besides a device. */
 import type { RunConfig } from "../config/schema.js";
 
 /** CUDA_VISIBLE_DEVICES of each process: an index or a UUID; null to compute on the CPU. */
@@ -12,10 +9,8 @@ export interface DevicePlan {
 }
 
 /**
- * Shares GPUs out. With several, the learner has the first to itself and actors take the rest in
- * turn, so that neither waits for the other's kernels; actors beyond the number of GPUs share. A
- * learner on the CPU leaves all to the actors.
- * @param gpus from `visibleGpus`
+ * The learner has the first GPU to itself, so that neither side waits for the other's kernels.
+ * Actors take the rest in turn; one GPU is shared. A learner on the CPU leaves all to the actors.
  * @param serial one process, the learner, which also samples
  */
 export function assignDevices(

@@ -1,7 +1,6 @@
 /**
- * Whether a child process is alive: from its life signs, its CPU time and its state in the kernel.
- * A blocked event loop is no hang as long as something computes: a training step takes what it
- * takes. Knows no child's work.
+ * Whether a child is alive: from its life signs, its CPU time and its state in the kernel.
+ * A blocked event loop is no hang as long as something computes.
  */
 import type { ProcessStat } from "../protocol/process-stat.js";
 import { LIFE_SIGN_MS } from "../protocol/progress.js";

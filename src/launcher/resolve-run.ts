@@ -24,10 +24,7 @@ export interface LaunchFlags {
   debug?: true;
 }
 
-/**
- * @param words `--key=value` for configuration keys
- * @param flagNames names of flags, for the nearest name in an error
- */
+/** Takes `--key=value` words; `flagNames` are for the nearest name in an error. */
 export function resolveRun(flags: LaunchFlags, words: readonly string[], flagNames: readonly string[]): ResolvedRun {
   const overrides = [...words, ...shorthands(flags)];
   const loaded =

@@ -1,7 +1,5 @@
 /**
- * Runs the learner and its actors as child processes until the run is over. It starts actors when
- * the learner listens, notices what hangs, starts again what died, passes on requests, and leaves
- * no process behind. Knows nothing about terminals, signals, or what the children compute.
+ * Runs the learner and its actors as child processes until the run is over; leaves none behind.
  *
  *   learner ──listening──▶ actors start ──…──▶ learner "done" + exit ──▶ actors stop ──▶ resolved
  *   a dead actor is started again; after a dead learner both sides start from the last checkpoint.

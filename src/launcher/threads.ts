@@ -8,15 +8,10 @@ export interface ThreadPlan {
 }
 
 /**
- * Actors get equal shares, as if the learner were one of them; the learner gets every core, because
- * a run on one machine waits for it. Actors are at most `max_staleness` ahead, so they pause while
- * it trains, and an equal share would leave their cores idle half of the time.
- *
- * Measured on two cores with the starter model: all cores instead of one made iterations 1.16 to
- * 1.2 times faster at 512 completions, for GRPO and PPO, and no faster at 64.
- *
- * Every process gets at least one thread; numbers in the configuration are taken as they are. With
- * `serial` the learner is the only process: it samples and trains in turn.
+ * Actors get equal shares, as if the learner were one of them; the learner gets every core.
+ * Actors pause while it trains (`max_staleness`), and a share would leave their cores idle.
+ * Measured on two cores with the starter model: iterations 1.16 to 1.2 times faster at 512
+ * completions, no faster at 64. Every process gets at least one thread; configured numbers stand.
  * @param cores usable cores, `os.availableParallelism()`
  */
 export function planThreads(cores: number, config: Pick<RunConfig, "actors" | "learner">, serial: boolean): ThreadPlan {
@@ -28,11 +23,9 @@ export function planThreads(cores: number, config: Pick<RunConfig, "actors" | "l
 }
 
 /**
- * Environment of a child that computes with `threads` threads. Large arrays get huge pages where
- * glibc and the kernel have them (`transparent_hugepage` set to madvise or always). New arrays then
- * cost fewer page faults. With SmolLM2-135M on two cores, sampling and the learner's step are 1.15
- * times faster; with the starter model there is no difference.
- * @param env what the user has set; their GLIBC_TUNABLES are kept
+ * Environment of a child that computes with `threads` threads; the user's GLIBC_TUNABLES are kept.
+ * Large arrays get huge pages where glibc and the kernel have them, which saves page faults:
+ * SmolLM2-135M samples and trains 1.15 times faster on two cores, the starter model no faster.
  */
 export function threadEnv(threads: number, env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
   return {

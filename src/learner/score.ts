@@ -12,10 +12,7 @@ export interface ScoredSequence {
   readonly completion: Int32Array;
 }
 
-/**
- * Scores each sequence by training's packed forward pass, an adapter beside its base as there.
- * @returns [sequences] nats of each token of the completion
- */
+/** Returns [sequences] nats of each completion token, by training's packed forward pass. */
 export async function scoreSequences(
   files: ModelFiles,
   sequences: readonly ScoredSequence[],

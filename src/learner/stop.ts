@@ -1,7 +1,4 @@
-/**
- * Asks and waits, unless the run is asked to stop: then a request under way is abandoned.
- * @returns null when the run is asked to stop before the answer is there
- */
+/** Asks and waits; null when the run is asked to stop before the answer is there. */
 export function unlessStopped<T>(ask: () => Promise<T>, stop: AbortSignal): Promise<T | null> {
   if (stop.aborted) return Promise.resolve(null);
   return new Promise((resolve, reject) => {

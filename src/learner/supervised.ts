@@ -74,10 +74,7 @@ function sftRun(sourceFolder: string, options: SftOptions): RunConfig {
   });
 }
 
-/**
- * Trains and leaves the final model as an HF folder in `outDir`, with checkpoints beside it.
- * @param sourceFolder gives config.json and the tokenizer's files
- */
+/** Leaves the final model as an HF folder in `outDir`; `sourceFolder` has its other files. */
 export async function trainSft(
   tf: TF,
   shape: ModelConfig,

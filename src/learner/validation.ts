@@ -11,10 +11,7 @@ export interface ValidationOptions {
   readonly stop: AbortSignal;
 }
 
-/**
- * @param when "before", "after", or the number of iterations completed
- * @returns null when the run was asked to stop meanwhile
- */
+/** `when` may be the iterations completed; null when the run was asked to stop meanwhile. */
 export async function validate(
   run: RunConfig,
   iteration: number,

@@ -1,7 +1,6 @@
 /**
- * CUDA's libraries out of NVIDIA's wheels on PyPI, in the user's cache: a folder for each, so that
- * an interrupted setup goes on. The learner and onnxruntime-node's own provider share CUDA 12;
- * ONNX Runtime's provider from PyPI needs CUDA 13 (onnx-provider.ts).
+ * CUDA's libraries out of NVIDIA's wheels, a cached folder for each: an interrupted setup goes on.
+ * The learner and onnxruntime-node use CUDA 12; PyPI's ONNX Runtime provider needs CUDA 13.
  */
 import { existsSync } from "node:fs";
 import { readdir, rename, rm } from "node:fs/promises";
@@ -18,8 +17,8 @@ const wheel = (name: string, version: string, megabytes: number, sha256: string)
 });
 
 /**
- * The `and-cuda` extra of tensorflow 2.21.0, without nvcc, which only XLA uses. The newest of CUDA
- * 12: ONNX Runtime needs newer ones, and interfaces are stable within a major version.
+ * The `and-cuda` extra of tensorflow 2.21.0 without nvcc (only XLA uses it), newest of CUDA 12:
+ * ONNX Runtime needs newer ones, and interfaces are stable within a major version.
  */
 const CUDA_12: readonly Wheel[] = [
   wheel("nvidia-cublas-cu12", "12.9.3.13", 581, "d7d51055f161b317c7105ddaae90e71eda059026074ffef93cf7cde2886bfe72"),

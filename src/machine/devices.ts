@@ -1,9 +1,8 @@
 /** Which GPUs this process may use, and the environment that shows a child one, as device 0. */
 
 /**
- * The GPUs this process may use, by names that CUDA_VISIBLE_DEVICES takes, in order. That variable
- * decides when it is set, as SLURM does where it hides others. Otherwise nvidia-smi's list decides.
- * SLURM_JOB_GPUS holds indices of the whole node: used where more are listed than the job has.
+ * The GPUs this process may use, in order, as CUDA_VISIBLE_DEVICES (which decides where it is set)
+ * or nvidia-smi's list gives them. SLURM_JOB_GPUS, indices of the node, narrows a longer list.
  * @param smiList output of `nvidia-smi -L`; null when there is none
  */
 export function visibleGpus(env: Readonly<Record<string, string | undefined>>, smiList: string | null): string[] {

@@ -5,9 +5,8 @@
  *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_*.so, C headers ─┐
  *   @tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ──────────────────────────────┴─▶ the binding
  *
- * They are kept in the user's cache (640 MB; the CUDA build 1.0 GB, in a folder of its own), and
- * node_modules links to one. The CUDA build computes on the CPU where it finds no CUDA libraries,
- * so it serves both. Whether the binding computes correctly is backend.ts's to find out.
+ * The cache keeps them (640 MB; CUDA build 1.0 GB), and node_modules links to one. The CUDA build
+ * computes on the CPU where it finds no CUDA libraries, so it serves both.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, realpathSync } from "node:fs";
@@ -52,11 +51,9 @@ export type NativeBinding = { ok: true; path: string; built: boolean } | { ok: f
 export const nativeBindingPath = (): string => join(packageFolder(), "lib", "napi-v8", BINDING);
 
 /**
- * Makes sure that the native binding is in place: links it from the cache when that has it, else
- * downloads libtensorflow and compiles. Safe to run twice at the same time. Never throws for what a
- * machine may lack (network, pip, g++, headers): that is the `reason`, and wasm is there for it.
+ * Links the binding from the cache, else downloads and compiles it; safe to run twice at once.
+ * Never throws for what a machine may lack (network, pip, g++): that is the `reason`; wasm serves.
  * @param build "cpu" keeps a CUDA build that is in place, which computes on the CPU as well
- * @param log receives whole lines of progress; nothing is logged when nothing has to be built
  */
 export async function prepareNativeBinding({
   log,
@@ -91,8 +88,8 @@ export const tensorFlowFolder = (build: TensorFlowBuild): string =>
 const CUDA_SUFFIX = "-cuda";
 
 /**
- * True for a link into a cache of this version, and for the user's own build, which is no link. A
- * CUDA build serves where a CPU build is wanted, not the reverse.
+ * True for a link into this version's cache, and for the user's own build, which is no link.
+ * A CUDA build serves where a CPU build is wanted, not the reverse.
  */
 function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean {
   if (!existsSync(path)) return false; // also for a link whose cache was cleared

@@ -7,8 +7,7 @@ export function isLoopback(host: string): boolean {
 }
 
 /**
- * Reads `transport.address`.
- * @returns null for "ipc"; else the host and port, whose next port serves the weights
+ * Null for "ipc"; else host and port, whose next port serves the weights.
  * @throws UserError for anything else: traffic is neither encrypted nor authenticated
  */
 export function parseAddress(address: string): { readonly host: string; readonly port: number } | null {

@@ -18,9 +18,8 @@ export interface Requests {
 }
 
 /**
- * Takes requests from the launcher and from signals.
- * Under a launcher it alone decides what a signal means: Ctrl-C, a closed terminal and SLURM reach
- * every process. SIGUSR1 must have a handler, or Node opens a debugger that anybody can use.
+ * Takes requests from the launcher, which alone decides what a signal means, else from signals.
+ * SIGUSR1 must have a handler, or Node opens a debugger for everybody on the machine.
  */
 export function heedRequests({ stop, checkpoint, orphaned }: Requests): void {
   const isChild = process.send !== undefined;

@@ -1,7 +1,6 @@
 /**
  * Bytes of every message: a small MessagePack header (protocol version and type), then one raw
- * frame per tensor. No tensor goes through MessagePack. Whatever does not fit its schema raises a
- * ProtocolError; the caller counts it. Knows no sockets and no files.
+ * frame per tensor. Whatever does not fit its schema raises a ProtocolError; the caller counts it.
  */
 import { Packr, Unpackr } from "msgpackr";
 import { z } from "zod";
@@ -10,7 +9,7 @@ import { messagePackFault } from "./messagepack.js";
 import { type Task, type TrajectoryGroup, PROTOCOL_VERSION } from "./messages.js";
 import type { GroupHeader, TaskHeader } from "./wire-schemas.js";
 
-/** A message that cannot be understood, with the task it was about if that is known. */
+/** A message that cannot be understood, and the task it was about if that is known. */
 export class ProtocolError extends Error {
   override name = "ProtocolError";
   readonly taskId: string | null;
@@ -30,9 +29,8 @@ const envelope = z.object({
 });
 
 /**
- * Makes the frames of one message: the header with the protocol version, then the tensors' bytes.
- * Tensors are not copied. In the header −0 becomes 0 and a lone surrogate becomes U+FFFD, because
- * MessagePack keeps neither. NaN and infinities are left for the reader's schema to refuse.
+ * Makes a message's frames: the header, then the tensors' bytes, which are not copied.
+ * MessagePack turns −0 into 0 and a lone surrogate into U+FFFD; NaN is for the reader to refuse.
  */
 export function encode(header: object, tensors: readonly ArrayBufferView[] = []): Uint8Array[] {
   const bytes = packr.pack(portable({ protocol: PROTOCOL_VERSION, ...header }));
@@ -48,10 +46,7 @@ function portable(value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).map(([key, one]) => [key.toWellFormed(), portable(one)]));
 }
 
-/**
- * Checks frame 0 against a schema; the other frames come back as they are.
- * @throws ProtocolError for anything but a header of this protocol version and schema
- */
+/** Checks frame 0; returns the others as they are. @throws ProtocolError for another header */
 export function decode<T>(schema: z.ZodType<T>, frames: readonly Uint8Array[]): { header: T; tensors: Uint8Array[] } {
   const [first, ...tensors] = frames;
   if (first === undefined) throw new ProtocolError("expected a header frame, found an empty message");
@@ -120,10 +115,7 @@ export function groupToWire(group: TrajectoryGroup): { header: GroupHeader; tens
   return { header: { type: "group", ...header }, tensors: [ids, logprobs] };
 }
 
-/**
- * @throws ProtocolError when lengths and frames disagree, an id is negative, or a logprob is not a
- *   finite number ≤ 0
- */
+/** @throws ProtocolError when frames disagree, an id is negative, or a logprob is not finite ≤ 0 */
 export function groupFromWire(header: GroupHeader, tensors: readonly Uint8Array[]): TrajectoryGroup {
   const { taskId, actorId, timing } = header;
   expectFrames(tensors, 2, taskId);
@@ -157,10 +149,7 @@ export function joinFrames(frames: readonly Uint8Array[]): Buffer {
   return Buffer.concat([head, ...frames]);
 }
 
-/**
- * Inverse of joinFrames; views into `bytes`.
- * @throws ProtocolError when the lengths do not add up
- */
+/** Inverse of joinFrames; views into `bytes`. @throws ProtocolError when lengths do not add up */
 export function splitFrames(bytes: Buffer): Buffer[] {
   const count = bytes.length >= 4 ? bytes.readUInt32LE(0) : 0;
   let offset = 4 + 4 * count;

@@ -1,6 +1,6 @@
 /**
- * Folders that a process makes outside the run directory, for sockets and shared memory. Their
- * names tell whose they are, so that what a killed process leaves is removed by whoever sees it.
+ * Folders outside the run directory, for sockets and shared memory. Their names tell whose they
+ * are, so that whoever sees what a killed process leaves removes it.
  */
 import { chmodSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

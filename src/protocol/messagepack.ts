@@ -1,7 +1,6 @@
 /**
- * A look at MessagePack bytes before they are unpacked: sizes that cannot be true are refused, so
- * that a short message never makes the reader allocate much.
- * Format: github.com/msgpack/msgpack, spec.md.
+ * Checks MessagePack bytes (github.com/msgpack/msgpack, spec.md) before they are unpacked: a short
+ * message must never make the reader allocate much.
  */
 
 /** Larger headers are refused; tensors travel in frames of their own. */
@@ -9,10 +8,7 @@ export const MAX_HEADER_BYTES = 2 ** 20;
 /** Containers inside containers. */
 const MAX_DEPTH = 16;
 
-/**
- * Walks over one MessagePack value.
- * @returns what is wrong with it; null when it can be unpacked safely
- */
+/** What is wrong with one MessagePack value; null when it can be unpacked safely. */
 export function messagePackFault(bytes: Uint8Array): string | null {
   if (bytes.byteLength > MAX_HEADER_BYTES)
     return `expected at most ${MAX_HEADER_BYTES} bytes, found ${bytes.byteLength}`;

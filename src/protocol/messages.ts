@@ -1,7 +1,4 @@
-/**
- * The whole contract between learner and actors: what is asked, what comes back.
- * Types only, plus the schemas that guard the wire; sockets live in sockets.ts, bytes in codec.ts.
- */
+/** The whole contract between learner and actors, as types; sockets.ts and codec.ts carry it. */
 import type { PolicyVersion } from "../model/identity.js";
 
 /** Raised when a message changes meaning; peers of another version are refused by name. */
@@ -47,7 +44,7 @@ export interface Completion {
   readonly finishReason: FinishReason;
   /** The weights that sampled every token of it. */
   readonly version: PolicyVersion;
-  /** By reward function; null = does not apply, or failed as `rewardErrors` says. */
+  /** By reward function name; null = does not apply, or failed (see `rewardErrors`). */
   readonly rewards: Readonly<Record<string, number | null>>;
   /** Exceptions of reward functions as "<function>: <type>: <message>"; empty in health. */
   readonly rewardErrors: readonly string[];

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 
 export interface ProcessStat {
-  /** The main thread: R running, S sleeping, D waiting for a disk, T or t stopped, Z dead. */
+  /** Main thread: R running, S sleeping, D waiting for a disk, T or t stopped, Z dead. */
   readonly state: string;
   /** CPU time of all threads, user and system, in milliseconds. */
   readonly cpuMs: number;

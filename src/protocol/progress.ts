@@ -1,10 +1,7 @@
 /**
- * What the launcher and its children tell each other over Node's IPC channel (`process.send`):
- * progress upwards, the request to stop downwards. Types only. No weights and no trajectories
- * travel here.
- *
- * The channel is forked with `serialization: "advanced"`, so NaN and Infinity in metrics survive.
- * Its closing ('disconnect') means that the launcher is gone: a child then exits.
+ * What the launcher and its children tell each other over Node's IPC channel (`process.send`).
+ * It uses `serialization: "advanced"`, so NaN and Infinity in metrics survive. Its closing
+ * ('disconnect') means that the launcher is gone: a child then exits.
  */
 
 /** A share with its 95 % interval; all three in [0, 1]. */
@@ -15,7 +12,7 @@ export interface Accuracy {
   readonly n: number;
 }
 
-/** Accuracy on held-out problems: one sample at the training temperature, and greedy. */
+/** Held-out accuracy by decoding mode: one sample at the training temperature, and greedy. */
 export interface Validation {
   readonly sampled?: Accuracy;
   readonly greedy?: Accuracy;
@@ -41,11 +38,7 @@ export interface RunSummary {
   readonly stopped: boolean;
 }
 
-/**
- * Metrics of an iteration, as in metrics.jsonl: a flat mapping of TRL's names to numbers, durations
- * in seconds, shares in [0, 1]. The terminal view shows these when they are present; it ignores the
- * others.
- */
+/** Metrics as in metrics.jsonl: TRL's names, durations in seconds, shares in [0, 1]. */
 export type Metrics = Readonly<Record<string, number>>;
 export const SHOWN_METRICS = {
   /** Mean total reward of the batch. */
@@ -56,9 +49,7 @@ export const SHOWN_METRICS = {
   tokensPerSecond: "tokens_per_second",
   stalenessMean: "staleness/mean",
   stalenessMax: "staleness/max",
-  /**
-   * Share of wall time in which actors (mean over them), or the learner, waited for the other side.
-   */
+  /** Share of wall time in which actors (their mean), or the learner, waited for the other. */
   actorIdle: "idle/actor",
   learnerIdle: "idle/learner",
   meanLength: "completions/mean_length",
@@ -80,15 +71,13 @@ export type ProgressEvent =
   | { readonly type: "alive" }
   /** The learner's sockets are bound; actors may start. Not sent with --serial. */
   | { readonly type: "listening"; readonly work: string; readonly weights: string; readonly token: string }
-  /** The learner is ready to train; `iteration` iterations are complete. */
+  /** The learner has its model; training goes on after `iteration` completed ones. */
   | { readonly type: "ready"; readonly backend: string; readonly parameters: number; readonly iteration: number }
-  /** Work outside iterations, such as "evaluating"; `done` of `total` when it can be counted. */
+  /** What is being done outside iterations; `done` of `total` when it can be counted. */
   | { readonly type: "phase"; readonly name: string; readonly done?: number; readonly total?: number }
   /** Iteration `iteration` (from 1) of `maxSteps` is complete. */
   | { readonly type: "iteration"; readonly iteration: number; readonly maxSteps: number; readonly metrics: Metrics }
-  /**
-   * One evaluation in one mode; `when` is "before", "after", or the number of iterations completed.
-   */
+  /** One evaluation in one mode; `when` may be the number of iterations completed. */
   | ({
       readonly type: "validation";
       readonly when: "before" | "after" | number;
@@ -96,19 +85,13 @@ export type ProgressEvent =
     } & Accuracy)
   /** A line for the user, shown as it is. */
   | { readonly type: "log"; readonly message: string }
-  /**
-   * The sender is about to exit non-zero. `user`: the message is a UserError's and says all;
-   * otherwise it is a defect, whose stack is in the log.
-   */
+  /** The sender will exit non-zero. `user`: a UserError; else a defect, its stack logged. */
   | { readonly type: "error"; readonly message: string; readonly user: boolean }
-  /**
-   * The run ended well (also after a requested stop); summary.json is on disk. The sender exits 0.
-   */
+  /** The run ended well (or was stopped); summary.json is on disk. The sender exits 0. */
   | { readonly type: "done"; readonly summary: RunSummary };
 
 /**
- * Launcher → child. After "stop" the learner finishes the iteration at hand or drops it, writes a
- * checkpoint and exits 0; an actor just exits 0. After "checkpoint" the learner writes one when the
- * iteration at hand is done, and goes on.
+ * Launcher → child. After "stop" the learner writes a checkpoint and exits 0; an actor just exits.
+ * After "checkpoint" the learner writes one when the iteration at hand is done, and goes on.
  */
 export type LauncherMessage = { readonly type: "stop" } | { readonly type: "checkpoint" };

@@ -4,10 +4,7 @@ import { ownFolder } from "./leftovers.js";
 
 const SHARED_MEMORY = "/dev/shm";
 
-/**
- * Makes a folder (0700) that only this user can read.
- * @returns null where there is no shared memory to be had (not Linux, or not writable)
- */
+/** Makes a folder (0700) for this user; null where there is no writable shared memory. */
 export function sharedMemoryFolder(root = SHARED_MEMORY): { folder: string; cleanup: () => void } | null {
   try {
     if (!existsSync(root)) return null;

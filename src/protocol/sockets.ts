@@ -1,7 +1,4 @@
-/**
- * ZeroMQ sockets as this project uses them: addresses, bind errors a user can mend, one writer per
- * socket. Knows nothing about what the messages say.
- */
+/** ZeroMQ sockets: addresses, bind errors a user can mend, one writer per socket. */
 import { rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,27 +7,24 @@ import { UserError, messageOf } from "../errors.js";
 import { parseAddress } from "./address.js";
 import { ownFolder } from "./leftovers.js";
 
-/** Where the learner listens; weights have their own socket, so that chunks delay no heartbeat. */
+/** Where the learner listens. Weights have their own socket: chunks never delay acks. */
 export interface Addresses {
   readonly work: string;
   readonly weights: string;
 }
 
 export const HEARTBEAT_MS = 1_000;
-/** A peer silent for this long counts as dead; on a busy machine a process starves for seconds. */
+/** A peer silent for this long is taken for dead: on a busy machine a process may starve. */
 export const SILENCE_MS = 20_000;
 
 /** Longest path of a unix socket on Linux, without the closing NUL (unix(7)). */
 const MAX_IPC_PATH = 107;
-/**
- * No honest message is larger; a larger one disconnects its sender instead of filling the memory.
- */
+/** No honest message is larger; a larger one disconnects its sender and spares the memory. */
 const MAX_MESSAGE_BYTES = 256 * 2 ** 20;
 
 /**
  * Turns `transport.address` into two socket addresses. "ipc" makes a short private directory
- * (0700): run directories may be too long for a socket path or on a parallel file system that holds
- * no sockets. The returned `cleanup` removes it.
+ * (0700), since run directories may be too long or hold no sockets; `cleanup` removes it.
  * @throws UserError for a malformed or non-loopback address
  */
 export function resolveAddresses(address: string): { addresses: Addresses; cleanup: () => void } {
@@ -61,15 +55,13 @@ function socketDirectory(): string {
 }
 
 /**
- * Binds a listening ROUTER that reports unreachable peers.
- * @param unread messages that may wait for one peer; beyond, it counts as unreachable
+ * Binds a listening ROUTER; a peer with more than `unread` waiting messages is unreachable.
  * @throws UserError when the address cannot be bound
  */
 export async function bindRouter(address: string, unread = 10_000): Promise<Router> {
   const router = new Router({
     mandatory: true,
-    // A peer that is going away can block a send for this long, and with it everybody behind it in
-    // the queue.
+    // A peer that is going away can block the queue's sends for this long.
     sendTimeout: 100,
     // A burst to one actor never fills its queue: only a peer that stopped reading does.
     sendHighWaterMark: unread,
@@ -104,10 +96,7 @@ export function connectDealer(address: string, identity: string): Dealer {
   return dealer;
 }
 
-/**
- * The one writer of a socket: sends in the order asked, one at a time.
- * (A second blocked `send` on a ZeroMQ.js socket rejects with EBUSY.)
- */
+/** Sends in the order asked, one at a time: a second blocked `send` of ZeroMQ.js gives EBUSY. */
 export class Writer {
   #last: Promise<unknown> = Promise.resolve();
   readonly #socket: Router | Dealer;
@@ -116,9 +105,7 @@ export class Writer {
     this.#socket = socket;
   }
 
-  /**
-   * Rejects when the peer is unreachable or does not drain its queue in time; later sends go on.
-   */
+  /** Rejects when the peer is unreachable or does not drain its queue; later sends go on. */
   send(frames: readonly (Uint8Array | string)[]): Promise<void> {
     const sent = this.#last.then(() => this.#socket.send([...frames]));
     this.#last = sent.catch(() => {});

@@ -1,7 +1,4 @@
-/**
- * Schemas of every message header: frame 0 of each multipart message, and of each journal record.
- * What may follow a header (raw tensor frames) is described beside it and checked in codec.ts.
- */
+/** Schemas of every message header (frame 0) and journal record; codec.ts checks tensors. */
 import { z } from "zod";
 
 const count = z.int().nonnegative();
@@ -12,7 +9,7 @@ const uint32 = z.int().min(0).max(0xffffffff);
 
 const policyVersion = z.strictObject({ iteration: count, sha256 });
 
-/** A policy on offer: its version, and its chunks of `chunkBytes` (the last may be shorter). */
+/** A policy on offer, cut into chunks of `chunkBytes` (the last may be shorter). */
 const announcement = z.strictObject({
   iteration: count,
   sha256,
@@ -113,9 +110,7 @@ export const taskHeader = z.strictObject({
 export type TaskHeader = z.infer<typeof taskHeader>;
 
 const ack = z.strictObject({ type: z.literal("ack"), taskId: id });
-/**
- * taskId is null when the refused message named none: the hello of an unusable actor, or garbage.
- */
+/** taskId is null when the refused message named none: a bad actor's hello, or garbage. */
 const refused = z.strictObject({ type: z.literal("refused"), taskId: id.nullable(), reason: text, fatal: z.boolean() });
 /** The learner does not know this actor (any more): say hello again. */
 const unknown = z.strictObject({ type: z.literal("unknown") });

@@ -1,7 +1,6 @@
 /**
  * Checkpoint folders: a Hugging Face model folder, the training state, and checksums of both. A
- * folder appears under its name only when it is whole and on disk. Knows files; knows nothing about
- * what the state means.
+ * folder appears under its name only when it is whole and on disk.
  */
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -24,10 +23,7 @@ const CHECKSUMS = "checksums.json";
 const VECTORS = "training_state.safetensors";
 const VALUES = "training_state.json";
 
-/**
- * Writes the checkpoint of a step.
- * @param writeModel fills the folder it is given with the model's own files
- */
+/** `writeModel` fills the folder it is given with the model's own files. */
 export function saveCheckpoint(
   runDir: string,
   step: number,
@@ -69,10 +65,7 @@ export function pruneCheckpoints(runDir: string, keep: number): void {
     rmSync(checkpointFolder(runDir, step), { recursive: true, force: true });
 }
 
-/**
- * Reads the training state of a checkpoint, every file checked against its checksum first.
- * @throws UserError naming the damaged or missing file
- */
+/** Checks every file's checksum first. @throws UserError naming the damaged or missing file */
 export function loadTrainingState(runDir: string, step: number): TrainingState {
   const folder = checkpointFolder(runDir, step);
   const cure = `Resume from an older checkpoint: delete ${folder}.`;

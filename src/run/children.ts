@@ -3,10 +3,7 @@ import { closeSync, openSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
 import { isatty } from "node:tty";
 
-/**
- * A signal that comes again within this time is the same request. SLURM signals every process of a
- * job, and npm and Apptainer, which are among them, pass on what they get.
- */
+/** A signal again within this time is the same request: SLURM, npm and Apptainer pass it on. */
 const SAME_SIGNAL_MS = 1000;
 const TAIL_LINES = 20;
 
@@ -21,10 +18,8 @@ const STOP = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
 const CHECKPOINT = ["SIGUSR1", "SIGUSR2"] as const;
 
 /**
- * Listens for signals: INT, TERM, HUP and QUIT ask to stop, USR1 and USR2 for a checkpoint.
+ * INT, TERM, HUP and QUIT ask to stop, USR1 and USR2 for a checkpoint; `again` hears later ones.
  * The end of a program that forked this one counts as TERM.
- * @param first passes the request on
- * @param again is called for later requests
  */
 export function heedSignals(
   first: (signal: NodeJS.Signals) => void,
@@ -57,10 +52,7 @@ export function heedSignals(
   };
 }
 
-/**
- * Lets go of a terminal that was closed: Node aborts at its end when it cannot reset one.
- * The three descriptors are opened again on /dev/null, in order, so that they keep their numbers.
- */
+/** Reopens a closed terminal's descriptors on /dev/null: Node aborts if it cannot reset one. */
 function leaveTerminal(): void {
   for (const fd of [0, 1, 2]) {
     try {

@@ -1,7 +1,4 @@
-/**
- * How far a run is and whether it is well, by its files alone: it may have died, or run on another
- * machine. Starts, signals and writes nothing.
- */
+/** How far a run is and whether it is well, by its files alone. Writes nothing. */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { checkpointsFolder, logsFolder, ownerFile, trajectoriesFolder } from "./paths.js";
@@ -10,10 +7,7 @@ import { type RunFiles, readRunFiles } from "./records.js";
 
 /** Iterations whose pace and health are looked at. */
 const WINDOW = 20;
-/**
- * A run whose files have not changed for this long, and for this many times its longest iteration,
- * counts as hanging. Evaluations write nothing until they end.
- */
+/** A run hangs when its files are older than this and than so many of its longest iterations. */
 const LEAST_STALE_SECONDS = 300;
 const STALE_ITERATIONS = 10;
 /** Below this share of the groups, refused or repeated work does no harm. */

@@ -7,8 +7,7 @@ import { configFile, trajectoriesFolder } from "./paths.js";
 
 /**
  * Writes one line per completion, in batch order: tokens, rewards and, once trained, advantages.
- * Groups that dynamic sampling replaced are listed too; they never get advantages.
- * @param warn called for a torn tail, which a killed run leaves
+ * Groups that dynamic sampling replaced are listed too. `warn` is called for a torn tail.
  * @throws UserError when the folder holds no run
  */
 export async function trajectories(

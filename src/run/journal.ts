@@ -1,13 +1,9 @@
 /**
  * The journal: every accepted trajectory group on disk before its actor is told so.
- *
  * One append-only file per training batch, `batch-NNNNNN.bin`, of records
  *   [payload length u32][crc32 of the payload u32][payload], little-endian,
- * where a payload is a wire message (codec.ts): a trajectory group with its task, or, later, the
- * group's advantages. A kill in the middle of a write leaves a torn tail, which the checksum shows;
- * it is dropped and counted.
- *
- * Knows files and records; which records are worth keeping after a resume is the ledger's business.
+ * where a payload is a wire message: a group with its task, or, later, its advantages. A kill
+ * in a write leaves a torn tail, which the checksum shows; it is dropped and counted.
  */
 import { closeSync, existsSync, fsync, mkdirSync, openSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -45,11 +41,7 @@ export class Journal {
   #flushing: Promise<void> = Promise.resolve();
   #newFiles = false;
 
-  /**
-   * @param directory created when missing
-   * @param onError told when the once-a-second fsync fails (a full or broken disk): the run cannot
-   *   go on
-   */
+  /** `onError` hears that the once-a-second fsync failed: the run cannot go on. */
   constructor(directory: string, onError: (error: unknown) => void) {
     mkdirSync(directory, { recursive: true });
     this.#directory = directory;
@@ -57,7 +49,7 @@ export class Journal {
     this.#timer.unref();
   }
 
-  /** The record then survives a kill of this process, and after `flush` a power cut. */
+  /** Returns when the record survives a kill of this process; after `flush`, a power cut. */
   append(batch: number, record: JournalRecord): void {
     let file = this.#files.get(batch);
     if (file === undefined) {
@@ -114,10 +106,8 @@ export interface Recovery {
 }
 
 /**
- * Prepares the journal for training from iteration `iteration`. Torn tails and damaged records are
- * cut. Of the batches still to be trained only the trajectories that `keep` accepts stay; their
- * advantages belong to the lost training and go.
- * @param setAside is told of tasks that were set aside, in the order of the records
+ * Cuts torn tails, and of batches still to be trained (k ≥ iteration) keeps the trajectories that
+ * `keep` accepts. Their advantages belong to the lost training and go too.
  */
 export function recoverJournal(
   directory: string,

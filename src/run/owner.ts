@@ -1,6 +1,6 @@
 /**
- * The mark of the one process that works in a directory: a small file with its host, pid and start
- * time. A killed process leaves its mark behind; its pid is then gone, or a later process has it.
+ * The mark of the one process that works in a directory: host, pid and start time. A killed process
+ * leaves its mark behind; its pid is then gone, or a later process has it.
  */
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
@@ -15,12 +15,8 @@ interface Identity {
 }
 
 /**
- * Claims a directory for this process.
- * @param dir for the message
- * @param file the mark, in a directory that exists
- * @param cure what else the user can do, a sentence's end
- * @returns a function that gives it back
- * @throws UserError when a living process of this machine holds it
+ * Claims `dir` by its mark `file`; returns a function that gives it back.
+ * @throws UserError, ending with `cure`, when a living process of this machine holds it
  */
 export function claimOwnership(dir: string, file: string, cure: string): () => void {
   const owner = readOwner(file);

@@ -1,7 +1,4 @@
-/**
- * What a run writes about itself, and its reader: metrics, evaluations, summary. A run may be
- * writing while another process reads. Knows the files' form; computes nothing.
- */
+/** What a run writes about itself (metrics, evaluations, summary), read while it may be writing. */
 import { execFileSync } from "node:child_process";
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { z } from "zod";

@@ -9,10 +9,7 @@ import { configFile } from "./paths.js";
 /** A configuration as a file holds it: keys that earlier versions wrote are passed over. */
 export const storedConfigSchema = z.preprocess(withoutRetired, runConfigSchema);
 
-/**
- * Reads a resolved configuration, such as the config.json of a run directory.
- * @throws UserError when it is missing, damaged, or of another version of this program
- */
+/** @throws UserError when it is missing, damaged, or of another version of this program */
 export function readRunConfig(file: string): RunConfig {
   const json = withoutRetired(readJson(file, z.unknown(), "Give the directory that a run was written to."));
   checkLayer(json, file);

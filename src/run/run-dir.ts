@@ -48,11 +48,9 @@ export function checkResumableRunDir(runDir: string): void {
 }
 
 /**
- * Claims the directory for this process and writes the resolved configuration.
- * @returns a function that gives the directory back; it also clears away a run that ended before it
- *   produced anything, so that a mended command can use the same name
- * @throws UserError when another launcher that is still alive runs it, or the directory cannot be
- *   written
+ * Claims the directory for this process and writes the resolved configuration. The function
+ * returned gives it back, and removes a run that produced nothing, so that its name is free again.
+ * @throws UserError when a living launcher runs it, or the directory cannot be written
  */
 export function claimRunDir(runDir: string, config: RunConfig): () => void {
   const fresh = !existsSync(configFile(runDir));

@@ -1,15 +1,12 @@
 /**
  * Where the parts of a study lie, and which are finished: its files are the only record.
- *
  *   study.json                     algorithms, seeds, differences, program, machine
  *   owner.json                     who is running it now; only a killed process leaves it behind
  *   baseline/                      evaluation of the model that training starts from
  *   <algorithm>-seed<k>/           a run directory
- *   <algorithm>-seed<k>/eval/      evaluation of its last checkpoint
+ *   <algorithm>-seed<k>/eval/      evaluation of its last checkpoint, a folder for each prompt
  *   logs/<step>.log                what a child process printed
  *   comparison.json, report.html   the results
- *
- * With several prompts, an evaluation has a folder for each.
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -79,11 +76,7 @@ export function readStudyRecord(dir: string): StudyRecord {
   return readJson(file, recordSchema, "It must be a study of this version.");
 }
 
-/**
- * Writes study.json, or checks that the one there is of the same study.
- * @returns a note when the program changed since the study was begun
- * @throws UserError when the directory holds another study
- */
+/** Returns a note when the program changed. @throws UserError if `dir` holds another study */
 export function recordStudy(dir: string, { definition, configs, differences, own }: Study): string | null {
   const earlier = existsSync(studyFile(dir)) ? readStudyRecord(dir) : null;
   if (earlier !== null) refuseOther(dir, earlier, definition, configs);

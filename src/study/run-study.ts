@@ -26,8 +26,7 @@ const POLL_MS = 1000;
 const LINE_MS = 30_000;
 
 /**
- * @param writeReport reports on the finished study and returns the path of the page
- * @returns exit code: 0, or 128 + signal number when a signal ended it
+ * `writeReport` returns the page's path. Returns 0, or 128 + signal number after a signal.
  * @throws UserError for a study that cannot be run, and when a step fails
  */
 export async function runStudy(
@@ -147,10 +146,7 @@ function showStep(label: string, step: StudyStep, steps: readonly StudyStep[]): 
   };
 }
 
-/**
- * What finished steps of the same sort took; null while one sort has none.
- * @param current the step at hand and what is known of its own rest
- */
+/** What finished steps of the same sort took; null while one sort has none. */
 function secondsLeft(steps: readonly StudyStep[], current?: StudyStep, currentSeconds?: number): number | null {
   const known = new Map<string, number[]>();
   const open = steps.filter((step) => {

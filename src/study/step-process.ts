@@ -1,6 +1,6 @@
 /**
- * Runs one step of a study as a child with a log. It leads a process group of its own: Ctrl-C
- * reaches this process alone, which passes it on. It notices when this process is gone.
+ * Runs one step of a study as a child with a log, in a process group of its own: Ctrl-C reaches
+ * this process alone, which passes it on. It notices when this process is gone.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync, statSync } from "node:fs";

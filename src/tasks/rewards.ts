@@ -158,7 +158,9 @@ class RewardFailure {
 
   constructor(thrown: unknown) {
     const text =
-      thrown instanceof Error ? `${String(thrown.name)}: ${String(thrown.message)}` : `Error: ${inspect(thrown)}`;
+      thrown instanceof Error
+        ? `${String(thrown.name)}: ${String(thrown.message)}`
+        : `Error: ${typeof thrown === "string" ? thrown : inspect(thrown)}`;
     this.text = text.length > LONGEST_MESSAGE ? `${text.slice(0, LONGEST_MESSAGE)}…` : text;
   }
 }

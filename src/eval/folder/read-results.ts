@@ -71,10 +71,7 @@ export function accuracyOf(result: EvalResult, mode: Mode): number {
 
 export const isEvalDir = (dir: string): boolean => existsSync(join(dir, "metrics.json"));
 
-/**
- * @param path the folder that `eval` wrote, or its metrics.json
- * @throws UserError when it is missing, empty, unfinished, or not what `eval` writes
- */
+/** @throws UserError when it is missing, empty, unfinished, or not what `eval` writes */
 export function readEvalResult(path: string): EvalResult {
   const refuse = (found: string): never => {
     throw new UserError(`${path}: expected a result folder of eval (or its metrics.json), found ${found}`);

@@ -1,8 +1,7 @@
 /**
- * From rewards to advantages: GRPO's group-relative ones, and PPO's from token rewards through GAE.
- * Float64 on the CPU: a batch has thousands of tokens. Layout: [N] is flat over the batch's
- * completion tokens, row after row; `rowOf` [N] names each token's completion and never decreases;
- * every row has at least one token. [R] is one entry per row.
+ * From rewards to advantages: GRPO's group-relative ones, and PPO's token rewards through GAE.
+ * Layout: [N] is flat over the batch's completion tokens, row after row; `rowOf` [N] names each
+ * token's completion and never decreases; no row is empty. [R] is one entry per row.
  */
 import type { RunConfig } from "../../config/schema.js";
 import { meanOf, unbiasedStd } from "./metrics.js";
@@ -71,9 +70,8 @@ export interface PpoAdvantages {
 }
 
 /**
- * From rollout to PPO's losses: token rewards, GAE, returns, whitening. Source: TRL 1.12
- * `experimental/ppo/ppo_trainer.py`, steps 4 to 6, with two differences. The score is placed on the
- * last real token, not on the pad after it. Truncated or unscored rows can be masked.
+ * From rollout to PPO's losses. Source: TRL 1.12 `experimental/ppo/ppo_trainer.py`, steps 4 to 6,
+ * except that the score is on the last real token, and truncated or unscored rows can be masked.
  * @param options `kl_coef` is the current coefficient, which adaptive control may have moved
  */
 export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions): PpoAdvantages {
@@ -124,8 +122,7 @@ export interface GaeInput {
 
 /**
  * Generalised advantage estimation (Schulman et al., arXiv:1506.02438, eq. 16): δ_t = r_t +
- * γ·V_{t+1} − V_t, Â_t = δ_t + γλ·Â_{t+1}, returns Â + V. Masked tokens get advantage 0 and their
- * own value as return; their reward is not seen.
+ * γ·V_{t+1} − V_t, Â_t = δ_t + γλ·Â_{t+1}, returns Â + V. Masked tokens: advantage 0, return V.
  */
 export function gae(input: GaeInput, gamma: number, lam: number): { advantages: Float64Array; returns: Float64Array } {
   const { rowOf, rewards, values, mask, bootstrap } = input;
@@ -147,8 +144,7 @@ export function gae(input: GaeInput, gamma: number, lam: number): { advantages: 
 }
 
 /**
- * (x − mean) / sqrt(var + 1e-8) over the unmasked entries, with the unbiased variance (TRL:
- * `masked_whiten`); 0 where masked. Fewer than two unmasked entries stay as they are.
+ * (x − mean) / sqrt(var + 1e-8) with the unbiased variance (TRL: `masked_whiten`); 0 where masked.
  * @param options.keepMean the mean is added back (TRL's `shift_mean=False`, for rewards)
  */
 export function whiten(
@@ -165,10 +161,8 @@ export function whiten(
 }
 
 /**
- * Adaptive KL control (Ziegler et al., arXiv:1909.08593, §2.2; the same in verl and OpenRLHF): the
- * coefficient moves by at most 20 % of completions / horizon, towards the target.
- * @param meanKl nats per completion of the last batch, which held `completions`
- * @param control `target` in nats per completion, `horizon` in completions
+ * Adaptive KL control (Ziegler et al., arXiv:1909.08593, §2.2): the coefficient moves towards the
+ * target (nats per completion), by at most 20 % of completions / horizon (in completions).
  */
 export function nextKlCoef(
   klCoef: number,
@@ -180,10 +174,7 @@ export function nextKlCoef(
   return klCoef * (1 + (error * completions) / control.horizon);
 }
 
-/**
- * 1 − Var(R − V) / Var(R) over unmasked tokens: 1 is a perfect critic, 0 a constant, below 0 worse.
- * Null when the returns do not vary.
- */
+/** 1 − Var(R − V) / Var(R) over unmasked tokens: 1 is perfect; null for constant returns. */
 export function explainedVariance(
   values: ArrayLike<number>,
   returns: ArrayLike<number>,

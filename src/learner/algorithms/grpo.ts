@@ -1,7 +1,4 @@
-/**
- * GRPO, one iteration: DeepSeekMath, arXiv:2402.03300, algorithm 1, lines 7 to 11.
- * Knows the order of things; formulas are in advantages.ts and losses.ts.
- */
+/** GRPO, one iteration: DeepSeekMath, arXiv:2402.03300, algorithm 1, lines 7 to 11. */
 import { stepsPerIteration } from "../../config/derived.js";
 import { logprobsOf, policyLogprobs } from "../policy/forward.js";
 import { mergeMetrics } from "../policy/loss.js";

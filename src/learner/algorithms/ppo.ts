@@ -1,7 +1,4 @@
-/**
- * PPO, one iteration: Schulman et al., arXiv:1707.06347, algorithm 1, with token rewards and GAE.
- * Knows the order of things; formulas are in advantages.ts and losses.ts.
- */
+/** PPO, one iteration: Schulman et al., arXiv:1707.06347, algorithm 1, with GAE. */
 import type { Scalar } from "@tensorflow/tfjs";
 import { stepsPerIteration } from "../../config/derived.js";
 import { mulberry32, shuffled } from "../../math/random.js";
@@ -25,10 +22,7 @@ interface Targets {
   readonly behaviourLogprobs: readonly Float32Array[] | null;
 }
 
-/**
- * @param iteration training iterations completed before this one
- * @param klCoef coefficient of the KL penalty in this iteration; the next one's is returned
- */
+/** Trains after `iteration` completed ones; returns the next iteration's KL coefficient. */
 export async function trainPpo(
   policy: PolicyOptimizer,
   batch: RolloutBatch,

@@ -3,10 +3,8 @@ import { stepsPerIteration } from "../../config/derived.js";
 import type { RunConfig } from "../../config/schema.js";
 
 /**
- * Factor of `learning_rate` for one optimizer step, in [0, 1]. Warm-up rises linearly from 0 (the
- * first step changes nothing, as in transformers); after it `linear` falls to 0 at `totalSteps`,
- * `cosine` along half a cosine, `constant` stays at 1. Steps past the end get the end's factor.
- * @param step optimizer steps taken before this one, from 0
+ * Factor of `learning_rate` after `step` optimizer steps, in [0, 1]. Warm-up rises linearly from 0;
+ * `linear` then falls to 0 at `totalSteps`, `cosine` along half a cosine, `constant` stays at 1.
  */
 export function learningRateFactor(
   type: RunConfig["lr_scheduler_type"],

@@ -1,7 +1,4 @@
-/**
- * The only place that loads TensorFlow.js. It chooses a backend (TensorFlow, else wasm, else cpu),
- * proves that it computes, and returns the one `tf` that the whole learner uses.
- */
+/** The only place that loads TensorFlow.js: the first of TensorFlow, wasm, cpu that computes. */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import util from "node:util";
@@ -24,8 +21,7 @@ export interface BackendInfo {
   tf: TF;
 }
 
-// tfjs-node-gpu requires `@tensorflow/tfjs` as CommonJS. The same here gives the same instance and
-// all its names: an ES import sees only those that Node's lexer can find.
+// tfjs-node-gpu requires `@tensorflow/tfjs` as CommonJS: this gives the same instance.
 const require = createRequire(import.meta.url);
 
 const FASTEST_FIRST: BackendName[] = ["tensorflow", "wasm", "cpu"];
@@ -34,8 +30,7 @@ export type BackendChoice = "auto" | BackendName;
 
 /**
  * Starts the first backend that passes a self-test: "auto" tries all, a name that one alone.
- * @param threads of TensorFlow, 0 = as many as it likes. Read once per process; from a worker
- *   thread it has an effect only under `env: SHARE_ENV`. wasm and cpu always use one thread.
+ * @param threads of TensorFlow, 0 = its choice; from a worker thread only under `env: SHARE_ENV`
  * @throws UserError when none (or not the one named) can be used, with each one's reason
  */
 export async function startBackend(choice: BackendChoice, threads: number): Promise<BackendInfo> {

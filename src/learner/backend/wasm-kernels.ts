@@ -1,6 +1,6 @@
 /**
  * Kernels that make TensorFlow.js's wasm backend fit for training: one it lacks (the gradient of
- * `gather`), two that give wrong values, and faster ones: about eight times the speed of a step.
+ * `gather`), two that give wrong values, and faster ones: a step is about eight times faster.
  * Knows its internals (4.22): every tensor is a span of one heap, known to C++ by an integer id.
  */
 import type { DataId, NamedAttrMap, NamedTensorInfoMap, TensorInfo } from "@tensorflow/tfjs";
@@ -63,10 +63,7 @@ export function overrideWasmKernels(tf: TF): void {
   replace("SplitV", splitV(tf));
 }
 
-/**
- * Batched matrix product. The C++ kernel is fast (XNNPACK) for one pair of untransposed matrices:
- * transpose explicitly, and call it once per batch entry, on ids that alias the operands' parts.
- */
+/** Batched matrix product: the C++ kernel (XNNPACK) is fast for one untransposed pair. */
 function batchMatMul(tf: TF, backend: WasmBackend, stockTranspose: Kernel): Kernel {
   const number = "number";
   const multiply = backend.wasm.cwrap("BatchMatMul", null, [
@@ -208,9 +205,8 @@ function gatherRows(tf: TF, stock: Kernel): Kernel {
 const LONG_ROW = 1024;
 
 /**
- * Sums over the leading axes (the gradient of biases and norm weights) without a transpose, and
- * over long trailing axes in float64. The stock kernel adds float32 to float32: small terms of a
- * softmax over 49,152 tokens get lost, 3e-4 nats in all. This takes twice its time.
+ * Sums over leading axes without a transpose, and over long trailing axes in float64 (twice the
+ * time): the stock float32 sum of a softmax over 49,152 tokens is off by 3e-4 nats.
  */
 function sumOuterOrInnerAxes(tf: TF, stock: Kernel): Kernel {
   return (args) => {

@@ -45,10 +45,9 @@ export function attentionTensors(tf: TF, plan: AttentionPlan): AttentionTensors 
 }
 
 /**
- * A completion token sees its prompt, which is computed once per group, and its own completion.
+ * A completion token sees its prompt (computed once per group) and its own completion.
  * softmax(q kᵀ / √D) v (Vaswani et al. 2017, eq. 1) with grouped-query heads (Ainslie et al. 2023).
- * @param q [N, Hq · D], like k and v [N, Hk · D] after rotary embedding
- * @returns [N, Hq · D]
+ * q and the result are [N, Hq · D], k and v [N, Hk · D] after rotary embedding.
  */
 export function attention(tf: TF, q: Tensor, k: Tensor, v: Tensor, t: AttentionTensors, headDim: number): Tensor2D {
   const rectangles = new Rectangles(tf, t, q.shape[1]! / headDim, k.shape[1]! / headDim, headDim);

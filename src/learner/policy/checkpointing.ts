@@ -10,12 +10,10 @@ interface TapeState {
 
 /**
  * run(x, weights), recomputed for the gradient instead of remembered (Chen et al. 2016). Every
- * trained weight is an explicit input, or its gradient would be lost (under LoRA the adapters
- * alone: the frozen base must outlive the gradient). tfjs has one active tape, so the outer one is
- * put aside while the inner gradient is taken.
- * @param x [N, H]
+ * trained weight is an explicit input, or its gradient would be lost. tfjs has one active tape, so
+ * the outer one is put aside while the inner gradient is taken.
  * @param prefixes of the names of all weights that `run` looks up
- * @param rowsAtOnce rows of x that `run` sees at a time: fewer than N where each row stands alone
+ * @param rowsAtOnce rows of x [N, H] that `run` sees at a time: below N where each row stands alone
  */
 export function checkpointed(
   tf: TF,

@@ -1,7 +1,4 @@
-/**
- * Passes of the policy without a gradient: log-probabilities and values of given completions, which
- * are numbered group by group over all sequences.
- */
+/** The policy's passes without a gradient; completions are numbered group by group. */
 import type { Tensor, Tensor1D } from "@tensorflow/tfjs";
 import type { RunConfig } from "../../config/schema.js";
 import type { TF } from "../backend/backend.js";
@@ -32,10 +29,7 @@ export interface Evaluated {
   readonly lastValues: Float32Array;
 }
 
-/**
- * Packs the chosen groups into microbatches of at most `tokens_per_microbatch` tokens.
- * @returns each microbatch, which the consumer disposes, with the numbers of its completions
- */
+/** Yields microbatches (which the consumer disposes) with the numbers of their completions. */
 export function* packedParts(
   { tf, run, model }: Training,
   sequences: readonly SequenceGroup[],

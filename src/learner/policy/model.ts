@@ -1,11 +1,8 @@
 /**
  * What the learner trains and what stays frozen, by name.
- *
  *   full:  [ policy | value trunk? | value head? ]        frozen: the reference policy, if needed
- *   LoRA:  [ adapters | value adapters? | value head? ]   frozen: the base
- *
- * The policy's part comes first, so what is published is a prefix. With adapters off, the base is
- * the reference policy.
+ *   LoRA:  [ adapters | value adapters? | value head? ]   frozen: the base, which is the reference
+ * The policy's part comes first, so what is published is a prefix.
  */
 import type { Tensor, Variable } from "@tensorflow/tfjs";
 import { join } from "node:path";
@@ -65,10 +62,7 @@ export class TrainableModel {
   /** Hash of the frozen tensors; null when there are none. */
   readonly frozenSha256: string | null;
 
-  /**
-   * @param base the checkpoint's weights
-   * @param trainable resumed vector; null starts from the base, with new adapters and a zero head
-   */
+  /** `trainable` is a resumed vector; null starts from the base, new adapters and a zero head. */
   constructor(tf: TF, shape: ModelConfig, run: RunConfig, base: BaseWeights, trainable: Float32Array | null) {
     this.#tf = tf;
     this.#run = run;

@@ -55,7 +55,6 @@ export class AdamW {
 
   /**
    * @param flat [P] all trainable parameters, updated in place
-   * @param rateOf factor of the learning rate by parameter name (the value head may have its own)
    * @param late parameters that join later (the policy, after the critic's warm-up)
    */
   constructor(
@@ -90,9 +89,8 @@ export class AdamW {
   }
 
   /**
-   * Updates the parameters from a flat gradient [P], which the caller disposes. The gradient is
-   * scaled by min(1, max / (norm + 1e-6)) first, torch's clip_grad_norm_.
-   * @returns the norm before clipping, of what moves; when it is not finite nothing was changed
+   * Scales the gradient [P] by min(1, max / (norm + 1e-6)), torch's clip_grad_norm_; disposed by
+   * the caller. Returns the norm before clipping; when it is not finite nothing was changed.
    */
   async update(gradient: Tensor, learningRate: number): Promise<number> {
     const tf = this.#tf;

@@ -1,10 +1,7 @@
 /**
- * Padding-free layout of groups of completions for the learner. A microbatch is one list of N
- * tokens: every prompt once (all groups), then every completion. Linear layers see [N, hidden].
+ * Padding-free layout: a microbatch is one list of N tokens, all prompts once, then completions.
  * Only attention needs rectangles; the index arrays here say which packed row goes where, and back.
- *
- * Legend: G groups. R completions per group, padded to the largest group.
- * P prompt length and C completion length, both padded to the longest of the microbatch.
+ * Legend: G groups, R completions per group, P prompt and C completion length (padded to the most),
  * Hq query heads, Hk key/value heads, E = Hq / Hk.
  */
 
@@ -69,10 +66,7 @@ interface Extents {
   readonly numRows: number;
 }
 
-/**
- * The last token of a completion predicts nothing and is left out of the input.
- * @param keepLast keep it: the value after a truncated completion needs it
- */
+/** Leaves out a completion's last token, unless the value after it is needed (`keepLast`). */
 export function packGroups(
   groups: readonly SequenceGroup[],
   heads: { numHeads: number; numKvHeads: number },
@@ -221,8 +215,7 @@ export const groupTokens = (group: SequenceGroup): number =>
 
 /**
  * Cuts a batch into microbatches of at most `maxTokens`; a larger single group stands alone.
- * Groups go by their longest completion, so that attention rectangles hold little padding.
- * @returns indices into `groups`
+ * Returns indices into `groups`, by longest completion, so that attention has little padding.
  */
 export function microbatches(groups: readonly SequenceGroup[], maxTokens: number): number[][] {
   const longest = groups.map(({ completions }) => Math.max(...completions.map((completion) => completion.length)));

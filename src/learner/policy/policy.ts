@@ -1,6 +1,6 @@
 /**
- * The policy: Qwen2 / Llama as plain functions over named weights. Forward only; gradients come
- * from the primitives. Legend: N packed tokens, M completion tokens (targets), H hidden.
+ * The policy: Qwen2 / Llama as plain functions over named weights. Forward only.
+ * Legend: N packed tokens, M completion tokens (targets), H hidden.
  */
 import type { Scalar, Tensor, Tensor1D, Tensor2D, TensorContainer } from "@tensorflow/tfjs";
 import type { ModelConfig } from "../../model/config.js";
@@ -45,10 +45,7 @@ export function disposeBatch(tf: TF, batch: Microbatch): void {
   tf.dispose([rest, tensors] as unknown as TensorContainer);
 }
 
-/**
- * y = x Wᵀ + b, plus the adapter's (drop(x) Aᵀ) Bᵀ · scale where there is one (Hu et al. 2021, eq.
- * 3). Tidied: the terms are as large as the sum, and no gradient needs them.
- */
+/** y = x Wᵀ + b + (drop(x) Aᵀ) Bᵀ · scale (Hu et al. 2021, eq. 3); no gradient needs the terms. */
 function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tensor2D {
   return tf.tidy(() => {
     let y = product(tf, x, weight(weights, `${module}.weight`), weights.lora !== null);
@@ -94,8 +91,7 @@ function mlpHalf(tf: TF, shape: ModelConfig, x: Tensor, layer: number, weights: 
 export const MAX_MLP = 4 * 1024 * 1024;
 
 /**
- * Hidden states after the final norm, [N, H].
- * @param checkpointing recompute each block in the backward pass instead of keeping its activations
+ * Hidden states after the final norm, [N, H]; `checkpointing` recomputes blocks for the gradient.
  * @param maxMlp with checkpointing: elements of the MLP's arrays that are recomputed at once
  */
 export function hiddenStates(

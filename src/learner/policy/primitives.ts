@@ -1,7 +1,4 @@
-/**
- * Operations with hand-written gradients (`tf.customGrad`). Values and gradients of each are tested
- * against a plain twin (test/support/primitives-plain.ts), on TensorFlow and wasm.
- */
+/** Operations with hand-written gradients, tested against test/support/primitives-plain.ts. */
 import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
 import { rotaryCosSin } from "../../model/rotary.js";
 import type { TF } from "../backend/backend.js";
@@ -9,9 +6,8 @@ import type { TF } from "../backend/backend.js";
 type Save = (tensors: Tensor[]) => void;
 
 /**
- * `tf.customGrad` with less memory: tfjs would keep `saved`, `dy` and temporaries until the
- * backward pass ends. Here temporaries are tidied, and `saved` and `dy` disposed once `gradFunc`
- * returns. So it must return neither itself but `tf.clone(..)`, which shares the data.
+ * `tf.customGrad` with less memory: `saved` and `dy` are disposed once `gradFunc` returns.
+ * So it must return neither itself but `tf.clone(..)`, which shares the data.
  */
 export function customGrad(
   tf: TF,
@@ -41,10 +37,7 @@ export function addGradient(tf: TF, soFar: Tensor | null, part: Tensor): Tensor 
   return sum;
 }
 
-/**
- * a + b, of equal shapes, or with b [out] added to every row of a [N, out].
- * tf.add would keep both inputs for a gradient that needs neither: most of a block's memory.
- */
+/** a + b ([N, out], b may be [out]); tf.add would keep both inputs, which no gradient needs. */
 export function plus(tf: TF, a: Tensor, b: Tensor): Tensor2D {
   const isBias = b.rank < a.rank;
   return customGrad(tf, [a, b], ([a, b]) => ({

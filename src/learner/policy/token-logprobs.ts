@@ -1,7 +1,4 @@
-/**
- * Log-probabilities and entropies of tokens from hidden states, in chunks, with a hand-written
- * gradient: [tokens, vocabulary] never exists where it would be large.
- */
+/** Log-probabilities and entropies of tokens, in chunks: [tokens, vocabulary] is never large. */
 import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
 import type { TF } from "../backend/backend.js";
 import { addGradient, customGrad } from "./primitives.js";
@@ -10,12 +7,10 @@ import { addGradient, customGrad } from "./primitives.js";
 export const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
 
 /**
- * Log-probability of each target under softmax(h · headᵀ / temperature), and the entropy of that
- * distribution, H = logsumexp(z) - Σ p·z with z = logits / temperature.
- * @param h [M, hidden] states that predict the targets [M]; head is [V, hidden]
+ * [M, 2] of each target under softmax(z = h · headᵀ / temperature), in nats: its log-probability,
+ * and the entropy H = logsumexp(z) - Σ p·z. h is [M, hidden], head [V, hidden].
  * @param options entropyGradient: the entropy column carries a gradient; frozenHead: the head has
  *   none and must outlive that of h; maxLogits: logits held at once, in elements
- * @returns [M, 2]: log-probabilities (nats), entropies (nats)
  */
 export function tokenLogprobs(
   tf: TF,

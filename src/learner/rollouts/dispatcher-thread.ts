@@ -1,8 +1,6 @@
 /**
- * The learner's thread for everything that must not wait for TensorFlow: sockets, leases, journal,
- * weight serving. (A training step blocks its thread for seconds; actors must get heartbeats, acks,
- * tasks and weights meanwhile.) Runs as a worker; remote-source.ts on the main thread is its only
- * client. Never imports TensorFlow.
+ * The learner's worker thread for what must not wait for a training step: sockets, leases, journal,
+ * weight serving. remote-source.ts is its only client. Never imports TensorFlow.
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -29,10 +27,7 @@ export interface DispatcherData {
   readonly layout: readonly LayoutEntry[];
   /** Hash of the frozen base, part of every version's with LoRA; null without. */
   readonly baseSha256: string | null;
-  /**
-   * Two packed weight buffers, used in turn: one is written by the main thread while the other is
-   * served.
-   */
+  /** Packed weights, used in turn: the main thread writes one while the other is served. */
   readonly buffers: readonly [SharedArrayBuffer, SharedArrayBuffer];
 }
 

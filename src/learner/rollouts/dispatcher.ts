@@ -9,9 +9,8 @@
  *     group ─────────────────────▶  judged, journalled
  *     ◀───────── ack | refused
  *
- * Why nothing is lost: a task stays leased until its answer is in the journal; a lease ends by
- * timeout, by silence or `bye` of its actor, or by refusal, and the task opens again. Why nothing
- * counts twice: answers are recognised by task id, and the same task gives the same tokens.
+ * A task stays leased until its answer is in the journal, or opens again, so nothing is lost.
+ * Answers are recognised by task id, and the same task gives the same tokens: none counts twice.
  */
 import type { Router } from "zeromq";
 import type { PolicyVersion } from "../../model/identity.js";
@@ -101,10 +100,7 @@ export class Dispatcher {
     }
   }
 
-  /**
-   * Offers new weights to all actors and opens the tasks they allow. `packed` must stay as it is
-   * until the next call.
-   */
+  /** Offers new weights and opens their tasks; `packed` must stay as it is until the next call. */
   publish(packed: Float32Array, version: PolicyVersion): void {
     this.#weights.offer(packed, version);
     this.#ledger.publish(version);

@@ -1,8 +1,6 @@
 /**
  * What the learner accepts as experience: task book + journal + known policies.
- *
- * A group is accepted once, when its task is open, its weights are known and fresh enough, and the
- * journal has it. Both rollout sources stand on this; it knows neither sockets nor engines.
+ * A group is accepted once: its task is open, its weights are fresh enough, and it is journalled.
  */
 import type { PolicyVersion } from "../../model/identity.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
@@ -76,10 +74,7 @@ export class Ledger {
     return Object.fromEntries(this.#counters);
   }
 
-  /**
-   * Makes a policy current. The first call also takes back what the journal holds of the batches
-   * still to be trained.
-   */
+  /** Makes a policy current; the first call also takes back the journal's untrained batches. */
   publish(version: PolicyVersion): void {
     if (this.#evaluationWaiter !== null)
       throw new Error("a policy was published while the one before was being evaluated");
@@ -142,10 +137,7 @@ export class Ledger {
     });
   }
 
-  /**
-   * Resolves with the answers in task order.
-   * @param onDone called with the number of answers so far
-   */
+  /** Resolves with the answers in task order; `onDone` gets the number so far. */
   evaluate(tasks: readonly Task[], onDone: (done: number) => void): Promise<TrajectoryGroup[]> {
     return new Promise((resolve, reject) => {
       this.book.addEvaluation(tasks);
@@ -204,8 +196,7 @@ export class Ledger {
     const keep = (task: Task, group: TrajectoryGroup): boolean => {
       const open = this.book.find(group.taskId);
       if (open === null || open === "finished" || !samePrompt(open, task)) return false;
-      // Older policies were checked when their trajectories came in; later ones never happened in
-      // this history.
+      // Older policies were checked on arrival; later ones never happened in this history.
       for (const { version: v } of group.completions)
         if (v.iteration < version.iteration) this.#known.set(v.iteration, v.sha256);
       if (this.#faultOf(open, group) !== null) return false;

@@ -1,7 +1,6 @@
 /**
  * The rollout source of a normal run: actors over ZeroMQ, reached through the dispatcher thread.
- * Lives on the main thread, which TensorFlow may block for seconds; whatever cannot wait happens in
- * the thread.
+ * It lives on the main thread, which TensorFlow may block for seconds.
  */
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -74,10 +73,7 @@ export class RemoteSource implements RolloutSource {
     });
   }
 
-  /**
-   * Starts the thread and binds the sockets.
-   * @throws UserError for a used port, a bad data set or tokenizer
-   */
+  /** Binds the sockets. @throws UserError for a used port, a bad data set or tokenizer */
   static async start(options: RemoteSourceOptions): Promise<RemoteSource> {
     const bytes = layoutSize(options.layout) * 4;
     const buffers = [new SharedArrayBuffer(bytes), new SharedArrayBuffer(bytes)] as const;
@@ -125,9 +121,8 @@ export class RemoteSource implements RolloutSource {
   }
 
   /**
-   * Tells the actors to stop, closes sockets and journal, ends the thread.
-   * A thread that has reported a failure still closes its own sockets: to end it while one receives
-   * would abort the process, and with it the message that says why.
+   * Tells the actors to stop, closes sockets and journal, ends the thread. A failed thread closes
+   * its own sockets: to end it while one receives would abort the process and lose the message.
    */
   async close(): Promise<void> {
     if (this.#closing) return;

@@ -1,7 +1,4 @@
-/**
- * Where the learner's loop gets trajectories from. Two implementations: the dispatcher thread
- * (actors over ZeroMQ) and the serial source (an engine in this process, strictly on-policy).
- */
+/** Where the learner's loop gets trajectories from: the dispatcher thread or the serial source. */
 import type { PolicyVersion } from "../../model/identity.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 
@@ -39,10 +36,7 @@ export interface RolloutSource {
   publish(packed: Float32Array, iteration: number): Promise<PolicyVersion>;
   /** All groups of training batch k (waits for them). */
   batch(k: number): Promise<TrainingBatch>;
-  /**
-   * Answers held-out problems with the current policy.
-   * @param onDone is told of the groups finished so far, at the start as well
-   */
+  /** Answers held-out problems; `onDone` is told of the groups finished, at the start as well. */
   evaluate(request: EvaluationRequest, onDone?: (done: number, total: number) => void): Promise<Evaluation>;
   /** Writes advantages beside the trajectories: by task id, one [T] array per completion. */
   recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void>;

@@ -1,7 +1,4 @@
-/**
- * The secret of a run: made by the learner, passed on by the launcher in the environment of its
- * actors. It keeps other users of a machine out where the sockets are open to them (tcp).
- */
+/** The secret of a run, in its actors' environment: it keeps others out of open (tcp) sockets. */
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 
 export const newToken = (): string => randomBytes(24).toString("base64url");

@@ -1,7 +1,6 @@
 /**
- * The rollout source of `--serial`: an engine in this process, no sockets, no second process,
- * strictly on-policy. The reference the distributed run is compared with: same tasks, same noise,
- * same rewards, same journal.
+ * The rollout source of `--serial`: an engine in this process, strictly on-policy. The distributed
+ * run is compared with it: same tasks, same noise, same rewards, same journal.
  */
 import type { Engine, GeneratedGroup } from "../../engine/engine-types.js";
 import type { PolicyVersion } from "../../model/identity.js";
@@ -32,8 +31,7 @@ export class SerialSource implements RolloutSource {
     const onFatal = (error: unknown) => {
       this.#failure ??= error instanceof Error ? error : new Error(String(error));
     };
-    // One process answers each task at once: no lease can run out, and no policy but the current
-    // one samples.
+    // No lease can run out here, and no policy but the current one samples.
     this.#ledger = new Ledger({ ...options, maxStaleness: 0, leaseMs: Infinity, onFatal });
   }
 

@@ -1,7 +1,4 @@
-/**
- * Puts the rollout source of `--serial` together: engine, rewards and journal in the learner's own
- * process.
- */
+/** Puts the source of `--serial` together: engine, rewards and journal in the learner's process. */
 import { OrtEngine } from "../../engine/engine.js";
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";

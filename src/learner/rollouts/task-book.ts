@@ -1,19 +1,13 @@
 /**
- * Which tasks exist, who works on them, and which are answered. Pure bookkeeping: no sockets, no
- * files, no clock.
+ * Which tasks exist, who works on them, and which are answered. No sockets, files or clock.
  *
  *   open ──lease──▶ leased ──complete──▶ finished
  *    ▲                 │ actor gone, lease expired, answer refused
  *    └─────release─────┘
  *
- * Pacing (bounded staleness): training batch k is opened when the policy's iteration reaches k −
- * maxStaleness, and not before. So nothing older can be trained on, and nothing is thrown away.
- *
- * A task whose actors die or hang is suspected: each actor holds one suspect at most, so that the
- * next death tells which it was. After MAX_DEATHS of its actors it is set aside.
- *
- * Dynamic sampling: a group whose rewards are all equal carries no group-relative signal. A fresh
- * task replaces it in the same place of the same batch (DAPO, arXiv:2503.14476, section 3.2).
+ * Pacing: training batch k opens when the policy's iteration reaches k − maxStaleness, not before.
+ * Dynamic sampling: a fresh task replaces a group of equal rewards, which carries no signal, in the
+ * same place of the same batch (DAPO, arXiv:2503.14476, section 3.2).
  */
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 
@@ -93,9 +87,7 @@ export class TaskBook {
     return this.#current;
   }
 
-  /**
-   * Moves to a newer policy: opens the batches pacing now allows, forgets those already trained on.
-   */
+  /** Moves to a newer policy: opens the batches pacing allows, forgets those trained on. */
   advance(iteration: number): void {
     if (iteration < this.#current)
       throw new Error(`the policy went back from iteration ${this.#current} to ${iteration}`);
@@ -145,9 +137,8 @@ export class TaskBook {
   }
 
   /**
-   * Leases the most urgent open task of at most `free` rows: evaluation first, then the oldest
-   * batch, returned tasks before fresh ones. A task that failed on this actor is kept for others
-   * while `othersLive`.
+   * Leases the most urgent open task of at most `free` rows: evaluation, then the oldest batch,
+   * returned tasks first. One that failed on this actor is kept for others while `othersLive`.
    */
   lease(actorId: string, free: number, nowMs: number, othersLive: boolean): Task | null {
     let best: Entry | null = null;
@@ -245,18 +236,12 @@ export class TaskBook {
     return this.#live.get(taskId)?.askedOf.has(actorId) ?? false;
   }
 
-  /**
-   * The unanswered task of this id; "finished" when it was answered before; null when it was never
-   * asked.
-   */
+  /** "finished" when it was answered before; null when it was never asked. */
   find(taskId: string): Task | "finished" | null {
     return this.#live.get(taskId)?.task ?? (this.#finished.has(taskId) ? "finished" : null);
   }
 
-  /**
-   * Takes the answer of an unanswered task. Returns true when dynamic sampling put a fresh task in
-   * its place.
-   */
+  /** Takes an answer; true when dynamic sampling put a fresh task in its place. */
   complete(group: TrajectoryGroup): boolean {
     const entry = this.#live.get(group.taskId);
     if (entry === undefined) throw new Error(`${group.taskId} is not an unanswered task`);

@@ -1,10 +1,7 @@
 /**
- * Which task stands at which place: problems → prompts → tasks, as a function of the configuration
- * alone.
- *
- * Batch k holds positions kB … kB+B−1 of the prompt order, B = generation_batch_size /
- * num_generations. Substitutes of dynamic sampling come from an order of their own, so that they
- * never move a later batch's prompts.
+ * Which task stands at which place, as a function of the configuration alone. Batch k holds
+ * positions kB … kB+B−1 of the prompt order, B = generation_batch_size / num_generations.
+ * Substitutes have an order of their own, so that they never move a later batch's prompts.
  */
 import type { RunConfig } from "../../config/schema.js";
 import { UserError } from "../../errors.js";
@@ -52,10 +49,7 @@ export class TaskSource {
     this.groupsPerBatch = run.generation_batch_size / run.num_generations;
   }
 
-  /**
-   * Reads the data sets and the tokenizer a configuration names.
-   * @throws UserError when one is missing or malformed, or a file's prompt is too long
-   */
+  /** @throws UserError when data or tokenizer is missing or malformed, or a prompt is too long */
   static open(run: RunConfig): TaskSource {
     const model = readModelConfig(run.model.path);
     const tokenizer = loadTokenizer(run.model.path, model);
@@ -70,18 +64,14 @@ export class TaskSource {
     return source;
   }
 
-  /**
-   * A file is read whole at the start, so that a prompt that is too long does not end a run that is
-   * half done.
-   */
+  /** Reads all at the start: a prompt that is too long must not end a run that is half done. */
   #checkPrompts(dataset: Dataset): void {
     for (let i = 0; i < dataset.size; i++) this.#promptIds(dataset.problem(i));
   }
 
   /**
-   * The training task at place `slot` of a batch; replacement r > 0 is its r-th substitute.
-   * @throws UserError when the prompt is longer than data.max_prompt_length or leaves no room in
-   *   the context
+   * The task at `slot` of a training batch; replacement r > 0 is its r-th substitute.
+   * @throws UserError for a prompt longer than data.max_prompt_length or the context allows
    */
   taskAt(batch: number, slot: number, replacement: number): Task {
     const run = this.#run;
@@ -97,9 +87,7 @@ export class TaskSource {
     return this.#complete(task, this.#problems.train.problem(index), run.temperature);
   }
 
-  /**
-   * The first held-out problems, one completion each, for the policy of one iteration.
-   */
+  /** The first held-out problems, one completion each, for the policy of one iteration. */
   evalTasks({ iteration, n, mode, purpose }: EvaluationRequest): Task[] {
     const temperature = mode === "greedy" ? 0 : this.#run.temperature;
     return Array.from({ length: Math.min(n, this.#problems.validation.size) }, (_, i) => {
@@ -167,10 +155,7 @@ export function bookOptions(run: RunConfig, source: TaskSource): TaskBookOptions
   };
 }
 
-/**
- * Whether no completion of a group earned more than another: all its group-relative advantages
- * would be 0.
- */
+/** Whether all group-relative advantages would be 0: no completion earned more than another. */
 function rewardsEqual(run: RunConfig): TaskBookOptions["rewardsEqual"] {
   const functions = rewardWeights(run);
   return (group) => {

@@ -1,11 +1,7 @@
 /**
- * Serves the current policy's weights: as a file in shared memory for actors of this machine, and
- * in chunks on a ROUTER of their own.
- *
- * The file is a short cut and may vanish at any time (the next policy replaces it); chunks always
- * serve. Actors pull: each asks for the next chunk when it can take one, so a slow actor paces
- * itself and nothing is pushed at anyone. A request for another policy than the current one is
- * answered `gone`.
+ * Serves the current weights: as a file in shared memory, and in chunks on a ROUTER of their own.
+ * The file may vanish at any time (the next policy replaces it); chunks always serve. Actors pull,
+ * so a slow one paces itself. A request for another policy is answered `gone`.
  */
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -64,8 +60,7 @@ export class WeightServer {
     const last = this.announcement?.file;
     const file = this.#writeFile(version);
     this.announcement = { iteration, sha256, totalBytes: packed.byteLength, chunkBytes: this.#chunkBytes, file };
-    // An actor that is reading it keeps what it has opened; one that comes too late asks for
-    // chunks.
+    // An actor that is reading it keeps it; one that comes too late asks for chunks.
     if (last && last !== file) rmSync(last, { force: true });
   }
 
