@@ -15,7 +15,7 @@ import {
   type Sources,
 } from "./support/source-rules.js";
 
-const base = ["errors.ts", "files.ts"];
+const base = ["errors.ts", "files.ts", "telemetry.ts"];
 /** What training, rollouts and evaluation are all made of. */
 const common = [...base, "math", "model", "protocol", "config"];
 const rooms = [...common, "machine", "terminal", "run", "engine", "tasks", "generate", "entry.ts"];
@@ -51,6 +51,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "entry.ts": base,
   "files.ts": ["errors.ts"],
   "errors.ts": [],
+  "telemetry.ts": [],
 };
 
 /** Packages and files that only some rooms may import: the rest has no sockets and no runtimes. */

@@ -15,12 +15,12 @@ export function launchSmall(runDir: string, ...args: readonly string[]): Running
   return start("launch", ["--algo", "grpo", "--run-dir", runDir, "--seed", "3", ...SMALL, ...args]);
 }
 
-/** Folders of runs in shared memory and the temporary directory; a clean end adds none. */
-export function leftovers(): string[] {
+/** Folders that these processes made in shared memory and the temporary directory. */
+export function leftovers(pids: readonly number[]): string[] {
   return ["/dev/shm", tmpdir()]
     .filter((root) => existsSync(root))
-    .flatMap((root) => readdirSync(root).filter((name) => /^frl-\d+-/.test(name)))
-    .toSorted();
+    .flatMap((root) => readdirSync(root))
+    .filter((name) => pids.includes(Number(/^frl-\d+-(\d+)-/.exec(name)?.[1])));
 }
 
 /** What the launcher has printed so far. */
