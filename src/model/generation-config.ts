@@ -1,8 +1,4 @@
-/**
- * How a model's makers want it to be sampled (generation_config.json). Serves `infer` and `serve`
- * only: training samples with temperature alone. The sampler knows temperature and nothing else;
- * what it cannot do is named, not dropped.
- */
+/** The makers' sampling settings, for `infer` and `serve` only; what we cannot do is named. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
