@@ -28,10 +28,7 @@ export function refuseDifferent(results: readonly EvalResult[]): void {
   }
 }
 
-/**
- * Compares two lists seed by seed: pair i must come from one training seed, where known.
- * @throws UserError for lists of unequal length, fewer than two seeds, a seed twice, a mixed pair
- */
+/** @throws UserError for unequal lengths, fewer than two seeds, a seed twice, or a mixed pair */
 export function refuseUnpaired(a: readonly EvalResult[], b: readonly EvalResult[]): void {
   if (a.length !== b.length) {
     const seeds = (side: readonly EvalResult[]): string => side.map((r) => r.train_seed ?? "?").join(", ");

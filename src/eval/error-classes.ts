@@ -121,10 +121,7 @@ export interface Changes {
   readonly classes: readonly { readonly before: AnswerClass; readonly after: AnswerClass; readonly n: number }[];
 }
 
-/**
- * Pairs two evaluations by completion, in the modes both have.
- * @throws UserError when they do not hold the same questions, saying what differs
- */
+/** Pairs completions in the modes both have. @throws UserError when the questions differ */
 export function changes(
   before: readonly Prediction[],
   after: readonly Prediction[],

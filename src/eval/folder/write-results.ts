@@ -1,6 +1,5 @@
 /**
- * An evaluation folder while it is written. A cut evaluation goes on; other settings are refused.
- *
+ * An evaluation folder while it is written. A cut one goes on; other settings are refused.
  *   predictions.jsonl  appended as questions are answered, put in order at the end
  *   unfinished.json    settings and time spent so far; deleted when metrics.json is written
  *   metrics.json       settings and figures: the evaluation is whole
@@ -36,10 +35,7 @@ export interface EvalFolder {
   finish(predictions: readonly Prediction[], figures: Partial<Record<Mode, ModeMetrics>>): void;
 }
 
-/**
- * Opens a new folder, or one of the same settings to go on with. @param wanted modes, in order
- * @throws UserError when the folder holds something else, saying what differs
- */
+/** Opens a new folder, or goes on in one. @throws UserError when its settings differ */
 export function openEvalFolder(
   folder: string,
   settings: EvalSettings,
