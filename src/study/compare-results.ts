@@ -20,10 +20,7 @@ export interface CompareOptions {
   readonly json?: string;
 }
 
-/**
- * @param files two or more checkpoints' results, or one study's directory; none with `--a`, `--b`
- * @throws UserError for files that cannot be compared, saying what differs
- */
+/** @param files two or more results, or one study @throws UserError when not comparable */
 export function runCompare(files: readonly string[], { a, b, json }: CompareOptions): void {
   const bySeed = a !== undefined || b !== undefined;
   if (bySeed && files.length > 0)

@@ -32,10 +32,7 @@ export function spentBy(metrics: RunFiles["metrics"]): Map<number, Spent> {
   return spent;
 }
 
-/**
- * The points of a finished run, from iteration 0 (before training) to the last.
- * @throws UserError for files that cannot be read, or a run that ended early
- */
+/** Points from iteration 0 to the last. @throws UserError for a run unreadable or ended early */
 export function readCurve(runDir: string): CurvePoint[] {
   const { metrics, summary, validation } = readRunFiles(runDir);
   if (summary?.validation.before === undefined || summary.validation.after === undefined)
@@ -51,10 +48,7 @@ export function readCurve(runDir: string): CurvePoint[] {
   });
 }
 
-/**
- * Accuracy at a budget, on the straight line between the evaluations before and after it.
- * @returns null where the run was not evaluated in this mode
- */
+/** Accuracy at a budget, linear between evaluations; null where none was made in this mode. */
 export function accuracyAt(curve: readonly CurvePoint[], budget: Budget, at: number, mode: Mode): number | null {
   const points = curve.flatMap((point) => {
     const accuracy = point.validation[mode]?.accuracy;
@@ -76,10 +70,7 @@ export interface Matched {
   readonly b: readonly number[];
 }
 
-/**
- * Two algorithms at equal budgets, seed by seed: a [seeds] curves of one, b of the other.
- * @returns null where some run was not evaluated in this mode, or does not count this budget
- */
+/** Two algorithms' curves at equal budgets by seed; null where a run lacks this mode or budget. */
 export function matchedAt(
   a: readonly (readonly CurvePoint[])[],
   b: readonly (readonly CurvePoint[])[],

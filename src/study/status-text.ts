@@ -25,10 +25,7 @@ interface Answer {
   readonly running: boolean;
 }
 
-/**
- * @returns whether it is well: running without a problem, or finished
- * @throws UserError when the directory is neither, or a file in it is damaged
- */
+/** @returns true when running well, or finished @throws UserError when a file is damaged */
 export async function showStatus(dir: string, { watch, json }: StatusOptions): Promise<boolean> {
   for (;;) {
     const answer = look(dir);

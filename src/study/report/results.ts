@@ -73,10 +73,7 @@ export function results({ baseline, runs }: Gathered): Result[] {
   });
 }
 
-/**
- * Takes the wider of Student's t over seeds and Wilson's over questions: seeds that happen to
- * agree say nothing of other questions.
- */
+/** The wider of Student's t over seeds and Wilson's over questions: seeds may agree by chance. */
 function overSeeds(
   list: readonly { readonly accuracy: number; readonly ci95: readonly [number, number] }[],
   n: number,

@@ -12,10 +12,7 @@ export interface ReportOptions {
 
 const FIGURES = "report-figures";
 
-/**
- * @returns path of the HTML page
- * @throws UserError when the directory is neither a study nor a run, or a file in it is damaged
- */
+/** @returns the page's path @throws UserError for neither study nor run, or a damaged file */
 export function writeReport(dir: string, { out = dir }: ReportOptions = {}): string {
   const { document, figures } = makeReport(dir);
   mkdirSync(join(out, FIGURES), { recursive: true });
