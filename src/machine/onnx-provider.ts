@@ -1,10 +1,7 @@
 /**
- * ONNX Runtime's CUDA provider for onnxruntime-node, which npm's package leaves out: two libraries
- * beside its libonnxruntime. They are kept in the user's cache; node_modules gets links.
- *
- *   CUDA 12  onnxruntime-node's own install script, which takes them from NuGet
+ * ONNX Runtime's CUDA provider, which npm's package leaves out; node_modules links to the cache.
+ *   CUDA 12  onnxruntime-node's own install script, which takes it from NuGet
  *   CUDA 13  PyPI's onnxruntime-gpu of the same version
- *
  * The script can end with 0 having done nothing, so its result is looked at, not its exit code.
  */
 import { execFile } from "node:child_process";

@@ -13,10 +13,7 @@ export interface SetupOptions {
   readonly dryRun: boolean;
 }
 
-/**
- * Puts the learner's native TensorFlow in place; where that is not possible, wasm serves. With
- * `cuda`, all parts are tried, and one that cannot be prepared is a UserError.
- */
+/** Prepares native TensorFlow, else wasm serves. @throws UserError when a `cuda` part fails */
 export async function setup({ cuda, actorCuda, dryRun }: SetupOptions): Promise<void> {
   if (cuda) return dryRun ? listCuda(actorCuda) : setupCuda(actorCuda);
   const binding = await prepareNativeBinding({ log: tell });

@@ -47,10 +47,7 @@ function pipArguments({ name, version }: Wheel, destination: string): string[] {
   return [...args, "--no-cache-dir", "--disable-pip-version-check", "--dest", destination, `${name}==${version}`];
 }
 
-/**
- * Downloads a wheel, checks it, unpacks what is wanted. @throws Error with one clause on why
- * @param wanted Python regular expression, matched from the start of a file's name
- */
+/** @param wanted Python regex, from a name's start @throws Error with one clause on why */
 export async function fetchWheel(
   python: string,
   wheel: Wheel,
@@ -120,11 +117,7 @@ async function bytesUnder(folder: string): Promise<number> {
   return sizes.reduce((sum, size) => sum + size, 0);
 }
 
-/**
- * Fills a folder beside `target` and renames it to that. Of two processes that do so, the first to
- * rename wins. Removes what a killed setup left long ago.
- * @param proof the file that shows that another process was first
- */
+/** Fills a folder, then renames it; `proof` shows that another was first. Removes old leftovers. */
 export async function fillBeside(
   target: string,
   fill: (folder: string) => Promise<void>,
