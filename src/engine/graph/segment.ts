@@ -181,8 +181,8 @@ function forward(b: Graph, shape: ModelConfig, numeric: Numeric, at: StepInputs)
   const { numLayers: L, numHeads: Hq, numKvHeads: Hkv, headDim: D } = shape;
   const { inputs, arrangement, rope, recent, current, step } = at;
   const { prompt, past } = inputs;
-  // Lengths are read off shapes, which stay on the host, and before the loop: else CUDA would copy
-  // them back at every step (test/integration/cuda-placement.test.ts).
+  // Shapes read in here are on the host. Lengths from outside the loop, or of its counter, CUDA
+  // would copy back at every step (test/integration/cuda-placement.test.ts).
   const lengths = [
     axis(b, prompt[0]!.k, 3),
     axis(b, past[0]!.k, 3),
