@@ -1,8 +1,5 @@
 #!/usr/bin/env node
-/**
- * `node dist/cli.js <command>`: everything except training runs (launch.ts). A file of cli/ loads
- * its job only when it runs, so that `--help` is instant. Exits 0, or 1 with one line on stderr.
- */
+/** Every command but training (launch.ts). A file of cli/ loads its job only when it runs. */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { addAnalyze } from "./cli/analyze.js";

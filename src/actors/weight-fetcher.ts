@@ -1,7 +1,4 @@
-/**
- * Fetches a policy's weights from the learner's file in shared memory, else chunk by chunk.
- * A chunk with a wrong checksum is asked for again; the engine's hash is the proof.
- */
+/** Fetches a policy's weights: from a file in shared memory, else in checked chunks. */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import type { Dealer } from "zeromq";

@@ -89,7 +89,6 @@ async function describe({ folder, shape, lora }: ModelFiles, sha256: string): Pr
   );
 }
 
-/** Runs the start-up self-test of a training run on the sampled tokens. */
 async function compare(
   files: ModelFiles,
   prompts: readonly Int32Array[],

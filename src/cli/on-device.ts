@@ -10,14 +10,9 @@ import { deviceEnv, visibleGpus } from "../machine/devices.js";
 export const deviceChoices = ["auto", "cpu", "cuda"] as const;
 export type DeviceChoice = (typeof deviceChoices)[number];
 
-/** Set for the child, which does not choose again. */
 const PREPARED = "FINELLAMA_PREPARED_DEVICE";
 
-/**
- * Runs a command in this process on the CPU, else in a child whose exit code becomes this one's.
- * @param run given the device; called in this process or in the child, never in both
- * @throws UserError with doctor's report, when CUDA was asked for and cannot be used
- */
+/** Runs a command here on the CPU, else in a child. @throws UserError when asked-for CUDA fails */
 export async function onDevice(
   asked: DeviceChoice,
   run: (device: "cpu" | "cuda") => Promise<void>,
@@ -39,11 +34,7 @@ export async function onDevice(
   process.exitCode = await startAgain(argv, { ...process.env, ...env, [PREPARED]: "cuda" });
 }
 
-/**
- * The child leads a group of its own: Ctrl-C reaches this process alone, which passes it on once.
- * It ends when this process is gone (cli.ts listens for "disconnect").
- * @returns its exit code, 128 + signal number when a signal ended it
- */
+/** Ctrl-C reaches only this process, which passes it on: the child leads a group of its own. */
 async function startAgain(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   const child = spawn(process.execPath, argv, { env, detached: true, stdio: ["inherit", "inherit", "inherit", "ipc"] });
   const pass = (signal: NodeJS.Signals): void => void child.kill(signal);

@@ -78,6 +78,5 @@ export function cudaGaps(machine: MachineFacts): CudaGap[] {
   }
 }
 
-/** True when training and sampling work without a GPU. */
 export const cpuWorks = ({ learner, actors }: MachineFacts): boolean =>
   learner.backend !== null && actors.providers["cpu"] === null;

@@ -25,7 +25,6 @@ export interface MachineFacts {
     readonly build: "cpu" | "cuda" | "own" | null;
     readonly backend: Probe["backend"];
     readonly passedOver: readonly string[];
-    /** Folders put before LD_LIBRARY_PATH. */
     readonly libraryPath: readonly string[];
     readonly libraries: readonly LibraryFact[];
   };

@@ -1,8 +1,7 @@
 /**
- * A process of its own that loads what a learner or an actor would load: a library path holds for a
- * whole process, and a library that fails to load can crash it. Its argument is a ProbeRequest as
- * JSON, the last line of stdout a Probe. `process.dlopen` asks the system's loader before it looks
- * for a Node addon, so the error for a missing library is the loader's own.
+ * A process of its own that loads what a learner or actor would: a failed library can crash it.
+ * Argument: a ProbeRequest; last line of stdout: a Probe. `process.dlopen` asks the system's loader
+ * first, so a missing library gives the loader's own error.
  */
 import { readFileSync } from "node:fs";
 import { constants } from "node:os";

@@ -1,8 +1,4 @@
-/**
- * LoRA in the actor: adapters arrive, merged weights are sampled from: W + (lora_alpha / r) · B A
- * (Hu et al. 2021, §4.1). Merging costs a moment per policy version and nothing per token. The
- * products run in ONNX Runtime (one Gemm node).
- */
+/** Merges arriving LoRA adapters: W + (lora_alpha / r) · B A (Hu et al. 2021, §4.1), in a Gemm. */
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import { weightLayout, type LayoutEntry } from "../model/layout.js";
@@ -21,15 +17,11 @@ export function matrixOf(packed: Float32Array, { offset, size, shape }: LayoutEn
 }
 
 export interface MatrixMerge {
-  /**
-   * w [out, in], b [out, r], a [r, in] → into [out, in], which is no part of w. An output of its
-   * own would be allocated and copied, half of the time a merge takes.
-   */
+  /** w [out, in], b [out, r], a [r, in] → into, not part of w: saves half of a merge's time. */
   run(w: Matrix, b: Matrix, a: Matrix, into: Matrix): Promise<void>;
   release(): Promise<void>;
 }
 
-/** The merge of one matrix, w + (lora_alpha / r) · b a. */
 export async function createMatrixMerge(
   lora: Pick<LoraSpec, "r" | "lora_alpha">,
   threads: number,
@@ -44,10 +36,7 @@ export async function createMatrixMerge(
   );
   g.nodeTo(["merged"], "Gemm", [b!, a!, w!], { alpha: { float: lora.lora_alpha / lora.r } });
   g.output("merged", "float32", ["w_rows", "w_columns"]);
-  const gemm = await InferenceSession.create(g.encodeModel(), {
-    intraOpNumThreads: threads,
-    enableMemPattern: false,
-  });
+  const gemm = await InferenceSession.create(g.encodeModel(), { intraOpNumThreads: threads, enableMemPattern: false });
   const tensor = ({ values, shape }: Matrix): Tensor => new Tensor("float32", values, shape);
   return {
     async run(w, b, a, into) {
@@ -82,8 +71,7 @@ export class AdapterMerger {
 
   /** Fills `arena` (weightLayout order) with the merged weights. @returns the pair's hash */
   async mergeInto(arena: Float32Array, published: Float32Array): Promise<string> {
-    // What arrives lies in shared memory, which ONNX Runtime refuses; the hash is of the copy that
-    // is merged.
+    // ONNX Runtime refuses shared memory, and the hash is of the copy that is merged.
     const adapters = published.slice();
     if (this.#filled !== arena) arena.set(this.#base);
     this.#filled = arena;

@@ -1,7 +1,4 @@
-/**
- * Continuous batching: which completions wait, which are in flight, and where each stands in the
- * next segment. Bookkeeping only: knows no tensors and no runtime.
- */
+/** Continuous batching: which completions wait or run, and where each stands. Knows no tensors. */
 import type { PolicyVersion } from "../model/identity.js";
 import type { GenerateRequest, GeneratedCompletion, GeneratedGroup, StreamedTokens } from "./engine-types.js";
 import type { Place, Prompt } from "./kv-cache.js";
@@ -12,20 +9,16 @@ export const PREFILL_SCORES = 2 ** 24;
 /** A completion that waits, is in flight, or waits for the others of its group. */
 export interface OpenCompletion {
   readonly group: OpenGroup;
-  /** Its number in the group. */
   readonly index: number;
-  /** Most tokens it may have. */
   readonly limit: number;
   readonly ids: number[];
   readonly logprobs: number[];
   /** Most probable token at each position; stays empty unless the request asks. */
   readonly top: { readonly ids: number[]; readonly logprobs: number[] };
-  /** Tokens already reported by `streamed`. */
   reported: number;
   /** Whether it has, or had, a place in the batch. */
   started: boolean;
   finished: "stop" | "length" | undefined;
-  /** Where its generated keys and values are. */
   readonly place: Place;
 }
 
@@ -93,7 +86,6 @@ export class Batch {
     this.#queue = this.#queue.filter((group) => !is(group));
   }
 
-  /** See Engine.streamed. */
   streamed(): StreamedTokens[] {
     return this.#active
       .flatMap((group) => (group.request.stream === true ? group.completions : []))
@@ -127,10 +119,7 @@ export class Batch {
     return admitted;
   }
 
-  /**
-   * Places the completions in flight for the next segment, group by group, and cuts the groups into
-   * blocks that read their prompt together (see graph/segment.ts).
-   */
+  /** Places the next segment's completions by group, in blocks that read their prompt together. */
   arrange() {
     const groups = this.#active.map((group) => ({ group, own: group.completions.filter(inFlight) }));
     const m = chooseBlockSize(groups.map(({ own }) => own.length));
@@ -154,7 +143,6 @@ export class Batch {
     return { rows, blocks, blockRows: BigInt64Array.from(blockRows), rowPlaces: BigInt64Array.from(rowPlaces) };
   }
 
-  /** Removes the groups whose completions are all finished. */
   takeComplete(): OpenGroup[] {
     const complete = this.#active.filter((group) => !group.completions.some(unfinished));
     this.#active = this.#active.filter((group) => group.completions.some(unfinished));
@@ -213,11 +201,7 @@ export function generatedGroup(group: OpenGroup, version: PolicyVersion): Genera
 /** Packing a block's prompt for a product costs as much as attention of this many rows (AVX2). */
 const PACK_ROWS = 8;
 
-/**
- * The block size m with which attention to prompts is cheapest: a group with n completions in
- * flight is cut into ceil(n / m) blocks of m places.
- * @param alive completions in flight of each group
- */
+/** The block size m with the cheapest prompt attention; `alive` counts each group's completions. */
 export function chooseBlockSize(alive: readonly number[]): number {
   const cost = (m: number): number => (m + PACK_ROWS) * alive.reduce((sum, rows) => sum + Math.ceil(rows / m), 0);
   const sizes = Array.from({ length: Math.max(1, ...alive) }, (_, i) => i + 1);

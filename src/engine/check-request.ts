@@ -1,4 +1,3 @@
-/** Refuses requests that an engine cannot serve. */
 import { UserError } from "../errors.js";
 import type { ModelConfig } from "../model/config.js";
 import type { EngineOptions, GenerateRequest } from "./engine-types.js";

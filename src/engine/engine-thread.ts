@@ -1,8 +1,4 @@
-/**
- * Runs an engine behind a message port: `session.run` blocks its thread, so the engine has one of
- * its own. As a worker (dist/engine/engine-thread.js) it makes the ONNX Runtime engine; tests serve
- * other engines over a channel.
- */
+/** An engine behind a message port, in a thread of its own: `session.run` blocks its thread. */
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { MessagePort } from "node:worker_threads";
 import { isMainThread, parentPort, workerData } from "node:worker_threads";
@@ -16,7 +12,6 @@ export type ToEngine =
   /** Only while nothing is in flight. */
   | { readonly type: "load"; readonly packed: Float32Array; readonly iteration: number }
   | { readonly type: "submit"; readonly request: GenerateRequest }
-  /** See Engine.cancel. */
   | { readonly type: "cancel"; readonly requestId: string; readonly completion?: number }
   /** After the segment at hand, drop what is in flight and end the thread. */
   | { readonly type: "stop" };
@@ -39,7 +34,6 @@ export interface EngineThreadData {
   readonly lora: AdaptersOnBase | null;
 }
 
-/** Serves `engine` on `port` until told to stop. */
 export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "close">, engine: Engine): void {
   const state = { running: false, stopping: false };
   let steps = 0;

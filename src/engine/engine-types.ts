@@ -11,9 +11,7 @@ export interface GenerateRequest {
   /** 64-bit noise key: completion c draws `uniform(seed, c, t)` at position t in any batch. */
   readonly seed: bigint;
   readonly sampling: Sampling;
-  /**
-   * Teacher forcing: completion c is `forced[c]`, and its logprobs are measured instead of sampled.
-   */
+  /** Teacher forcing: completion c is `forced[c]`; its logprobs are measured, not sampled. */
   readonly forced?: readonly Int32Array[];
   /** Also report the most probable token at each position, in `GeneratedCompletion.top`. */
   readonly top?: boolean;
@@ -21,7 +19,6 @@ export interface GenerateRequest {
   readonly stream?: boolean;
 }
 
-/** The most probable token at each position. */
 export interface TopTokens {
   /** [T] */
   readonly ids: Int32Array;
@@ -74,19 +71,12 @@ export interface EngineOptions {
 }
 
 export interface Engine {
-  /** Weights now in use. */
   readonly version: PolicyVersion;
-  /**
-   * Adopts published weights (`publishedLayout`), only while nothing is in flight.
-   * @returns the version, with the hash of the engine's own copy
-   */
+  /** Adopts weights while nothing is in flight. @returns the version, with its own copy's hash */
   load(packed: Float32Array, iteration: number): PolicyVersion | Promise<PolicyVersion>;
   /** Queues a request; it joins the batch at the next segment boundary with room. */
   submit(request: GenerateRequest): void;
-  /**
-   * Drops a request, queued or in flight: it is not answered. With `completion`, ends that
-   * completion alone, where it is. Ignores an unknown or finished request.
-   */
+  /** Drops a request unanswered, or ends one completion of it. Ignores unknown or finished ones. */
   cancel(requestId: string, completion?: number): void;
   /** New tokens of requests with `stream`; those of finished groups come whole from `step`. */
   streamed(): StreamedTokens[];

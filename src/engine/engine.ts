@@ -1,13 +1,4 @@
-/**
- * The rollout engine on ONNX Runtime: continuous batching (batch.ts) over the segment graph.
- *
- * Each `step` computes the prompts of groups that join, decodes one segment of all completions in
- * flight, and hands out the groups that are complete. Token ids in, token ids and logprobs out: it
- * knows no text, rewards or sockets.
- *
- * A run reads its feeds in place and blocks this thread until it returns. So no buffer that is fed
- * is written during a run.
- */
+/** Continuous batching on ONNX Runtime. No fed buffer is written in a run: feeds are in place. */
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import type { PolicyVersion } from "../model/identity.js";
@@ -43,11 +34,7 @@ export class OrtEngine implements Engine {
     this.#prompts = new PromptCache(shape, weights.dtype);
   }
 
-  /**
-   * Weights come with the first `load`: whole policies, or with LoRA adapters alone.
-   * @param lora adapters, and the folder of the base they are trained on
-   * @throws UserError when the base or the device cannot be used
-   */
+  /** @param lora adapters alone are loaded, on this base @throws UserError for base or device */
   static async create(
     shape: ModelConfig,
     options: EngineOptions,

@@ -1,11 +1,4 @@
-/**
- * Writes a model, checkpoint or adapter as a folder for other programs: weights in the type asked
- * for, sharded as the hub's are, config and tokenizer, but nothing that only training needs.
- * With `merge` an adapter goes into its base: W + (lora_alpha / r) · B A in float32, rounded once.
- *
- * One tensor is in memory at a time (and the adapters). The folder appears under its name when it
- * is whole.
- */
+/** Writes a model for other programs, one tensor at a time; `merge`: W + (lora_alpha / r) · B A. */
 import {
   copyFileSync,
   existsSync,
@@ -33,13 +26,11 @@ import { sha256OfFile } from "../model/identity.js";
 
 export interface ExportOptions {
   readonly out: string;
-  /** Put the adapter into its base. */
   readonly merge: boolean;
   /** Undefined = bf16, of an adapter that is not merged fp32. */
   readonly dtype?: "bf16" | "fp32" | "fp16";
   /** Bytes. */
   readonly maxShardSize: number;
-  /** Replace a model that lies in `out`. */
   readonly force: boolean;
   /** Threads of the merge; 0 = all cores. */
   readonly threads: number;
@@ -60,10 +51,7 @@ export interface ExportProgress {
   add(bytes: number): void;
 }
 
-/**
- * @returns the files written, with their hashes
- * @throws UserError when the model, the target or a value does not fit
- */
+/** @returns files and hashes @throws UserError when the model, target or a value does not fit */
 export async function exportModel(
   spec: string,
   options: ExportOptions,
@@ -162,10 +150,7 @@ function refuseNonFinite(name: string, values: Float32Array): void {
       throw new UserError(`${name}: expected numbers, found ${value}. Export a checkpoint from before that happened.`);
 }
 
-/**
- * @throws UserError unless `out` is free, or holds a model that may be replaced and is no source of
- *   this one
- */
+/** @throws UserError unless `out` is free, or a replaceable model that is no source of this one */
 function checkTarget(out: string, force: boolean, sources: readonly string[]): void {
   if (!existsSync(out) || readdirSync(out).length === 0) return;
   if (!force)

@@ -34,10 +34,7 @@ export async function checkCuda(): Promise<void> {
 }
 
 export async function halfConverter(threads: number): Promise<HalfConverter> {
-  const session = await InferenceSession.create(castGraph(), {
-    intraOpNumThreads: threads,
-    enableMemPattern: false,
-  });
+  const session = await InferenceSession.create(castGraph(), { intraOpNumThreads: threads, enableMemPattern: false });
   return {
     async convert(values) {
       const outputs = await session.run({ x: new Tensor("float32", values, [values.length]) });

@@ -1,8 +1,4 @@
-/**
- * Keys and values between segments, of prompts and of generated tokens, laid out as the segment
- * graph reads them. They lie in buffers of our own that are reused, so that no run makes garbage
- * the size of the cache. Knows where a row lies, not what it generates.
- */
+/** Keys and values between segments, in buffers that are reused so that no run makes garbage. */
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import { cacheNames } from "./graph/qwen2.js";
@@ -23,7 +19,6 @@ export function newValues(dtype: ValueType, size: number): Values {
   return dtype === "float16" ? new Uint16Array(size) : new Float32Array(size);
 }
 
-/** The data of an output. */
 export function valuesOf(tensor: Tensor): Values {
   return tensor.type === "float16" ? halfBits(tensor) : (tensor.data as Float32Array);
 }
@@ -34,9 +29,7 @@ export function halfBits(tensor: Tensor): Uint16Array {
   return new Uint16Array(buffer, byteOffset, length);
 }
 
-/**
- * Buffers by name, grown by half when too small. Contents of a taken buffer are stale but finite.
- */
+/** Buffers by name, grown by half when too small. Old contents stay: stale but finite. */
 class Buffers {
   readonly #dtype: ValueType;
   readonly #held = new Map<string, Values>();
@@ -55,7 +48,6 @@ class Buffers {
   }
 }
 
-/** Keys and values of a prompt. */
 export interface Prompt {
   /** Tokens; may be 0. */
   readonly length: number;
@@ -110,10 +102,7 @@ export class PromptCache {
   }
 }
 
-/**
- * Generated tokens. All rows share one right-aligned time axis of T slots: slot T - 1 is the newest
- * token of every row, and a row's own slots are [start, T).
- */
+/** Generated tokens, right-aligned on T slots: T - 1 is the newest, a row owns [start, T). */
 export class GeneratedCache {
   /** `past_k/v.<layer>`, [Hkv, 1, R, T, D], for the next run. */
   readonly feeds: Record<string, Tensor> = {};
@@ -146,10 +135,7 @@ export class GeneratedCache {
     this.#recentSteps = steps;
   }
 
-  /**
-   * Makes `feeds` for these rows in this order, cutting slots that no row uses any more.
-   * Updates the places and returns the number of slots T.
-   */
+  /** Makes `feeds` for these rows, cuts slots that no row uses, and returns the slot count T. */
   arrange(places: readonly Place[]): number {
     const { numLayers, numKvHeads, headDim: D } = this.#shape;
     const end = this.#slots + this.#recentSteps;

@@ -1,7 +1,4 @@
-/**
- * An engine in this process, for commands that need no learner: load a model folder, answer
- * requests. The same engine, graph and noise as in training.
- */
+/** An engine in this process, as in training, for commands that need no learner. */
 import { availableParallelism } from "node:os";
 import type { ModelConfig } from "../model/config.js";
 import { readModel, type ModelFiles } from "../model/read-model.js";
@@ -15,11 +12,7 @@ export interface LocalModel {
   readonly engine: OrtEngine;
 }
 
-/**
- * Opens a model for use in this thread.
- * @param spec as in readModel
- * @param threads of ONNX Runtime; 0 = all cores
- */
+/** Opens a model in this thread. @param spec as in readModel @param threads 0 = all cores */
 export async function openModel(spec: string, threads: number): Promise<LocalModel> {
   const model = readModel(spec);
   return { shape: model.shape, tokenizer: model.tokenizer, engine: await startEngine(model, threads) };

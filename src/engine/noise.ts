@@ -1,10 +1,7 @@
 /**
- * Sampling noise as a function of seed, completion and position. It never depends on the actor,
- * batch or segment that sampled, so a run can be repeated with any number of actors.
- *
- * Generator: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as
- * 1, 2, 3"). Key = the 64-bit seed; counter = (position div 4, completion, 0, 0); position mod 4
- * picks the output word.
+ * Sampling noise by seed, completion and position only, so a run repeats with any number of actors.
+ * Philox4x32-10 (Salmon et al. 2011): key = the 64-bit seed; counter = (position div 4, completion,
+ * 0, 0); position mod 4 picks the word.
  */
 const ROUNDS = 10;
 /** 24 bits: every value is exact in float32, and the largest is 1 - 2^-24. */
@@ -22,10 +19,7 @@ function mulHigh(a: number, b: number): number {
   return (aHigh * bHigh + Math.floor(middle / 0x10000) + Math.floor(crossed / 0x10000)) >>> 0;
 }
 
-/**
- * One Philox4x32-10 block: four 32-bit words for a 128-bit counter and a 64-bit key.
- * @param out receives the words, unsigned
- */
+/** One Philox4x32-10 block: 128-bit counter, 64-bit key; `out` receives four unsigned words. */
 export function philox4x32(
   counter: readonly [number, number, number, number],
   key: readonly [number, number],
@@ -59,10 +53,7 @@ export function uniform(seed: bigint, completion: number, position: number): num
   return ((words[position & 3] ?? 0) >>> 8) * TO_UNIT;
 }
 
-/**
- * Writes the uniforms of positions `from … from + count - 1` of one completion into column `column`
- * of a row-major [count, columns] array: four positions per Philox block.
- */
+/** Writes uniforms `from … from + count - 1` into one column of a row-major [count, columns]. */
 export function fillUniforms(
   out: Float32Array,
   columns: number,

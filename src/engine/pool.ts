@@ -1,9 +1,4 @@
-/**
- * Shares requests out among engines in threads of their own (engine-thread.ts), for commands that
- * need no learner: the same engine, graph and noise as in training. A request goes to the engine
- * with the fewest rows in hand; its answer does not depend on which that is. Knows neither text nor
- * HTTP.
- */
+/** Shares requests out among engine threads; answers do not depend on which engine gives them. */
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { UserError } from "../errors.js";
@@ -13,7 +8,6 @@ import type { EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } f
 import type { EngineThreadData, FromEngine, ToEngine } from "./engine-thread.js";
 
 export interface PoolOptions extends EngineOptions {
-  /** Number of engines. */
   readonly engines: number;
   /** ONNX Runtime threads of each engine; 0 = the cores, shared out. */
   readonly threads: number;
@@ -27,7 +21,6 @@ export interface EnginePort {
   on(event: "exit", listener: () => void): unknown;
 }
 
-/** The request was cancelled. */
 export class Cancelled extends Error {
   override name = "Cancelled";
 }
@@ -64,16 +57,9 @@ export class EnginePool {
   #failure: { readonly error: unknown } | null = null;
   #fail!: (error: unknown) => void;
 
-  /**
-   * @param maxRows most rows in one engine's batch. Each engine is given up to twice that, so that
-   *   a full batch is always queued.
-   */
+  /** @param maxRows most rows in a batch; an engine gets twice that, so a full batch is queued. */
   constructor(ports: readonly EnginePort[], maxRows: number) {
-    this.#engines = ports.map((port) => ({
-      port,
-      rows: 0,
-      ended: new Promise((resolve) => port.on("exit", resolve)),
-    }));
+    this.#engines = ports.map((port) => ({ port, rows: 0, ended: new Promise((resolve) => port.on("exit", resolve)) }));
     this.#maxRows = maxRows;
     this.capacity = ports.length * maxRows;
     this.failed = new Promise((_, reject) => {
@@ -93,11 +79,7 @@ export class EnginePool {
     }
   }
 
-  /**
-   * Starts engines and gives them the model.
-   * @returns the pool, and the weights it answers with
-   * @throws UserError when they cannot hold it
-   */
+  /** @returns the pool and its weights' version @throws UserError when the weights do not fit */
   static async open(model: ModelFiles, options: PoolOptions): Promise<{ pool: EnginePool; version: PolicyVersion }> {
     const { shape, lora, baseFolder } = model;
     const { engines, ...engine } = options;
@@ -135,9 +117,8 @@ export class EnginePool {
   }
 
   /**
-   * @param request already checked (check-request.ts): the engine ends at one it cannot serve
-   * @param onTokens of a request that streams: new tokens after each segment; those of the last one
-   *   come with the result only
+   * @param request already checked: the engine ends at one it cannot serve
+   * @param onTokens new tokens after each segment but the last, whose tokens are in the result
    * @throws Cancelled
    */
   async generate(

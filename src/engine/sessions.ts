@@ -11,16 +11,12 @@ export interface Sessions {
   readonly manyRows: InferenceSession;
 }
 
-/**
- * From this many rows on, a segment is faster with weights as first operands (SmolLM2-135M and the
- * starter model, one and two cores).
- */
+/** From here on, weights as first operands are faster (SmolLM2-135M, one and two cores). */
 const MANY_ROWS = 8;
 
 export interface EngineWeights {
   /** Number type of keys and values. */
   readonly dtype: Numeric["dtype"];
-  /** Inputs of every run. */
   readonly feeds: Readonly<Record<string, Tensor>>;
   /** There are none before the first `load`, where each policy makes its own. */
   readonly sessions: Sessions;
@@ -39,13 +35,11 @@ export function sessionOptions({ threads, device }: EngineOptions): InferenceSes
     graphOptimizationLevel: "all",
     // Shapes change with nearly every run; remembered allocation patterns would only pile up.
     enableMemPattern: false,
-    // Threads spin between operators but not between runs: each session has its own pool, and an
-    // idle pool that spins takes cores from the next session.
+    // Each session has its own pool: an idle pool that spins takes cores from the next session.
     extra: { session: { intra_op: { allow_spinning: "1" }, force_spinning_stop: "1" } },
   };
 }
 
-/** The session for a segment of `rows`. */
 export function segmentSession({ fewRows, manyRows }: Sessions, rows: number): InferenceSession {
   return rows < MANY_ROWS ? fewRows : manyRows;
 }

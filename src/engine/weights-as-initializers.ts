@@ -1,7 +1,4 @@
-/**
- * Weights as initializers: on CUDA they stay on the device. They come from a file, in shared memory
- * where there is room, which is removed once the sessions are made.
- */
+/** Weights as initializers stay on CUDA's device. Their file is removed once sessions are made. */
 import { closeSync, existsSync, mkdtempSync, openSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -26,8 +23,7 @@ import { releaseSessions, sessionOptions, type EngineWeights, type Sessions } fr
 const CHUNK = 1 << 24;
 
 /**
- * Makes the sessions from a file of weights, at every new policy. With LoRA that happens once, and
- * the adapters are inputs beside the base.
+ * Makes the sessions from a file of weights at every new policy; with LoRA once.
  * @param lora `load` takes adapters, beside a base that is read now; null: it takes whole policies
  */
 export async function weightsAsInitializers(

@@ -12,11 +12,7 @@ import { buildSegmentGraph } from "./graph/segment.js";
 import { weightViews } from "./graph/weights.js";
 import { releaseSessions, sessionOptions, type EngineWeights, type Sessions } from "./sessions.js";
 
-/**
- * Feeds the weights at every run, from an arena of float32 that each `load` overwrites.
- * @param lora `load` takes adapters, and merges them into its copy of the base; null: it takes
- *   whole policies
- */
+/** Feeds an arena at every run. @param lora `load` merges adapters into its copy of the base */
 export async function weightsAsInputs(
   shape: ModelConfig,
   options: EngineOptions,

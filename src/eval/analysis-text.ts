@@ -20,7 +20,7 @@ export interface AnalyzeOptions {
 
 const names = Object.keys(answerClasses) as AnswerClass[];
 
-/** `after` holds the same questions. @throws UserError for files that cannot be read or paired */
+/** @param before predictions.jsonl or its folder @throws UserError unless files can be paired */
 export function runAnalyze(before: string, after: string | undefined, { json }: AnalyzeOptions): void {
   const files = after === undefined ? [before] : [before, after];
   const predictions = files.map(predictionsAt);

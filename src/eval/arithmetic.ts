@@ -1,6 +1,6 @@
 /**
- * The equations a solution writes, computed again: `5 × 12 = 60`, `$1,200 * 20% = $240`. It leaves
- * out what it cannot judge (unknowns, sums of different units), so one listed as wrong is wrong.
+ * Computes a solution's equations again: `5 × 12 = 60`, `$1,200 * 20% = $240`. It leaves out what
+ * it cannot judge (unknowns, sums of different units), so an equation listed as wrong is wrong.
  */
 import { removeAnnotations } from "../tasks/gsm8k.js";
 

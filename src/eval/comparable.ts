@@ -28,7 +28,7 @@ export function refuseDifferent(results: readonly EvalResult[]): void {
   }
 }
 
-/** @throws UserError unless pair i is of one seed (where known), each seed once, at least two */
+/** @throws UserError for unequal lengths, fewer than two seeds, a seed twice, or a mixed pair */
 export function refuseUnpaired(a: readonly EvalResult[], b: readonly EvalResult[]): void {
   if (a.length !== b.length) {
     const seeds = (side: readonly EvalResult[]): string => side.map((r) => r.train_seed ?? "?").join(", ");

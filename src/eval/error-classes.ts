@@ -121,7 +121,7 @@ export interface Changes {
   readonly classes: readonly { readonly before: AnswerClass; readonly after: AnswerClass; readonly n: number }[];
 }
 
-/** Pairs two evaluations by completion. @throws UserError when their questions differ */
+/** Pairs completions in the modes both have. @throws UserError when the questions differ */
 export function changes(
   before: readonly Prediction[],
   after: readonly Prediction[],

@@ -1,13 +1,10 @@
-/**
- * Which training problems lm-eval puts before each question (Python's `random.Random.sample`).
- * Source: lm-eval 0.4.13, api/samplers.py `ContextSampler`, evaluator.py `fewshot_random_seed`.
- */
+/** lm-eval 0.4.13's few-shot choice: samplers.py `ContextSampler`, Python's `random.sample`. */
 import MersenneTwister from "mersenne-twister";
 
 const LM_EVAL_SEED = 1234;
 export const FEWSHOT_EXAMPLES = 5;
 
-/** Returns [questions][FEWSHOT_EXAMPLES] indices of training problems; `pool` is their number. */
+/** @param pool how many training problems @returns their indices [questions][FEWSHOT_EXAMPLES] */
 export function fewshotIndices(pool: number, questions: number): number[][] {
   // Python seeds with an array of the seed's 32-bit words
   const twister = new MersenneTwister([LM_EVAL_SEED]);

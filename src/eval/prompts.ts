@@ -1,6 +1,6 @@
 /**
- * Prompts by name: ours, and those under which others publish accuracies, equal to the character.
- * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` and `gsm8k-cot-zeroshot.yaml`; verl 0.9.1
+ * Prompts by name: ours, and those of published accuracies, equal to the character. Sources:
+ * lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml`, `gsm8k-cot-zeroshot.yaml`; verl 0.9.1
  * `examples/data_preprocess/gsm8k.py`; QwenLM/Qwen2.5-Math a45202b `evaluation/utils.py`.
  */
 import { createHash } from "node:crypto";
@@ -38,7 +38,7 @@ const BOXED = "Please reason step by step, and put your final answer within \\bo
 const VERL = 'Let\'s think step by step and output the final answer after "####".';
 const LM_EVAL_STOPS = ["</s>", "<|im_end|>"];
 
-/** Few-shot examples depend on the place. @throws UserError for lm-eval-5shot without problems */
+/** @param questions from the first one on @throws UserError for 5-shot without training problems */
 export function makePrompts(choice: PromptChoice, questions: readonly string[]): Prompts {
   const { name, system, suffix } = choice;
   switch (name) {

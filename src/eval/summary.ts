@@ -4,7 +4,7 @@ import { extractorNames, type Prediction } from "./folder/predictions.js";
 import type { ModeMetrics } from "./folder/read-results.js";
 import { majAtK, passAtK, wilsonInterval } from "../math/statistics.js";
 
-/** Takes predictions of one mode, by question and sample; `seconds` is what generating took. */
+/** @param predictions all of one mode, by question and sample @param seconds of generating */
 export function summarize(predictions: readonly Prediction[], samples: number, seconds: number): ModeMetrics {
   const n = predictions.length / samples;
   const questions = Array.from({ length: n }, (_, i) => predictions.slice(i * samples, (i + 1) * samples));

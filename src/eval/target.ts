@@ -14,7 +14,7 @@ export interface Target {
   readonly prompt: { readonly system: string | null; readonly suffix: string } | null;
 }
 
-/** @throws UserError for a run without that checkpoint, or a step of what is no run */
+/** @param step default: the last one @throws UserError for a checkpoint that is not there */
 export function findTarget(model: string, step?: number): Target {
   const run = findRun(model);
   if (run === undefined) {

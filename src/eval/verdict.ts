@@ -1,7 +1,4 @@
-/**
- * Compares evaluation results: checkpoints paired by question, algorithms by seed. Only several
- * seeds show whether an algorithm is better: runs of one recipe differ by more than chance.
- */
+/** Compares checkpoints by question, algorithms by seed: runs of one recipe differ by chance. */
 import type { Mode } from "./folder/names.js";
 import { points } from "../terminal/format.js";
 import { type EvalResult, modesOf } from "./folder/read-results.js";
@@ -101,7 +98,6 @@ export interface SeedComparison extends SeedPairs {
   /** [seeds] accuracy of b − a. */
   readonly differences: readonly number[];
   readonly difference: number;
-  /** Standard deviation of the differences. */
   readonly sd: number;
   /** Student's t, seeds − 1 degrees of freedom. */
   readonly difference_ci95: Interval;
@@ -117,8 +113,7 @@ export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & Se
     family.map((pairs) => {
       const { a, b, n } = pairs;
       const differences = b.map((accuracy, i) => accuracy - a[i]!);
-      // Accuracies are multiples of 1/n, so equal differences do not prove that seeds agree:
-      // a difference carries a rounding error of variance 1/(6 n²) (Sheppard).
+      // Rounding has variance 1/(6 n²) (Sheppard): equal differences do not prove that seeds agree.
       const { mean: difference, sd, interval, p } = tTest(differences, 1 / (n * Math.sqrt(6)));
       return {
         ...pairs,

@@ -60,10 +60,7 @@ export function engineRequests(generation: Generation): GenerateRequest[] {
 
 const scoreId = (requestId: string): string => `${requestId}-score`;
 
-/**
- * @param onDelta each choice's news after a segment. @throws Cancelled when `signal` aborts
- * @returns choices in order; and with `scorePrompt` the prompt's tokens
- */
+/** @returns choices in order, and prompt tokens with `scorePrompt` @throws Cancelled on abort */
 export async function generate(
   pool: EnginePool,
   tokenizer: Pick<Tokenizer, "decode">,

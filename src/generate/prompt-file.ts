@@ -1,7 +1,4 @@
-/**
- * The files of `infer --input`: JSON lines, the output in the order of the input, so a file that
- * was cut goes on after its last whole line. Two hashes in a line say what it is the answer to.
- */
+/** JSON lines of `infer --input`: an output that was cut goes on after its last whole line. */
 import { createHash } from "node:crypto";
 import {
   appendFileSync,
@@ -34,7 +31,6 @@ export type AnswerLine = {
   readonly index: number;
   /** As the input has it; absent where it has none. */
   readonly id?: string | number;
-  /** Hash of the input's line. */
   readonly input_hash: string;
   /** Hash of the model's weights and everything else that shapes an answer. */
   readonly settings_hash: string;

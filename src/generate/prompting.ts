@@ -27,10 +27,7 @@ export interface Answer {
   readonly logprob: number;
 }
 
-/**
- * @param index the prompt's place among others: each has noise of its own
- * @throws UserError for a prompt without tokens or room, and what the chat template refuses
- */
+/** @param index for noise of its own @throws UserError for an empty, long or refused prompt */
 export function makeRequest(
   { tokenizer, shape }: Pick<ModelFiles, "tokenizer" | "shape">,
   prompt: string | readonly ChatMessage[],

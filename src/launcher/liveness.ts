@@ -1,7 +1,4 @@
-/**
- * Whether a child is alive: from its life signs, its CPU time and its state in the kernel.
- * A blocked event loop is no hang as long as something computes.
- */
+/** Whether a child is alive: life signs, CPU time, kernel state. Who computes does not hang. */
 import type { ProcessStat } from "../protocol/process-stat.js";
 import { LIFE_SIGN_MS } from "../protocol/progress.js";
 

@@ -1,7 +1,4 @@
-/**
- * CUDA's libraries out of NVIDIA's wheels, a cached folder for each: an interrupted setup goes on.
- * The learner and onnxruntime-node use CUDA 12; PyPI's ONNX Runtime provider needs CUDA 13.
- */
+/** CUDA's libraries from NVIDIA's wheels, a folder each: an interrupted setup goes on. */
 import { existsSync } from "node:fs";
 import { readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -16,10 +13,7 @@ const wheel = (name: string, version: string, megabytes: number, sha256: string)
   sha256,
 });
 
-/**
- * The `and-cuda` extra of tensorflow 2.21.0 without nvcc (only XLA uses it), newest of CUDA 12:
- * ONNX Runtime needs newer ones, and interfaces are stable within a major version.
- */
+/** tensorflow 2.21.0's `and-cuda` extra without nvcc; newest 12.x, which ONNX Runtime needs. */
 const CUDA_12: readonly Wheel[] = [
   wheel("nvidia-cublas-cu12", "12.9.3.13", 581, "d7d51055f161b317c7105ddaae90e71eda059026074ffef93cf7cde2886bfe72"),
   wheel("nvidia-cuda-cupti-cu12", "12.8.90", 10, "ea0cb07ebda26bb9b29ba82cda34849e73c166c18162d3913575b0c9db9a6182"),

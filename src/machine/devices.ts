@@ -1,9 +1,8 @@
 /** Which GPUs this process may use, and the environment that shows a child one, as device 0. */
 
 /**
- * The GPUs this process may use, in order, as CUDA_VISIBLE_DEVICES (which decides where it is set)
- * or nvidia-smi's list gives them. SLURM_JOB_GPUS, indices of the node, narrows a longer list.
- * @param smiList output of `nvidia-smi -L`; null when there is none
+ * The GPUs this process may use, as CUDA_VISIBLE_DEVICES (which decides when set) names them. Else
+ * nvidia-smi's list decides; SLURM_JOB_GPUS picks from it when it lists more than the job has.
  */
 export function visibleGpus(env: Readonly<Record<string, string | undefined>>, smiList: string | null): string[] {
   const given = env["CUDA_VISIBLE_DEVICES"];
@@ -23,11 +22,7 @@ function namesOf(list: string): string[] {
   return [...new Set(end === -1 ? names : names.slice(0, end))];
 }
 
-/**
- *   GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-5d5ba0d6-…)
- *     MIG 3g.40gb     Device  0: (UUID: MIG-7ba6f1c2-…)
- * A GPU that is cut into MIG devices computes through those alone.
- */
+/** Reads `GPU 0: … (UUID: GPU-…)` and MIG lines; a GPU with MIG devices computes on those alone. */
 function parseSmiList(text: string): { gpu: string; uuid: string }[] {
   const devices: { gpu: string; uuid: string }[] = [];
   let gpu = "";

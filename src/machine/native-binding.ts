@@ -1,12 +1,9 @@
 /**
- * Prepares the native binding of `@tensorflow/tfjs-node-gpu` without that package's install script
- * (which downloads a libtensorflow of 2022, built for CUDA 11.2):
- *
+ * Prepares `@tensorflow/tfjs-node-gpu`'s binding without its script, which brings a library of
+ * 2022:
  *   pip download tensorflow-cpu or tensorflow ─▶ libtensorflow_*.so, C headers ─┐
  *   @tensorflow/tfjs-node-gpu/binding/*.cc ─▶ g++ ──────────────────────────────┴─▶ the binding
- *
- * The cache keeps them (640 MB; CUDA build 1.0 GB), and node_modules links to one. The CUDA build
- * computes on the CPU where it finds no CUDA libraries, so it serves both.
+ * The cache keeps both builds (640 MB; CUDA 1.0 GB). The CUDA build also computes on a CPU alone.
  */
 import { execFile } from "node:child_process";
 import { existsSync, lstatSync, realpathSync } from "node:fs";
@@ -51,9 +48,8 @@ export type NativeBinding = { ok: true; path: string; built: boolean } | { ok: f
 export const nativeBindingPath = (): string => join(packageFolder(), "lib", "napi-v8", BINDING);
 
 /**
- * Links the binding from the cache, else downloads and compiles it; safe to run twice at once.
- * Never throws for what a machine may lack (network, pip, g++): that is the `reason`; wasm serves.
- * @param build "cpu" keeps a CUDA build that is in place, which computes on the CPU as well
+ * Links the binding from the cache, else builds it. Safe to run twice at once. What a machine lacks
+ * is the `reason`, not thrown: wasm serves then.
  */
 export async function prepareNativeBinding({
   log,
@@ -87,10 +83,7 @@ export const tensorFlowFolder = (build: TensorFlowBuild): string =>
 
 const CUDA_SUFFIX = "-cuda";
 
-/**
- * True for a link into this version's cache, and for the user's own build, which is no link.
- * A CUDA build serves where a CPU build is wanted, not the reverse.
- */
+/** The user's own build, or a link to this version's; a CUDA build serves as a CPU build too. */
 function isInPlace(path: string, cache: string, build: TensorFlowBuild): boolean {
   if (!existsSync(path)) return false; // also for a link whose cache was cleared
   if (!lstatSync(path).isSymbolicLink()) return true;
@@ -122,7 +115,6 @@ async function buildInto(cache: string, wheel: Wheel, log: (line: string) => voi
 interface Tools {
   python: string;
   compiler: string;
-  /** Folder with node_api.h. */
   nodeHeaders: string;
 }
 

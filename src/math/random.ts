@@ -1,7 +1,6 @@
 /**
- * Seeded random numbers. `hash32` and `Draw` are functions of their arguments, with no state to
- * save: problems and prompt order. `mulberry32` is a sequence: initial weights and shuffles. The
- * sampling noise of completions is engine/noise.ts.
+ * Seeded random numbers. `hash32` and `Draw` have no state to save: problems and prompt order.
+ * `mulberry32` is a sequence: initial weights and shuffles. Sampling noise is engine/noise.ts.
  */
 
 /** MurmurHash3's fmix32: a bijection in which every input bit reaches every output bit. */
@@ -38,7 +37,6 @@ export class Draw {
     this.#key = hash32(...key);
   }
 
-  /** Uniform in [0, 1). */
   unit(): number {
     return hash32(this.#key, this.#count++) / 2 ** 32;
   }

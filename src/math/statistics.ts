@@ -1,10 +1,4 @@
-/**
- * Intervals, tests, power and estimators over right and wrong answers. Each formula names its
- * source; golden values come from scipy, statsmodels and exact fractions. All tests are two-sided,
- * all intervals 95 %, all powers 80 %.
- *
- * Knows numbers only: no files, no models.
- */
+/** Statistics of right and wrong answers: two-sided tests, 95 % intervals, 80 % power. */
 import { Draw } from "./random.js";
 import {
   bisect,
@@ -22,11 +16,7 @@ const Z80 = 0.8416212335729143;
 
 export type Interval = [low: number, high: number];
 
-/**
- * Wilson score interval of a proportion, 95 % (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4).
- * @param successes in [0, n]
- * @returns [low, high] in [0, 1]; [0, 1] when n = 0
- */
+/** Wilson score interval (Brown, Cai & DasGupta 2001, eq. 4); [0, 1] when n = 0. */
 export function wilsonInterval(successes: number, n: number): Interval {
   if (n === 0) return [0, 1];
   const p = successes / n;
@@ -37,13 +27,7 @@ export function wilsonInterval(successes: number, n: number): Interval {
   return [Math.max(0, (center - half) * scale), Math.min(1, (center + half) * scale)];
 }
 
-/**
- * Mid-p McNemar test of two answers to the same questions (Fagerland, Lydersen & Laake 2013, "The
- * McNemar test for binary matched-pairs data"): twice the one-sided probability, the table seen
- * counted half.
- * @param onlyA questions that only A got right, onlyB those that only B did
- * @returns the p-value; 1 when onlyA = onlyB
- */
+/** Mid-p McNemar test (Fagerland et al. 2013): p of questions that only A or only B got right. */
 export function mcnemarMidP(onlyA: number, onlyB: number): number {
   if (onlyA === onlyB) return 1;
   const n = onlyA + onlyB;
@@ -53,11 +37,7 @@ export function mcnemarMidP(onlyA: number, onlyB: number): number {
   return Math.min(1, p);
 }
 
-/**
- * Percentile bootstrap interval of a mean over paired questions (Efron & Tibshirani 1993, §13.3).
- * @param differences [n] one per question, such as 1, 0 or −1
- * @param seed same seed, same interval
- */
+/** Percentile bootstrap interval of a mean (Efron & Tibshirani 1993, §13.3), differences [n]. */
 export function pairedBootstrapInterval(differences: readonly number[], seed: number, resamples = 10_000): Interval {
   const n = differences.length;
   const draw = new Draw(seed);
@@ -88,12 +68,7 @@ export interface TTest {
   readonly p: number;
 }
 
-/**
- * Student's one-sample t test and interval with n − 1 degrees of freedom: for differences paired by
- * seed.
- * @param values at least two
- * @param leastSd smallest standard deviation to assume
- */
+/** One-sample t test, df n − 1, of at least two values. @param leastSd least deviation to assume */
 export function tTest(values: readonly number[], leastSd = 0): TTest {
   const n = values.length;
   if (n < 2) throw new RangeError(`a t interval needs at least 2 values, found ${n}`);
@@ -106,11 +81,10 @@ export function tTest(values: readonly number[], leastSd = 0): TTest {
 }
 
 /**
- * The smallest difference of accuracy that McNemar's test shows with 80 % power (Connor 1987, eq.
- * 3, solved for the difference d): n·d² = (z₁₋ₐ·√ψ + z₀.₈·√(ψ − d²))², a half of the level.
+ * McNemar's smallest difference d at 80 % power (Connor 1987, eq. 3): n·d² = (z₁₋ₐ·√ψ + z₀.₈·√(ψ −
+ * d²))², a half of the level.
  * @param discordant ψ, the share of questions that exactly one of the two gets right
- * @param level of the test, such as 0.05 / number of tests
- * @returns null when no difference possible with this ψ (d ≤ ψ) would be shown
+ * @returns null when no possible difference (d ≤ ψ) would be shown
  */
 export function detectablePaired(n: number, discordant: number, level = 0.05): number | null {
   const critical = normalQuantile(1 - level / 2);
@@ -120,11 +94,8 @@ export function detectablePaired(n: number, discordant: number, level = 0.05): n
 }
 
 /**
- * The smallest mean difference that the t test over seeds shows with 80 % power, by the non-central
- * t distribution (Cohen 1988, §2).
- * @param sd standard deviation of the differences between the two algorithms at one seed
- * @param seeds at least 2
- * @param level of the test, such as 0.05 / number of tests
+ * The smallest mean difference that the t test over seeds shows with 80 % power (Cohen 1988, §2).
+ * @param sd of the differences between two algorithms at one seed @param seeds at least 2
  */
 export function detectableOverSeeds(sd: number, seeds: number, level = 0.05): number {
   return (detectableShift(seeds, level) * sd) / Math.sqrt(seeds);
@@ -147,11 +118,7 @@ function detectableShift(seeds: number, level: number): number {
   return shift;
 }
 
-/**
- * Holm's step-down correction (Holm 1979): p-values that may be compared with 0.05 however many
- * there are.
- * @returns in the order given
- */
+/** Holm's step-down p-values (Holm 1979), in the order given: compare each with 0.05. */
 export function holmAdjusted(pValues: readonly number[]): number[] {
   const order = pValues.map((_, i) => i).sort((i, j) => pValues[i]! - pValues[j]!);
   const adjusted = Array.from(pValues);
@@ -163,11 +130,7 @@ export function holmAdjusted(pValues: readonly number[]): number[] {
   return adjusted;
 }
 
-/**
- * pass@k, the unbiased estimate of the chance that at least one of k samples is right (Chen et al.
- * 2021, arXiv 2107.03374, eq. 1): 1 − C(n − c, k) / C(n, k).
- * @param n samples drawn, c of them right, 1 ≤ k ≤ n
- */
+/** pass@k, unbiased (Chen et al. 2021, eq. 1): 1 − C(n − c, k) / C(n, k), c of n right, k ≤ n. */
 export function passAtK(n: number, c: number, k: number): number {
   if (k < 1 || k > n || c < 0 || c > n) throw new RangeError(`pass@k of n = ${n}, c = ${c}, k = ${k}`);
   if (n - c < k) return 1;
@@ -176,11 +139,7 @@ export function passAtK(n: number, c: number, k: number): number {
   return 1 - allWrong;
 }
 
-/**
- * maj@k: whether the most frequent answer of the first k samples is right (Wang et al. 2023, arXiv
- * 2203.11171); of equally frequent ones the first seen counts. Samples without an answer
- * (undefined) have no vote; lm-eval lets them vote.
- */
+/** maj@k (Wang et al. 2023): of equally frequent answers the first; undefined has no vote. */
 export function majAtK<T>(answers: readonly (T | undefined)[], k: number, isRight: (answer: T) => boolean): boolean {
   if (k < 1 || k > answers.length) throw new RangeError(`maj@k of ${answers.length} answers, k = ${k}`);
   const votes = new Map<T, number>();

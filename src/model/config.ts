@@ -1,7 +1,4 @@
-/**
- * The architecture of a decoder, read from a Hugging Face `config.json`.
- * Knows the file format; knows nothing about tensors or runtimes.
- */
+/** The architecture of a decoder, read from a Hugging Face `config.json`. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError, messageOf } from "../errors.js";
@@ -53,12 +50,7 @@ const raw = z.looseObject({
   mlp_bias: z.boolean().optional(),
 });
 
-/**
- * Parses the contents of a `config.json`.
- * @param where named in errors, usually the file's path
- * @throws UserError for another `model_type`, RoPE scaling, a sliding window, or a shape that does
- *   not divide
- */
+/** @param where named in errors @throws UserError for an architecture that is not supported */
 export function parseModelConfig(json: unknown, where: string): ModelConfig {
   const parsed = raw.safeParse(json);
   if (!parsed.success) throw new UserError(`${where}: not a model config: ${z.prettifyError(parsed.error)}`);
@@ -111,9 +103,7 @@ export function parseModelConfig(json: unknown, where: string): ModelConfig {
   };
 }
 
-/**
- * Reads `<folder>/config.json`; throws a UserError when it is missing, unreadable or unsupported.
- */
+/** Reads `<folder>/config.json`. @throws UserError when it is missing or unsupported */
 export function readModelConfig(folder: string): ModelConfig {
   if (!existsSync(folder) && isHubId(folder))
     throw new UserError(

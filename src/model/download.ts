@@ -1,12 +1,7 @@
 /**
- * Downloads a model from the hub into the standard cache, whole or not at all: a snapshot's
- * reference is written last.
- *
- * @huggingface/hub asks the hub what there is. The transfer is ours, because its `snapshotDownload`
- * (2.17) takes every file of a repository, starts again after a cut and checks no hash. A file
- * arrives as `blobs/<etag>.incomplete`, is checked against its etag (LFS: sha256 of the content;
- * others: git's blob hash), renamed, and linked into the snapshot. Bytes are written at their own
- * position, so that two downloads of one file do each other no harm.
+ * Downloads a model into the hub's cache, whole or not at all: a snapshot's reference comes last.
+ * Unlike huggingface/hub's `snapshotDownload` (2.17) it resumes and checks hashes. A file arrives
+ * as `blobs/<etag>.incomplete`; bytes go to their own position, so parallel downloads do no harm.
  */
 import { createHash } from "node:crypto";
 import { constants, createReadStream, existsSync, statSync } from "node:fs";
@@ -25,7 +20,6 @@ export interface DownloadProgress {
   total(bytes: number, present: number): void;
   /** Bytes that arrived; negative when some are given up. */
   add(bytes: number): void;
-  /** A line for the user. */
   note(line: string): void;
 }
 
@@ -84,12 +78,9 @@ interface Place {
 }
 
 /**
- * Downloads what training and inference need of a model: config, tokenizer, safetensors. What is in
- * the cache is kept.
- * @returns the snapshot's folder. Offline, or when the hub cannot be reached: the one in the cache,
- *   if it is complete
- * @throws UserError for anything refused, missing, damaged, cut too often, or too large for the
- *   disk
+ * Downloads config, tokenizer and safetensors that the cache lacks.
+ * @returns the snapshot's folder; the cache's, if whole, when the hub cannot be reached
+ * @throws UserError for anything refused, missing, damaged, cut too often, or too large
  */
 export async function downloadModel(repo: string, options: DownloadOptions): Promise<string> {
   const { revision = "main", progress, env = process.env, cwd = process.cwd(), retryDelayMs = 1000 } = options;
@@ -194,7 +185,6 @@ async function fetchAll(place: Place, files: readonly RemoteFile[]): Promise<voi
 const readable = (bytes: number): string =>
   bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
 
-/** Size of a file in bytes; undefined when there is none. */
 const sizeOf = (path: string): number | undefined => (existsSync(path) ? statSync(path).size : undefined);
 
 const partialOf = (blob: string): string => `${blob}.incomplete`;
@@ -205,10 +195,7 @@ function presentBytes(place: Place, { etag, size }: RemoteFile): number {
   return sizeOf(blob) === size ? size : Math.min(size, sizeOf(partialOf(blob)) ?? 0);
 }
 
-/**
- * Brings one file, resuming after each cut. Kept bytes that turn out wrong are given up once, then
- * it is the server's fault.
- */
+/** Brings one file, resuming after cuts. Kept bytes that turn out wrong are given up once. */
 async function fetchBlob(place: Place, file: RemoteFile, blob: string): Promise<void> {
   let mayStartOver = true;
   for (let fruitless = 0; ;) {

@@ -1,7 +1,4 @@
-/**
- * Saves a model as an ordinary Hugging Face folder that `transformers` loads unchanged.
- * Knows which files make such a folder; knows nothing about checkpoints' optimizer or loop state.
- */
+/** Saves a model as an ordinary Hugging Face folder that `transformers` loads unchanged. */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { UserError, messageOf } from "../errors.js";
@@ -20,10 +17,8 @@ const optionalFiles = [
 ];
 
 /**
- * Writes `config.json` (the source's, with dtype float32), `model.safetensors` and the tokenizer's
- * files into `target`. A tied model is written without `lm_head.weight`, as transformers does.
- * `target` may be `sourceFolder` itself.
- * @param packed [layoutSize] float32 in the order of `weightLayout(shape)`
+ * Writes float32 config, weights and tokenizer; a tied model without `lm_head.weight`.
+ * @param target may be `sourceFolder` itself @param packed in `weightLayout(shape)` order
  * @throws UserError when the source lacks a tokenizer file or has no readable config.json
  */
 export function saveModelFolder(target: string, sourceFolder: string, shape: ModelConfig, packed: Float32Array): void {

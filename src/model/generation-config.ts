@@ -1,17 +1,10 @@
-/**
- * How a model's makers want it to be sampled (generation_config.json). Serves `infer` and `serve`
- * only: training samples with temperature alone. The sampler knows temperature and nothing else;
- * what it cannot do is named, not dropped.
- */
+/** The makers' sampling settings, for `infer` and `serve` only; what we cannot do is named. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
 
-const schema = z.looseObject({
-  do_sample: z.boolean().nullish(),
-  temperature: z.number().nonnegative().nullish(),
-});
+const schema = z.looseObject({ do_sample: z.boolean().nullish(), temperature: z.number().nonnegative().nullish() });
 
 /** Settings that would change the distribution, with the value at which they do nothing. */
 const notApplied: Readonly<Record<string, number>> = {

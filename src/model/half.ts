@@ -1,7 +1,4 @@
-/**
- * 16-bit floats as files store them: widened to float32 exactly, rounded from it to the nearest,
- * ties to even. Knows bits; knows no files.
- */
+/** 16-bit floats of files: widened to float32 exactly, rounded to nearest, ties to even. */
 import { UserError } from "../errors.js";
 
 /** bfloat16 is the upper half of a float32. */
@@ -15,8 +12,7 @@ export function narrowToBfloat16(values: Float32Array): Uint16Array {
   const out = new Uint16Array(values.length);
   for (let i = 0; i < values.length; i++) {
     const b = bits[i] as number;
-    // Adding half of the last kept bit's weight, minus one unless that bit is odd, rounds ties to
-    // even. NaN keeps a fraction bit.
+    // Adding half of the last kept bit's weight rounds ties to even. NaN keeps a fraction bit.
     out[i] = Number.isNaN(values[i]) ? (b >>> 16) | 0x40 : (b + 0x7fff + ((b >>> 16) & 1)) >>> 16;
   }
   return out;
@@ -41,10 +37,7 @@ function halfToFloat(half: number): number {
 
 const FLOAT16_MAX = 65504;
 
-/**
- * @param name of the tensor, for the message
- * @throws UserError for a value that float16 does not have: one beyond ±65504, an infinity, NaN
- */
+/** @param name for the message @throws UserError beyond ±65504, for an infinity or NaN */
 export function narrowToFloat16(values: Float32Array, name: string): Uint16Array {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const out = new Uint16Array(values.length);
@@ -57,8 +50,7 @@ export function narrowToFloat16(values: Float32Array, name: string): Uint16Array
     const b = bits[i] as number;
     const sign = (b >>> 16) & 0x8000;
     if (magnitude < 2 ** -14) {
-      // Subnormal, in units of 2^-24. A double beyond 2^52 has no fraction: the sum rounds to a
-      // whole number, ties to even.
+      // Subnormal, in units of 2^-24. Doubles beyond 2^52 are whole: the sum rounds ties to even.
       out[i] = sign | (magnitude * 2 ** 24 + 2 ** 52 - 2 ** 52);
     } else {
       // The exponent's bias goes from 127 to 15; rounding as in bfloat16, with 13 bits to drop.

@@ -1,7 +1,4 @@
-/**
- * Requests to the hub: its address, the user's token, and what its refusals mean in words.
- * The token is in no message and goes to the hub's own address only.
- */
+/** Requests to the hub. The user's token is in no message and goes to the hub's address only. */
 import { existsSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
@@ -22,10 +19,7 @@ export interface HubClient {
 /** Offline mode, by the values that huggingface_hub takes for true. */
 export const isOffline = (env: Environment): boolean => /^(1|on|yes|true)$/i.test(env["HF_HUB_OFFLINE"] ?? "");
 
-/**
- * @param repo named in messages
- * @param cwd where `.env` is looked for
- */
+/** @param repo named in messages @param cwd where `.env` is looked for */
 export function hubClient(repo: string, env: Environment, cwd: string): HubClient {
   const endpoint = (env["HF_ENDPOINT"] || "https://huggingface.co").replace(/\/+$/, "");
   if (!URL.canParse(endpoint))

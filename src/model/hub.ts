@@ -1,12 +1,8 @@
 /**
- * Model folders by hub id: where the Hugging Face cache is, and what it holds. The layout is the
- * one that Python's `huggingface_hub` writes (its guide "Understand caching"):
- *
+ * The Hugging Face cache, as Python's `huggingface_hub` writes it; opens no connection.
  *   <cache>/models--<owner>--<name>/refs/<revision>            the commit of a branch or tag
  *   <cache>/models--<owner>--<name>/snapshots/<commit>/<file>  links into blobs/
  *   <cache>/models--<owner>--<name>/blobs/<etag>               contents, each once
- *
- * Knows files and names; opens no connection (download.ts does).
  */
 import { existsSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
@@ -22,10 +18,7 @@ export const isHubId = (text: string): boolean => /^[A-Za-z0-9][\w.-]*\/[\w.-]*\
 
 export const isCommit = (revision: string): boolean => /^[0-9a-f]{40}$/.test(revision);
 
-/**
- * The cache's folder: HF_HUB_CACHE, else HUGGINGFACE_HUB_CACHE, else hub/ in HF_HOME, else in
- * ~/.cache/huggingface (XDG_CACHE_HOME is honoured).
- */
+/** HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, hub/ in HF_HOME or ~/.cache/huggingface. */
 export function hubCache(env: Environment = process.env): string {
   const home = env["HOME"] ?? homedir();
   const hfHome = env["HF_HOME"] ?? join(env["XDG_CACHE_HOME"] ?? join(home, ".cache"), "huggingface");
@@ -33,14 +26,10 @@ export function hubCache(env: Environment = process.env): string {
   return resolve(path.replace(/^~(?=\/|$)/, home));
 }
 
-/** A model's folder in the cache. */
 export const repoCache = (repo: string, env?: Environment): string =>
   join(hubCache(env), `models--${repo.replace("/", "--")}`);
 
-/**
- * The folder of a model's snapshot in the cache, complete or not; undefined when there is none.
- * @param revision branch, tag or commit
- */
+/** A snapshot's folder, complete or not. @param revision branch, tag or commit */
 export function findSnapshot(repo: string, revision: string, env?: Environment): string | undefined {
   const folder = repoCache(repo, env);
   const ref = join(folder, "refs", revision);
@@ -70,12 +59,9 @@ export function missingFiles(folder: string): string[] {
 }
 
 /**
- * The folder a model is read from.
- * @param spec a folder, or a hub id whose snapshot of `main` is in the cache
- * @param local the folder meant when `spec` is a path; default `spec`
- * @returns `local` when it exists; else the snapshot; else `spec` or `local` unchanged, for
- *   readModelConfig to refuse
- * @throws UserError when the snapshot is incomplete
+ * The folder to read a model from: `local` (default `spec`) if it exists, else the hub snapshot.
+ * Else the name unchanged, for readModelConfig to refuse. @throws UserError for an incomplete
+ * snapshot
  */
 export function resolveModelFolder(spec: string, local = spec, env?: Environment): string {
   if (existsSync(local) || !isHubId(spec)) return local;

@@ -1,9 +1,4 @@
-/**
- * What travels from learner to actors, and its identity (design: "known weights"). That is the
- * whole policy, or with LoRA the adapters alone: both sides read the base from disk.
- *
- * The hash names what was loaded, not what was sent: the actor computes it over its own arena.
- */
+/** What travels to actors: the policy, or LoRA adapters alone. The hash is of what was loaded. */
 import { createHash } from "node:crypto";
 import { closeSync, openSync, readSync } from "node:fs";
 import type { ModelConfig } from "./config.js";
@@ -16,11 +11,7 @@ export interface PolicyVersion {
   readonly sha256: string;
 }
 
-/**
- * sha256 over the sorted list of (name, dtype, shape, sha256 of the bytes), as lowercase hex.
- * Sorted by name, so it does not depend on the order of the layout; each line is
- * `name dtype [d0,d1] hexdigest\n`.
- */
+/** sha256 over lines `name dtype [d0,d1] hexdigest\n`, sorted by name: the order plays no part. */
 export function hashPacked(packed: Float32Array, layout: readonly LayoutEntry[]): string {
   return hashOfLines(layout.map((entry) => hashLine(entry, packed.subarray(entry.offset, entry.offset + entry.size))));
 }
@@ -43,7 +34,6 @@ function hashPair(baseSha256: string, adapterSha256: string): string {
   return createHash("sha256").update(`base ${baseSha256}\nadapter ${adapterSha256}\n`).digest("hex");
 }
 
-/** Layout of the published buffer. */
 export function publishedLayout(shape: ModelConfig, lora: LoraSpec | null): LayoutEntry[] {
   return lora === null ? weightLayout(shape) : loraLayout(shape, lora);
 }
@@ -56,10 +46,7 @@ export function publishedHash(packed: Float32Array, layout: readonly LayoutEntry
   return baseSha256 === null ? sha256 : hashPair(baseSha256, sha256);
 }
 
-/**
- * sha256 of a file's bytes. Read piece by piece: a training state may be larger than memory has
- * room for, and than readFileSync takes (2 GiB).
- */
+/** Read piece by piece: a training state may exceed memory, and readFileSync's 2 GiB. */
 export function sha256OfFile(file: string): string {
   const hash = createHash("sha256");
   const piece = Buffer.allocUnsafe(4 << 20);

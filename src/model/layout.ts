@@ -1,19 +1,11 @@
-/**
- * The one weight layout of Qwen2 / Llama decoders: names, shapes and their order in a packed
- * buffer. Learner, wire and actor move whole weight sets as one float32 buffer in this order.
- *
- * q, k and v are neighbours, each [out, in], and so are gate and up. The actor can view neighbours
- * as one taller matrix without a copy.
- */
+/** The one packed float32 layout of weights. Neighbours (q, k, v; gate, up) are viewed as one. */
 import type { ModelConfig } from "./config.js";
 
 export interface LayoutEntry {
-  /** Hugging Face parameter name. */
   readonly name: string;
   readonly shape: readonly number[];
   /** First element in the packed buffer. */
   readonly offset: number;
-  /** Number of elements. */
   readonly size: number;
 }
 

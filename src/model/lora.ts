@@ -1,7 +1,4 @@
-/**
- * LoRA adapters in PEFT's meaning: which modules have one, their names, shapes and packed order,
- * and PEFT's files. Formula (Hu et al. 2021, eq. 3): y = W x + (lora_alpha / r) · B A x.
- */
+/** LoRA adapters as PEFT has them (Hu et al. 2021, eq. 3): y = W x + (lora_alpha / r) · B A x. */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
@@ -64,10 +61,7 @@ export function adapterPairs(layout: readonly LayoutEntry[]): AdapterPair[] {
   );
 }
 
-/**
- * What adapter_model.safetensors holds, under PEFT's names.
- * @param packed adapters in `layout`'s order
- */
+/** adapter_model.safetensors under PEFT's names. @param packed adapters in `layout`'s order */
 export function adapterTensors(layout: readonly LayoutEntry[], packed: Float32Array): TensorToWrite[] {
   return layout.map(({ name, shape, offset, size }) => ({
     name: PEFT_PREFIX + name,
@@ -76,11 +70,7 @@ export function adapterTensors(layout: readonly LayoutEntry[], packed: Float32Ar
   }));
 }
 
-/**
- * Writes a PEFT adapter folder: `adapter_config.json`, `adapter_model.safetensors` (names under
- * `base_model.model.`, as PEFT's `get_peft_model_state_dict` has them), and the tokenizer's files.
- * @param packed adapters in `loraLayout` order
- */
+/** Writes a PEFT adapter folder with the tokenizer. @param packed in `loraLayout` order */
 export function saveAdapterFolder(
   target: string,
   baseFolder: string,
@@ -130,11 +120,8 @@ const adapterConfigSchema = z.looseObject({
 });
 
 /**
- * Reads a PEFT adapter folder into a packed buffer.
- * @param layout `loraLayout` of the base model
- * @returns [layoutSize] adapters in `layout`'s order
- * @throws UserError for a missing or damaged file, or an adapter of another kind, with other
- *   settings than `lora`, or of another base
+ * Reads a PEFT adapter folder into [layoutSize] values. @param layout `loraLayout` of the base
+ * @throws UserError for damage, another kind of adapter, other settings than `lora`, another base
  */
 export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora: LoraSpec): Float32Array {
   checkAdapterConfig(folder, lora);
@@ -161,11 +148,7 @@ export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora
   return packed;
 }
 
-/**
- * What a PEFT adapter folder says of itself.
- * @returns its LoRA settings, and the base model's folder (or hub name) as PEFT wrote it
- * @throws UserError when adapter_config.json is missing, damaged or asks for more than plain LoRA
- */
+/** @returns its LoRA settings, and the base as PEFT wrote it @throws UserError unless plain LoRA */
 export function readAdapterConfig(folder: string): { lora: LoraSpec; base: string | null } {
   const file = join(folder, "adapter_config.json");
   let json: unknown;

@@ -4,12 +4,7 @@ import type { ModelConfig } from "./config.js";
 import { type LayoutEntry, layoutSize, weightLayout } from "./layout.js";
 import { type StoredTensor, readSafetensors, readTensor } from "./safetensors/read.js";
 
-/**
- * Reads a model folder's weights straight into a packed buffer in the order of
- * `weightLayout(shape)`: there is never a second copy.
- * @param into receives the values; its length must be the layout's size. Default: a new array.
- * @throws UserError listing every missing, surplus or mis-shaped tensor
- */
+/** Reads weights straight into a packed buffer. @throws UserError as modelTensors */
 export function loadPacked(
   folder: string,
   shape: ModelConfig,
@@ -20,11 +15,7 @@ export function loadPacked(
   return into;
 }
 
-/**
- * A model folder's tensors, still on disk, in the order of `weightLayout(shape)`.
- * A checkpoint with tied embeddings may carry or lack `lm_head.weight`; it is not among them.
- * @throws UserError listing every missing, surplus or mis-shaped tensor
- */
+/** A folder's tensors on disk, in layout order. @throws UserError listing all that do not fit */
 export function modelTensors(folder: string, shape: ModelConfig): { entry: LayoutEntry; stored: StoredTensor }[] {
   const layout = weightLayout(shape);
   const stored = readSafetensors(folder);

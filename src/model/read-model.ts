@@ -1,7 +1,4 @@
-/**
- * Reads what a command is given as a model: a Hugging Face folder, a PEFT adapter folder, or the
- * hub id of a downloaded one. Knows no runtime.
- */
+/** Reads a model that a command is given: a Hugging Face or PEFT folder, or a hub id. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../errors.js";
@@ -13,7 +10,6 @@ import { loadAdapter, loraLayout, readAdapterConfig, type LoraSpec } from "./lor
 import { loadPacked } from "./model-weights.js";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.js";
 
-/** What a model's folder holds. */
 export interface ModelFiles {
   readonly folder: string;
   /** The folder, or an adapter's base. */
@@ -24,17 +20,12 @@ export interface ModelFiles {
   readonly tokenizer: Tokenizer;
   /** Settings of an adapter folder; null for any other. */
   readonly lora: LoraSpec | null;
-  /** How the model's makers want it to be sampled. */
   readonly generation: GenerationSettings;
   /** Reads what an engine loads: all weights, in memory that threads can share, or the adapters. */
   readonly published: () => Float32Array;
 }
 
-/**
- * Reads a model folder, or a PEFT adapter folder (its base is where adapter_config.json says).
- * @param spec the folder, or the hub id of a downloaded model
- * @throws UserError when a file is missing, damaged or does not fit
- */
+/** @param spec model or PEFT adapter folder, or hub id @throws UserError unless all files fit */
 export function readModel(spec: string): ModelFiles {
   const folder = resolveModelFolder(spec);
   const adapter = existsSync(join(folder, "adapter_config.json")) ? readAdapterConfig(folder) : null;
@@ -46,8 +37,7 @@ export function readModel(spec: string): ModelFiles {
     );
   const baseFolder = adapterBase ?? folder;
   const shape = readModelConfig(baseFolder);
-  // PEFT writes an adapter without the tokenizer, a trainer with it; neither with a
-  // generation_config.json
+  // PEFT writes adapters without the tokenizer, a trainer with it; neither generation_config.json
   const having = (name: string): string => (existsSync(join(folder, name)) ? folder : baseFolder);
   const tokenizerFolder = having("tokenizer.json");
   const tokenizer = loadTokenizer(tokenizerFolder, shape);

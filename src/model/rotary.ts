@@ -1,17 +1,11 @@
-/**
- * The rotary embedding's numbers, one table for actor and learner (Su et al. 2021,
- * arXiv:2104.09864, eq. 15), rounded where transformers rounds them.
- */
+/** The rotary embedding (Su et al. 2021, eq. 15), rounded where transformers rounds it. */
 
 /** The frequencies [D/2] of a head: `1.0 / (base ** (arange(0, dim, 2).float() / dim))`. */
 export function rotaryFrequencies(theta: number, headDim: number): Float32Array {
   return Float32Array.from({ length: headDim / 2 }, (_, i) => 1 / Math.fround(theta ** Math.fround((2 * i) / headDim)));
 }
 
-/**
- * cos and sin [positions, D/2] of the angles position · frequency, each times `scale`.
- * The angle is rounded to float32 first: at large positions that decides most of its error.
- */
+/** cos and sin [positions, D/2], times `scale`; angles are rounded to float32 first. */
 export function rotaryCosSin(
   positions: ArrayLike<number>,
   { ropeTheta, headDim }: { readonly ropeTheta: number; readonly headDim: number },

@@ -1,7 +1,4 @@
-/**
- * Text ↔ token ids of a Hugging Face model folder, as `transformers` does it: `tokenizer.json`, the
- * chat template, stop ids. Knows files and text; knows no model and no task.
- */
+/** Text ↔ token ids of a model folder, as `transformers` does it; knows no model and no task. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
@@ -15,29 +12,15 @@ export interface ChatMessage {
 }
 
 export interface Tokenizer {
-  /**
-   * Ids of a text. Special tokens written out in it are recognised; `addSpecial` (default true)
-   * also adds what the tokenizer puts around a text, such as BOS.
-   */
+  /** Recognises special tokens in the text; `addSpecial` (default true) adds BOS and the like. */
   encode(text: string, options?: { addSpecial?: boolean }): Int32Array;
-  /**
-   * Text of ids. Ids without a token (padding rows of the embedding) give no text; broken UTF-8
-   * gives U+FFFD. `skipSpecial` defaults to false.
-   */
+  /** Ids without a token give no text; broken UTF-8 gives U+FFFD. `skipSpecial`: default false. */
   decode(ids: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
-  /**
-   * Ids of a conversation rendered by the model's chat template. As in transformers, a special
-   * token spelled out in a message is encoded as that token. `addGenerationPrompt` (default true)
-   * opens the assistant's turn.
-   * @throws UserError when the folder has no chat template or the template refuses the messages
-   */
+  /** As in transformers, special tokens in messages count. @throws UserError without a template */
   chatPrompt(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): Int32Array;
   /** The rendered conversation `chatPrompt` encodes. */
   renderChat(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): string;
-  /**
-   * Every id that ends a completion: generation_config.json's eos_token_id (one or a list), the
-   * tokenizer's eos, else config.json's. Ascending.
-   */
+  /** Ascending: generation_config.json's eos_token_id, the tokenizer's eos, else config.json's. */
   readonly stopIds: readonly number[];
   /** One more than the largest id. */
   readonly vocabSize: number;
@@ -45,11 +28,7 @@ export interface Tokenizer {
 
 type Json = Record<string, unknown>;
 
-/**
- * Loads the tokenizer of a model folder.
- * @param shape when given, ids must fit its embedding
- * @throws UserError for missing or malformed files, no stop id, or an id ≥ shape.vocabSize
- */
+/** @param shape when given, ids must fit it @throws UserError for malformed files, no stop id */
 export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
   const tokenizerFile = join(folder, "tokenizer.json");
   const tokenizerJson = readJson(tokenizerFile);
@@ -114,8 +93,7 @@ export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
       throw new UserError(`${folder}: the chat template cannot render these messages: ${messageOf(error)}`);
     }
   };
-  // transformers 5 cleans up spaces only for tokenizers that ask for it; the hub package's own
-  // default is to clean.
+  // transformers 5 cleans up spaces only where asked; the hub package's default is to clean.
   const cleanUp = settings["clean_up_tokenization_spaces"] === true;
   return {
     encode,
@@ -151,7 +129,6 @@ function chatTemplateText(folder: string, settings: Json): string | undefined {
   return typeof named?.template === "string" ? named.template : undefined;
 }
 
-/** Undefined when the file does not exist. */
 function readJson(file: string): Json | undefined {
   if (!existsSync(file)) return undefined;
   try {

@@ -1,7 +1,4 @@
-/**
- * Folders outside the run directory, for sockets and shared memory. Their names tell whose they
- * are, so that whoever sees what a killed process leaves removes it.
- */
+/** Folders outside the run directory. Names tell whose they are, so that others can remove them. */
 import { chmodSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

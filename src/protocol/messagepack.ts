@@ -1,7 +1,4 @@
-/**
- * Checks MessagePack bytes (github.com/msgpack/msgpack, spec.md) before they are unpacked: a short
- * message must never make the reader allocate much.
- */
+/** Checks MessagePack (spec.md) before unpacking: a short message must not allocate much. */
 
 /** Larger headers are refused; tensors travel in frames of their own. */
 export const MAX_HEADER_BYTES = 2 ** 20;

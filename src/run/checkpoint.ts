@@ -1,7 +1,4 @@
-/**
- * Checkpoint folders: a Hugging Face model folder, the training state, and checksums of both. A
- * folder appears under its name only when it is whole and on disk.
- */
+/** Checkpoint folders with checksums; each appears under its name only when whole and on disk. */
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";

@@ -101,7 +101,7 @@ export interface Recovery {
   readonly kept: number;
   readonly discarded: number;
   readonly tornTails: number;
-  /** Files with records that cannot be read, though whole ones follow or their checksum is right. */
+  /** Files with unreadable records before whole ones, or under a right checksum. */
   readonly damaged: readonly { readonly file: string; readonly records: number }[];
 }
 

@@ -1,7 +1,4 @@
-/**
- * The mark of the one process that works in a directory: host, pid and start time. A killed process
- * leaves its mark behind; its pid is then gone, or a later process has it.
- */
+/** The mark of the one process that works in a directory: host, pid and start time. */
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { UserError } from "../errors.js";

@@ -15,7 +15,6 @@ type Result = Awaited<ReturnType<typeof generate>>;
 
 export class Answering {
   readonly counts = { answered: 0, cancelled: 0, refused: 0, failed: 0, prompt_tokens: 0, completion_tokens: 0 };
-  /** Requests that are being answered. */
   open = 0;
   /** New requests are refused; those that run are still answered. */
   draining = false;
@@ -71,7 +70,6 @@ export class Answering {
     });
   }
 
-  /** Turns what a route throws into a response. */
   refuse(error: unknown, c: Context): Response {
     if (error instanceof Cancelled) {
       this.counts.cancelled++;

@@ -125,5 +125,4 @@ function addChatCompletions(app: Hono, answering: Answering, { limits, model }: 
   });
 }
 
-/** Since 1970. */
 const seconds = (): number => Math.floor(Date.now() / 1000);

@@ -1,7 +1,6 @@
 /**
- * OpenAI's request bodies, as far as they are served. A field that is unknown, or whose value would
- * have an effect we do not have, is refused by name. Reference: OpenAI API, "Create completion"
- * (legacy) and "Create chat completion"; `stop_token_ids` is vLLM's.
+ * OpenAI's request bodies, as far as served: fields without their effect here are refused by name.
+ * Reference: "Create completion" (legacy), "Create chat completion"; vLLM's `stop_token_ids`.
  */
 import { z } from "zod";
 import { messageList } from "../model/chat-messages.js";

@@ -20,7 +20,7 @@ export interface CompareOptions {
   readonly json?: string;
 }
 
-/** Takes results or a study; none with `--a`, `--b`. @throws UserError if incomparable */
+/** @param files two or more results, or one study @throws UserError when not comparable */
 export function runCompare(files: readonly string[], { a, b, json }: CompareOptions): void {
   const bySeed = a !== undefined || b !== undefined;
   if (bySeed && files.length > 0)

@@ -1,7 +1,7 @@
 /**
- * What a finished study says. The study file names the primary endpoint: one mode, the first
- * prompt, final checkpoints after equally many rollouts. Holm's correction is over its pairs, and
- * over all secondary comparisons together: looking at more never changes the verdict.
+ * A finished study's results. The primary endpoint: one mode, first prompt, final checkpoints after
+ * equally many rollouts. Holm's correction takes all secondary comparisons together: looking at
+ * more never changes the verdict.
  */
 import { existsSync } from "node:fs";
 import { UserError } from "../errors.js";

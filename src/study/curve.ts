@@ -32,7 +32,7 @@ export function spentBy(metrics: RunFiles["metrics"]): Map<number, Spent> {
   return spent;
 }
 
-/** From iteration 0 (before training) to the last. @throws UserError if unreadable or unfinished */
+/** Points from iteration 0 to the last. @throws UserError for a run unreadable or ended early */
 export function readCurve(runDir: string): CurvePoint[] {
   const { metrics, summary, validation } = readRunFiles(runDir);
   if (summary?.validation.before === undefined || summary.validation.after === undefined)
@@ -48,7 +48,7 @@ export function readCurve(runDir: string): CurvePoint[] {
   });
 }
 
-/** Accuracy at a budget, between the evaluations around it; null if not evaluated in this mode. */
+/** Accuracy at a budget, linear between evaluations; null where none was made in this mode. */
 export function accuracyAt(curve: readonly CurvePoint[], budget: Budget, at: number, mode: Mode): number | null {
   const points = curve.flatMap((point) => {
     const accuracy = point.validation[mode]?.accuracy;
@@ -70,10 +70,7 @@ export interface Matched {
   readonly b: readonly number[];
 }
 
-/**
- * Two algorithms at equal budgets, seed by seed: a and b are [seeds] curves.
- * Null where some run was not evaluated in this mode, or does not count this budget.
- */
+/** Two algorithms' curves at equal budgets by seed; null where a run lacks this mode or budget. */
 export function matchedAt(
   a: readonly (readonly CurvePoint[])[],
   b: readonly (readonly CurvePoint[])[],

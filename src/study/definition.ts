@@ -64,7 +64,7 @@ export interface Study {
   readonly own: readonly Setting[];
 }
 
-/** @throws UserError for no study, an unknown key, or a difference that is not allowed */
+/** Reads a study file. @throws UserError for an unknown key or a difference not allowed */
 export function readStudy(file: string, cwd = process.cwd()): Study {
   let yaml: unknown;
   try {

@@ -76,7 +76,7 @@ export function readStudyRecord(dir: string): StudyRecord {
   return readJson(file, recordSchema, "It must be a study of this version.");
 }
 
-/** Returns a note when the program changed. @throws UserError if `dir` holds another study */
+/** Writes or checks study.json, noting a changed program. @throws UserError for another study */
 export function recordStudy(dir: string, { definition, configs, differences, own }: Study): string | null {
   const earlier = existsSync(studyFile(dir)) ? readStudyRecord(dir) : null;
   if (earlier !== null) refuseOther(dir, earlier, definition, configs);

@@ -25,10 +25,7 @@ const POLL_MS = 1000;
 /** Between two lines of progress where there is no terminal. */
 const LINE_MS = 30_000;
 
-/**
- * `writeReport` returns the page's path. Returns 0, or 128 + signal number after a signal.
- * @throws UserError for a study that cannot be run, and when a step fails
- */
+/** @returns 0, or 128 + a signal's number @throws UserError when it cannot run or a step fails */
 export async function runStudy(
   file: string,
   { out, dryRun }: StudyOptions,
@@ -146,7 +143,7 @@ function showStep(label: string, step: StudyStep, steps: readonly StudyStep[]): 
   };
 }
 
-/** What finished steps of the same sort took; null while one sort has none. */
+/** Extrapolates from finished steps of the same sort; null while one sort has none. */
 function secondsLeft(steps: readonly StudyStep[], current?: StudyStep, currentSeconds?: number): number | null {
   const known = new Map<string, number[]>();
   const open = steps.filter((step) => {

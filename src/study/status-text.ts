@@ -25,7 +25,7 @@ interface Answer {
   readonly running: boolean;
 }
 
-/** Returns whether it runs without a problem or is finished. @throws UserError when damaged */
+/** @returns true when running well, or finished @throws UserError when a file is damaged */
 export async function showStatus(dir: string, { watch, json }: StatusOptions): Promise<boolean> {
   for (;;) {
     const answer = look(dir);

@@ -1,7 +1,4 @@
-/**
- * Runs one step of a study as a child with a log, in a process group of its own: Ctrl-C reaches
- * this process alone, which passes it on. It notices when this process is gone.
- */
+/** Runs a study's step as a child in its own group: Ctrl-C comes here and is passed on. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync, statSync } from "node:fs";
 import { dirname } from "node:path";

@@ -1,7 +1,4 @@
-/**
- * Where problems come from, and in which order they are asked.
- * Knows GSM8K's JSONL and the generated starter problems; knows no tokenizer and no prompt format.
- */
+/** Where problems come from and their order. Knows no tokenizer and no prompt format. */
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { z } from "zod";

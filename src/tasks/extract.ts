@@ -30,9 +30,7 @@ export function extractAnswer(text: string): Extracted | undefined {
   return value === undefined ? undefined : { value, atEnd: false };
 }
 
-/**
- * The right answer in a data set's `answer`: its `#### n`, or the whole text when that is a number.
- */
+/** The right answer in a data set's `answer`: its `#### n`, or the whole text if it is a number. */
 export function goldAnswer(answer: string): number | undefined {
   return extractAnswer(answer)?.value ?? onlyNumber(answer);
 }
@@ -59,9 +57,7 @@ export function isWellFormed(text: string): boolean {
   return text.split("####").length === 2 && /(^|\n)#### -?\$?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?\s*$/.test(text);
 }
 
-/**
- * An optional sign and currency, then digits with correct thousands commas, or a decimal fraction.
- */
+/** A sign and currency, then digits with right thousands commas, or a decimal fraction. */
 const numberPattern = /^([-−+]?)\s*(?:\\?\$|[€£])?\s*([-−]?)(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)/;
 
 /** The number a line holds when it holds exactly one. */

@@ -129,10 +129,7 @@ describe.skipIf(unrunnable)(`infer${reason}`, () => {
     const child = spawn(
       process.execPath,
       [join(root, "dist/cli.js"), "infer", "--prompt", question, "--stream", ...noise],
-      {
-        cwd: root,
-        stdio: ["ignore", "pipe", "inherit"],
-      },
+      { cwd: root, stdio: ["ignore", "pipe", "inherit"] },
     );
     const pieces: Buffer[] = [];
     child.stdout.on("data", (piece: Buffer) => pieces.push(piece));

@@ -1,4 +1,4 @@
-/** ONNX Runtime's telemetry is off in every process that loads it: no file, no look-up of a host. */
+/** ONNX Runtime's telemetry is off in every process that loads it: it leaves no file. */
 import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";

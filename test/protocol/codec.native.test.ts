@@ -35,21 +35,23 @@ const tasks: fc.Arbitrary<Task> = fc.record({
   problem: fc.record({ question: fc.string(), answer: fc.string() }),
 });
 
-const completions = fc.nat(5).chain((length) =>
-  fc.record({
-    ids: fc.array(fc.nat(200_000), { minLength: length, maxLength: length }).map((ids) => Int32Array.from(ids)),
-    behaviourLogprobs: fc
-      .array(fc.float({ max: 0, noNaN: true, noDefaultInfinity: true }), { minLength: length, maxLength: length })
-      .map((values) => Float32Array.from(values)),
-    finishReason: fc.constantFrom("stop" as const, "length" as const),
-    version: sha256.map((hash) => ({ iteration: 3, sha256: hash })),
-    rewards: fc.record({
-      correctness: fc.option(fc.double({ noNaN: true, noDefaultInfinity: true }).map((reward) => reward + 0)),
+const completions = fc
+  .nat(5)
+  .chain((length) =>
+    fc.record({
+      ids: fc.array(fc.nat(200_000), { minLength: length, maxLength: length }).map((ids) => Int32Array.from(ids)),
+      behaviourLogprobs: fc
+        .array(fc.float({ max: 0, noNaN: true, noDefaultInfinity: true }), { minLength: length, maxLength: length })
+        .map((values) => Float32Array.from(values)),
+      finishReason: fc.constantFrom("stop" as const, "length" as const),
+      version: sha256.map((hash) => ({ iteration: 3, sha256: hash })),
+      rewards: fc.record({
+        correctness: fc.option(fc.double({ noNaN: true, noDefaultInfinity: true }).map((reward) => reward + 0)),
+      }),
+      rewardErrors: fc.array(fc.string()),
+      outcome: fc.constantFrom("correct" as const, "wrong" as const, "unparsed" as const),
     }),
-    rewardErrors: fc.array(fc.string()),
-    outcome: fc.constantFrom("correct" as const, "wrong" as const, "unparsed" as const),
-  }),
-);
+  );
 const groups: fc.Arbitrary<TrajectoryGroup> = fc.record({
   taskId: fc.string({ minLength: 1, maxLength: 40 }),
   actorId: fc.string({ minLength: 1, maxLength: 40 }),

@@ -1,7 +1,6 @@
 /**
- * How a graph holds its weights and in which format it computes: the one thing in which the graphs
- * of CPU and CUDA differ. Residual stream, norms, softmax, logits and sampling are float32 in every
- * graph. Knows names and shapes.
+ * How a graph holds its weights and in which format it computes: all that differs between CPU and
+ * CUDA. Residual stream, norms, softmax, logits and sampling are float32 in every graph.
  */
 import type { ModelConfig } from "../../model/config.js";
 import type { AdapterInput } from "./adapters.js";
@@ -20,9 +19,7 @@ export interface Numeric {
 /** Everything float32, weights as inputs: on CPU a new policy then costs a copy. */
 export const CPU_FLOAT32: Numeric = { dtype: "float32", weights: "inputs", adapters: [] };
 
-/**
- * Matrix of the LM head: float32 always, so with float16 it is stored apart from a tied embedding.
- */
+/** LM head: always float32, so with float16 it is stored apart from a tied embedding. */
 export function headName(shape: ModelConfig, { dtype }: Pick<Numeric, "dtype">): string {
   return shape.tieWordEmbeddings && dtype === "float32" ? "embedding" : "lm_head";
 }

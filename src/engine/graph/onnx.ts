@@ -1,14 +1,6 @@
-/**
- * A small ONNX graph builder and its protobuf encoding.
- *
- * Writes the subset of onnx.proto3 (onnx/onnx, field numbers below) that our graphs need: tensors
- * in and out, float and int64 constants, nodes with int / float / ints / graph attributes,
- * subgraphs for Loop and If. Knows nothing about models; ONNX Runtime does the checking when a
- * session is created.
- */
+/** A small ONNX graph builder and its protobuf encoding: the part of onnx.proto3 we need. */
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 
-/** TensorProto.DataType. */
 export const DATA_TYPE = { float32: 1, int32: 6, int64: 7, bool: 9, float16: 10 } as const;
 export type DataType = keyof typeof DATA_TYPE;
 /** A number is a fixed size, a string names a dynamic one. */
@@ -16,12 +8,10 @@ export type Dim = number | string;
 export type Attribute = { int: number } | { float: number } | { ints: readonly number[] } | { graph: Graph };
 export type Attributes = Readonly<Record<string, Attribute>>;
 
-/** AttributeProto.AttributeType. */
 const ATTRIBUTE_TYPE = { float: 1, int: 2, graph: 5, ints: 7 } as const;
 const IR_VERSION = 9;
 /** Version of the ONNX operator set all node definitions refer to. */
 const OPSET = 20;
-/** TensorProto.DataLocation. */
 const EXTERNAL = 1;
 
 interface Constant {
@@ -43,10 +33,7 @@ export interface ExternalTensor {
   readonly bytes: number;
 }
 
-/**
- * A graph under construction. Values are referred to by name; a subgraph sees the values of the
- * graphs around it, and its constants are stored once, in the outermost graph.
- */
+/** Subgraphs see the values of the graphs around them; constants lie in the outermost graph. */
 export class Graph {
   readonly #root: Graph;
   readonly #nodes: Uint8Array[] = [];
@@ -54,7 +41,6 @@ export class Graph {
   readonly #outputs: Uint8Array[] = [];
   readonly #constants = new Map<string, Constant>();
   readonly #external: ExternalTensor[] = [];
-  /** Names that nodes take. */
   readonly #used = new Set<string>();
   #counter = 0;
 
@@ -66,7 +52,6 @@ export class Graph {
     return new Graph();
   }
 
-  /** A graph for a Loop or If attribute. */
   subgraph(): Graph {
     return new Graph(this.#root);
   }
@@ -88,12 +73,10 @@ export class Graph {
     return this.#root.#constant("int64", typeof values === "number" ? [] : [list.length], bytes, list);
   }
 
-  /** Scalar constant. */
   int32(value: number): string {
     return this.#root.#constant("int32", [], new Uint8Array(Int32Array.of(value).buffer), [value]);
   }
 
-  /** Scalar constant. */
   float(value: number): string {
     return this.#root.#constant("float32", [], new Uint8Array(Float32Array.of(value).buffer), [value]);
   }
@@ -105,10 +88,7 @@ export class Graph {
     return name;
   }
 
-  /**
-   * Declares a constant of the outermost graph, left out when no node takes it. The session must be
-   * created from a path.
-   */
+  /** Declares an outermost constant, left out when unused. The session must come from a path. */
   externalTensor(tensor: ExternalTensor): void {
     this.#root.#external.push(tensor);
   }
@@ -164,7 +144,6 @@ export class Graph {
     return w.finish();
   }
 
-  /** The serialized GraphProto. */
   encode(name: string): Uint8Array {
     const w = new BinaryWriter();
     for (const node of this.#nodes) w.tag(1, WireType.LengthDelimited).bytes(node);

@@ -1,10 +1,6 @@
 /**
- * Building blocks of a Qwen2 / Llama decoder as ONNX nodes, and the prefill graph made of them.
- *
- * Formulas follow transformers' modeling_qwen2.py (RMSNorm, rotary halves, grouped-query attention,
- * SwiGLU). Heads are the outermost axis everywhere: the projections are batched matmuls over heads,
- * so no tensor is transposed but the attention output. numeric.ts says how weights enter and which
- * format is computed in.
+ * A Qwen2 / Llama decoder's blocks as ONNX nodes (transformers' modeling_qwen2.py), and the prefill
+ * graph. Heads are the outermost axis, so only the attention output is transposed.
  *
  * Shapes: N rows (tokens), H hidden, Hq query heads, Hkv key/value heads, rep = Hq / Hkv, D head
  * size, P prompts, Tp their padded length.
@@ -41,9 +37,8 @@ export function declareWeights(
 }
 
 /**
- * Tables cos and sin [rows, D/2] of the rotary embedding, by position. Both are multiplied by
- * D^(-1/4): q and k each carry half of the attention scale 1/sqrt(D). That saves a node per layer
- * and keeps every matmul at alpha = 1, MLAS's fast path for one row.
+ * cos and sin [rows, D/2] by position, times D^(-1/4): q and k each carry half of the scale
+ * 1/sqrt(D). That keeps every matmul at alpha = 1, MLAS's fast path for one row.
  */
 export function declareRope(
   g: Graph,
@@ -66,12 +61,9 @@ export function timesTransposed(g: Graph, a: string, b: string): string {
 }
 
 /**
- * x · Wᵀ with W in Hugging Face's [out, in] layout, or a stack of such. At every run MLAS copies
- * the second operand of a product into panels, unless it is an initializer; a few rows are sooner
- * copied than a matrix. `weightsFirst` multiplies W · xᵀ and turns the product [out, N]
- * (SmolLM2-135M's shapes, 16 rows, two cores: 1.5 to 1.8 times faster). One row is not copied at
- * all, and loses by it.
- * @param rank of W
+ * x · Wᵀ with W [out, in], or a stack of rank `rank`. MLAS copies a second operand that is no
+ * initializer. `weightsFirst` multiplies W · xᵀ instead: 1.5 to 1.8 times faster at 16 rows, slower
+ * at one.
  */
 export function linear(g: Graph, numeric: Numeric, x: string, weight: string, rank = 2): string {
   if (numeric.weightsFirst !== true) return timesTransposed(g, x, weight);
@@ -156,12 +148,9 @@ export function attentionWeights(g: Graph, { dtype }: Numeric, scores: string, m
 }
 
 /**
- * The prefill graph: keys and values of right-padded prompts.
- *
- * Inputs: the weights and adapters that are inputs; `ids` int64 [P, Tp]. Outputs:
- * `prompt_k.<layer>` (rotated and scaled) and `prompt_v.<layer>`, `numeric.dtype` [Hkv, P, Tp, D].
- * Entries of padding are finite and meaningless. There is no LM head: a prompt's last token is fed
- * to the decode loop, which produces the first logits.
+ * Prefill: `ids` int64 [P, Tp] right-padded → `prompt_k.<layer>` (rotated, scaled) and
+ * `prompt_v.<layer>`, `numeric.dtype` [Hkv, P, Tp, D]. Padding's entries are finite and
+ * meaningless. The decode loop takes a prompt's last token, so there is no LM head.
  */
 export function buildPrefillGraph(shape: ModelConfig, numeric: Numeric = CPU_FLOAT32): Uint8Array {
   const { numHeads: Hq, numKvHeads: Hkv, headDim: D, hiddenSize: H } = shape;

@@ -1,9 +1,6 @@
 /**
- * Sampling inside the graph: a two-level inverse CDF.
- *
- * The vocabulary is cut into `count` blocks of `width` (about sqrt(V) each). Block sums and a short
- * CumSum choose the block, a second CumSum inside it chooses the token: no pass over the vocabulary
- * is sequential, and no CumSum axis is long (ONNX Runtime's CUDA kernel is quadratic in it).
+ * Sampling in the graph: a two-level inverse CDF over `count` blocks of `width` (about sqrt(V)
+ * each). No CumSum axis is long: ONNX Runtime's CUDA kernel is quadratic in it.
  */
 import { DATA_TYPE, type Graph } from "./onnx.js";
 
@@ -12,10 +9,7 @@ export interface VocabularyBlocks {
   readonly width: number;
 }
 
-/**
- * Cuts a vocabulary: exactly (no padding) when it has a divisor within a factor 4 of its square
- * root, else into ceil(sqrt(V)) blocks with a padded tail. Both sides stay ≤ 1,024 for V ≤ 2^20.
- */
+/** Exact where a divisor allows, else with a padded tail; both sides stay ≤ 1,024 for V ≤ 2^20. */
 export function vocabularyBlocks(vocabSize: number): VocabularyBlocks {
   const root = Math.ceil(Math.sqrt(vocabSize));
   for (let count = root; count * 4 >= root; count--) {
@@ -41,9 +35,8 @@ export interface SamplingRows {
 }
 
 /**
- * Chooses one token per row of `logits` [R, V]. Returns `token` int64 [R, 1] and `logprob` float32
- * [R, 1] = log softmax(logits / temperature)[token], nats; and of the most probable token
- * `topToken` int64 [R, 1] (meaningless without `anyArgmax`) and `topLogprob` float32 [R, 1].
+ * Chooses one token per row of `logits` [R, V]: `token` int64, `logprob` float32 in nats, at the
+ * temperature. Also `topToken` (meaningless without `anyArgmax`) and `topLogprob`; all are [R, 1].
  */
 export function sample(g: Graph, logits: string, vocabSize: number, rows: SamplingRows) {
   const { count, width } = vocabularyBlocks(vocabSize);
@@ -51,11 +44,9 @@ export function sample(g: Graph, logits: string, vocabSize: number, rows: Sampli
   const z = g.node("Mul", [logits, rows.inverseTemperature]);
   const max = g.node("ReduceMax", [z, g.int64([1])], { keepdims: { int: 1 } });
   let e = g.node("Exp", [g.node("Sub", [z, max])]);
-  // Padding has weight 0, and the first index whose running sum EXCEEDS the target never has weight
-  // 0.
+  // Padding has weight 0; the first index whose sum EXCEEDS the target never has weight 0.
   const padding = count * width - vocabSize;
-  // Pad's value is left at its default, 0. An explicit 0 would be the same constant as Max's below,
-  // which CUDA needs on the device while Pad needs it on the host.
+  // An explicit 0 would be Max's constant below: CUDA needs it on the device, Pad on the host.
   if (padding > 0) e = g.node("Pad", [e, g.int64([0, 0, 0, padding])]);
   const blocks = g.node("Reshape", [e, g.int64([-1, count, width])]);
   const sums = g.node("ReduceSum", [blocks, g.int64([2])], { keepdims: { int: 0 } }); // [R, count]
@@ -74,8 +65,7 @@ export function sample(g: Graph, logits: string, vocabSize: number, rows: Sampli
     g.node("Reshape", [g.node("Add", [block, rows.blockOffset]), g.int64([-1])]),
   ]); // [R, width]
   const inner = g.node("CumSum", [inBlock, g.int64(1)]);
-  // The running sum inside the block and the block's sum differ by rounding: keep the target in [0,
-  // its end).
+  // The block's sum and its running sum differ by rounding: keep the target in [0, its end).
   const innerEnd = g.node("Slice", [inner, g.int64([width - 1]), g.int64([width]), g.int64([1])]);
   const belowEnd = g.node("Mul", [innerEnd, g.float(1 - 2 ** -22)]);
   const innerTarget = g.node("Max", [g.node("Min", [g.node("Sub", [target, start]), belowEnd]), g.float(0)]);
@@ -100,11 +90,7 @@ export function sample(g: Graph, logits: string, vocabSize: number, rows: Sampli
   return { token, logprob: g.node("Sub", [centred, logTotal]), topToken, topLogprob: g.node("Neg", [logTotal]) };
 }
 
-/**
- * int64 [R, 1]: the first column of `sums` [R, C] above `target` [R, 1], as the number of columns
- * that are not: running sums of weights never fall. (ArgMax would have to take the first of equals,
- * which cuDNN does not promise.)
- */
+/** First column of `sums` [R, C] above `target` [R, 1]; cuDNN's ArgMax may not take the first. */
 function firstAbove(g: Graph, sums: string, target: string): string {
   const notAbove = g.node("Cast", [g.node("LessOrEqual", [sums, target])], { to: { int: DATA_TYPE.float32 } });
   const count = g.node("ReduceSum", [notAbove, g.int64([1])], { keepdims: { int: 1 } });

@@ -1,18 +1,12 @@
 /**
- * The segment graph: up to S decode steps of R rows in one run, as an ONNX Loop with sampling
- * inside.
- *
- * A row is one completion in flight. For attention to prompts, and only there, rows stand in Q
- * blocks of m places. The rows of a block share one prompt, whose keys and values are read once per
- * block. Places may be empty: they repeat a row, and nothing reads them. Attention has three parts
- * under one softmax:
+ * Up to S decode steps of R rows in one run: an ONNX Loop with sampling inside. For attention to
+ * prompts, rows stand in Q blocks of m places; a block reads its prompt once. An empty place
+ * repeats a row, and nothing reads it. Attention has three parts under one softmax:
  *   prompt   [Hkv, 1, Q, Tp, D]   shared by a block, constant in the segment
  *   past     [Hkv, 1, R, T, D]    generated in earlier segments, constant in the segment
  *   recent   [Hkv, 1, R, i+1, D]  generated in this segment; only this small part grows in the loop
- * The generated slots are right-aligned: all rows end at slot T, a row that entered late has unused
- * slots on the left, which the mask hides. Rows enter and leave between segments only (engine.ts).
- *
- * Shapes: see qwen2.ts; S steps, V vocabulary, K stop ids.
+ * Generated slots are right-aligned; the mask hides a late row's unused slots on the left. Shapes:
+ * see qwen2.ts; S steps, V vocabulary, K stop ids.
  */
 import type { ModelConfig } from "../../model/config.js";
 import { CPU_FLOAT32, headName, type Numeric } from "./numeric.js";
@@ -179,7 +173,6 @@ interface StepInputs {
   readonly recent: readonly Cache[];
   /** [R, 1] tokens to be fed */
   readonly current: string;
-  /** The loop's counter. */
   readonly step: string;
 }
 
@@ -188,10 +181,8 @@ function forward(b: Graph, shape: ModelConfig, numeric: Numeric, at: StepInputs)
   const { numLayers: L, numHeads: Hq, numKvHeads: Hkv, headDim: D } = shape;
   const { inputs, arrangement, rope, recent, current, step } = at;
   const { prompt, past } = inputs;
-  // Lengths are read off shapes, here and not before the loop: a shape is on the host, and so is
-  // then what is computed of shapes, where Slice and Split want it. Of the loop's counter, or of
-  // values from outside, CUDA would compute it on the device and copy it back at every step
-  // (test/integration/cuda-placement.test.ts).
+  // Shapes read in here are on the host. Lengths from outside the loop, or of its counter, CUDA
+  // would copy back at every step (test/integration/cuda-placement.test.ts).
   const lengths = [
     axis(b, prompt[0]!.k, 3),
     axis(b, past[0]!.k, 3),
@@ -235,7 +226,6 @@ function forward(b: Graph, shape: ModelConfig, numeric: Numeric, at: StepInputs)
   return { logits: linear(b, numeric, x, headName(shape, numeric)), grown };
 }
 
-/** One vector of the parts. */
 function concat(g: Graph, parts: readonly string[]): string {
   return g.node("Concat", [...parts], { axis: { int: 0 } });
 }
@@ -271,10 +261,7 @@ function declareCache(
   return names;
 }
 
-/**
- * Attention of one query per row over the three parts, one softmax over all of them: [Hkv, rep, R,
- * 1, D]. Every product broadcasts over `rep`, so grouped queries copy no keys.
- */
+/** One softmax over three parts: [Hkv, rep, R, 1, D]. Products broadcast over `rep`, uncopied. */
 function attend(
   b: Graph,
   numeric: Numeric,

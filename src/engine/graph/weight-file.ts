@@ -8,10 +8,8 @@ export const WEIGHTS_FILE = "weights.bin";
 /** Initializers start at multiples of a page, as ONNX recommends for files that are mapped. */
 const ALIGNMENT = 4096;
 
-/** A weight of the graph in `WEIGHTS_FILE`. */
 export interface StoredWeight extends WeightView {
   readonly dtype: Numeric["dtype"];
-  /** First byte. */
   readonly position: number;
 }
 

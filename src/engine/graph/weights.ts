@@ -1,22 +1,17 @@
 /**
- * Weights as graph inputs: which slices of the packed buffer a graph takes, and under which shape.
- *
- * Neighbouring parameters of the packed layout are viewed as one tensor without copying: q, k and v
- * as one stack of heads [1, Hq + 2 Hkv, D, H], and their biases likewise. Knows the layout, not the
- * runtime.
+ * Which slices of the packed buffer a graph takes as inputs. Neighbouring parameters are one tensor
+ * without copying: q, k and v as a stack of heads [1, Hq + 2 Hkv, D, H], and so their biases.
  */
 import type { ModelConfig } from "../../model/config.js";
 import { weightLayout } from "../../model/layout.js";
 
 export interface WeightView {
-  /** Name of the graph input. */
   readonly name: string;
   readonly shape: readonly number[];
   /** First element in the packed buffer. */
   readonly offset: number;
 }
 
-/** Names of one layer's graph inputs. */
 export function layerNames(layer: number) {
   const of = (part: string) => `layers.${layer}.${part}`;
   return {

@@ -1,8 +1,8 @@
 /**
- * How others read an answer, each exactly as its owner does; golden values are from their code.
- * Sources: lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` (version 3), its RegexFilter and exact_match;
- * verl 0.9.1 `utils/reward_score/gsm8k.py`; qwen-math.ts. Ours, which rewards, is tasks/extract.ts.
- * Python and JavaScript differ in `\d`, `$` and length: handled where it has an effect.
+ * How others read an answer, each exactly as its owner does; ours is tasks/extract.ts. Sources:
+ * lm-eval 0.4.13 `tasks/gsm8k/gsm8k.yaml` (version 3); verl 0.9.1 `utils/reward_score/gsm8k.py`;
+ * qwen-math.ts. Python and JavaScript differ in `\d`, `$` and length: handled where it has an
+ * effect.
  */
 import { extractAnswer, goldAnswer, sameNumber } from "../../tasks/extract.js";
 import { type Reading, qwenBoxed } from "./qwen-math.js";

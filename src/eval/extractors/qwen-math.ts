@@ -6,9 +6,9 @@ export interface Reading {
 }
 
 /**
- * Reads the last `boxed`, else what follows "answer is", else the last number. Equal means up to
- * 1e-4, or times 100 either way. The answer is theirs to the character; the judgement is simpler:
- * words behind a number are its unit, no computer algebra, no numbers in words.
+ * Reads the last `boxed`, else what follows "answer is", else the last number. Equal is within
+ * 1e-4, or that times or over 100. The answer is theirs to the character. The judgement is simpler:
+ * no computer algebra, no numbers in words, and any words behind a number are its unit.
  */
 export function qwenBoxed(text: string, gold: string): Reading {
   const answer = qwenAnswer(text);

@@ -26,7 +26,6 @@ const figuresSchema = z.object({
   /** Shares of all completions: closed by exactly one `#### n`; cut at max_new_tokens. */
   format_rate: z.number(),
   truncation_rate: z.number(),
-  /** Tokens of a completion. */
   mean_length: z.number(),
   outcomes: z.record(z.string(), z.int()),
   /** Accuracy of the first samples as others would have read them. */
@@ -71,7 +70,7 @@ export function accuracyOf(result: EvalResult, mode: Mode): number {
 
 export const isEvalDir = (dir: string): boolean => existsSync(join(dir, "metrics.json"));
 
-/** @throws UserError when it is missing, empty, unfinished, or not what `eval` writes */
+/** @param path an `eval` folder or its metrics.json @throws UserError unless it is a whole one */
 export function readEvalResult(path: string): EvalResult {
   const refuse = (found: string): never => {
     throw new UserError(`${path}: expected a result folder of eval (or its metrics.json), found ${found}`);

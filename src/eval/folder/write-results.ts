@@ -1,5 +1,5 @@
 /**
- * An evaluation folder while it is written. A cut evaluation goes on; other settings are refused.
+ * An evaluation folder while it is written. A cut one goes on; other settings are refused.
  *   predictions.jsonl  appended as questions are answered, put in order at the end
  *   unfinished.json    settings and time spent so far; deleted when metrics.json is written
  *   metrics.json       settings and figures: the evaluation is whole
@@ -18,10 +18,7 @@ import { type EvalSettings, comparable, differencesOf } from "./settings.js";
 const SAVE_MS = 1000;
 
 /** Seconds spent so far, earlier sessions included. */
-const secondsSchema = z.object({
-  wall: z.number(),
-  modes: z.partialRecord(z.enum(modes), z.number()),
-});
+const secondsSchema = z.object({ wall: z.number(), modes: z.partialRecord(z.enum(modes), z.number()) });
 
 /** What unfinished.json has besides settings; metrics.json has neither. */
 const unfinishedSchema = z.looseObject({ modes: z.array(z.enum(modes)).optional(), seconds: secondsSchema.optional() });
@@ -35,7 +32,7 @@ export interface EvalFolder {
   finish(predictions: readonly Prediction[], figures: Partial<Record<Mode, ModeMetrics>>): void;
 }
 
-/** Opens a new folder, or one to go on with. @throws UserError saying what differs */
+/** Opens a new folder, or goes on in one. @throws UserError when its settings differ */
 export function openEvalFolder(
   folder: string,
   settings: EvalSettings,

@@ -1,7 +1,4 @@
-/**
- * The policy: Qwen2 / Llama as plain functions over named weights. Forward only.
- * Legend: N packed tokens, M completion tokens (targets), H hidden.
- */
+/** The policy, forward only. Legend: N packed tokens, M completion tokens (targets), H hidden. */
 import type { Scalar, Tensor, Tensor1D, Tensor2D, TensorContainer } from "@tensorflow/tfjs";
 import type { ModelConfig } from "../../model/config.js";
 import type { TF } from "../backend/backend.js";

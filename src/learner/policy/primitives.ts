@@ -103,11 +103,7 @@ export function rotaryTables(tf: TF, positions: Int32Array, headDim: number, the
     rotate[(half + i) * headDim + i] = -1;
     rotate[i * headDim + half + i] = 1;
   }
-  return {
-    cos: twice(tables.cos),
-    sin: twice(tables.sin),
-    rotate: tf.tensor2d(rotate, [headDim, headDim]),
-  };
+  return { cos: twice(tables.cos), sin: twice(tables.sin), rotate: tf.tensor2d(rotate, [headDim, headDim]) };
 }
 
 /** Rotates every head of x [N, heads · D]: y = x · cos + (x · rotate) · sin. */

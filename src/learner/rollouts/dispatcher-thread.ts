@@ -1,7 +1,4 @@
-/**
- * The learner's worker thread for what must not wait for a training step: sockets, leases, journal,
- * weight serving. remote-source.ts is its only client. Never imports TensorFlow.
- */
+/** The learner's thread for sockets, leases, journal and weights. Never imports TensorFlow. */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";

@@ -1,7 +1,4 @@
-/**
- * What a trajectory group must be before it counts: checked when it arrives, and again when it is
- * read back from the journal. The wire's schema has checked its form; this checks its meaning.
- */
+/** What a group must mean to count; the schema checks its form. Used on arrival and on recovery. */
 import { MAX_REWARD, type Completion, type Task, type TrajectoryGroup } from "../../protocol/messages.js";
 
 export interface GroupRules {

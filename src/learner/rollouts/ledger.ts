@@ -1,7 +1,4 @@
-/**
- * What the learner accepts as experience: task book + journal + known policies.
- * A group is accepted once: its task is open, its weights are fresh enough, and it is journalled.
- */
+/** What counts as experience: the task is open, the weights fresh enough, the journal has it. */
 import type { PolicyVersion } from "../../model/identity.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
 import { Journal, recoverJournal } from "../../run/journal.js";
@@ -20,9 +17,7 @@ export interface LedgerOptions extends TaskBookOptions {
   readonly log: Log;
   /** Shows the user a thing that went wrong and was dealt with. */
   readonly note: (message: string) => void;
-  /**
-   * Told about failures no caller waits for (the disk is full, a task is refused again and again).
-   */
+  /** Told about failures that no caller waits for, such as a full disk. */
   readonly onFatal: (error: unknown) => void;
 }
 

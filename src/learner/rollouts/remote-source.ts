@@ -1,7 +1,4 @@
-/**
- * The rollout source of a normal run: actors over ZeroMQ, reached through the dispatcher thread.
- * It lives on the main thread, which TensorFlow may block for seconds.
- */
+/** Rollouts of a normal run: actors over ZeroMQ, reached through the dispatcher thread. */
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";

@@ -1,7 +1,4 @@
-/**
- * The rollout source of `--serial`: an engine in this process, strictly on-policy. The distributed
- * run is compared with it: same tasks, same noise, same rewards, same journal.
- */
+/** Rollouts of `--serial`: an engine in this process, strictly on-policy, as a reference. */
 import type { Engine, GeneratedGroup } from "../../engine/engine-types.js";
 import type { PolicyVersion } from "../../model/identity.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";

@@ -207,10 +207,7 @@ export class TaskBook {
     for (const entry of this.#live.values()) entry.expiresMs += byMs;
   }
 
-  /**
-   * Takes a task out of the run. A training task is replaced by a fresh one in its place; an
-   * evaluation goes on without it.
-   */
+  /** Takes a task out: training gets a fresh one in its place, an evaluation goes on without it. */
   setAside(taskId: string): void {
     const entry = this.#live.get(taskId);
     if (entry === undefined) return;

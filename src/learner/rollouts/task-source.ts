@@ -112,13 +112,7 @@ export class TaskSource {
     };
     const promptIds = this.#promptIds(problem);
     const { question, answer } = problem;
-    return {
-      ...task,
-      promptIds,
-      seed: taskSeed(this.#run.seed, noise),
-      sampling,
-      problem: { question, answer },
-    };
+    return { ...task, promptIds, seed: taskSeed(this.#run.seed, noise), sampling, problem: { question, answer } };
   }
 
   #promptIds({ question }: Problem): Int32Array {

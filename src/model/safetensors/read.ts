@@ -1,9 +1,6 @@
 /**
- * Reads safetensors files (format: huggingface/safetensors README, "Format").
- *
- * A file is: u64 little-endian header length N, N bytes of JSON {name: {dtype, shape,
- * data_offsets}}, then the tensors' bytes, back to back. Everything is checked here; what comes out
- * is float32. Knows nothing about models and runtimes.
+ * Reads safetensors files: u64 little-endian header length N, N bytes of JSON {name: {dtype, shape,
+ * data_offsets}}, then the tensors' bytes (huggingface/safetensors README, "Format").
  */
 import { closeSync, existsSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -25,20 +22,17 @@ export const BYTES_PER_ELEMENT: Readonly<Record<string, number>> = {
   BOOL: 1,
 };
 
-/** A tensor still on disk. */
 export interface StoredTensor {
   readonly name: string;
   readonly dtype: string;
   readonly shape: readonly number[];
-  /** Number of elements. */
   readonly size: number;
   readonly file: string;
   /** Absolute position of its first byte in `file`. */
   readonly position: number;
 }
 
-// The format's own limit: a longer header is a damaged length field (safetensors/src/tensor.rs,
-// MAX_HEADER_SIZE).
+// The format's own limit (safetensors/src/tensor.rs, MAX_HEADER_SIZE): longer means damage.
 const MAX_HEADER_BYTES = 100_000_000;
 export const IO_BYTES = 8 << 20;
 
@@ -48,18 +42,12 @@ const entrySchema = z.object({
   shape: z.array(z.int().nonnegative()),
   data_offsets: z.tuple([z.int().nonnegative(), z.int().nonnegative()]),
 });
-/** Names the shards of a model folder. */
 export const SHARD_INDEX = "model.safetensors.index.json";
 const shardIndexSchema = z.looseObject({
   weight_map: z.record(z.string(), z.string()).refine((map) => Object.keys(map).length > 0, "no tensor"),
 });
 
-/**
- * Lists the tensors of a `.safetensors` file, or of a model folder (`model.safetensors`, or the
- * shards named by `model.safetensors.index.json`). Reads headers only.
- * @throws UserError naming the file when it is missing, truncated, or its header contradicts itself
- *   or its size
- */
+/** Lists tensors, reading headers only. @throws UserError for missing or damaged files */
 export function readSafetensors(path: string): Map<string, StoredTensor> {
   if (!existsSync(path))
     throw new UserError(`${path}: expected a safetensors file or a model folder, found nothing. Check the path.`);
@@ -73,10 +61,7 @@ export function readSafetensors(path: string): Map<string, StoredTensor> {
   );
 }
 
-/**
- * Reads one tensor as float32 (F32 as it is, F16 and BF16 widened exactly).
- * @param into receives the values; its length must be the tensor's size. Default: a new array.
- */
+/** Reads one tensor, widened exactly to float32. @param into of the tensor's size */
 export function readTensor(tensor: StoredTensor, into: Float32Array = new Float32Array(tensor.size)): Float32Array {
   if (into.length !== tensor.size)
     throw new Error(`${tensor.name}: room for ${into.length} values, the tensor has ${tensor.size}`);

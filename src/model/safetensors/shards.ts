@@ -1,18 +1,11 @@
-/**
- * Weights as the hub has them: one model.safetensors, or shards and their index where they are
- * larger than a limit. The split is huggingface_hub's (serialization/_base.py,
- * split_state_dict_into_shards_factory).
- */
+/** One model.safetensors, or shards and index, split as huggingface_hub's _base.py does. */
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { writeJson } from "../../files.js";
 import { SHARD_INDEX } from "./read.js";
 import { createSafetensors, storedBytes, type StoredDtype, type TensorToWrite } from "./write.js";
 
-/**
- * Fills shards in order; a tensor that does not fit starts a new one. A tensor above the limit gets
- * a shard to itself, placed before the shard being filled.
- */
+/** Fills shards in order; a tensor above the limit gets its own, before the one being filled. */
 export function splitIntoShards<T extends { readonly size: number }>(
   tensors: readonly T[],
   bytesPerValue: number,
@@ -37,11 +30,7 @@ export function splitIntoShards<T extends { readonly size: number }>(
   return current.length > 0 ? [...shards, current] : shards;
 }
 
-/**
- * Writes a model's weights into a folder.
- * @param onWritten called with each tensor's stored bytes
- * @throws UserError for a value that F16 does not have
- */
+/** @param onWritten gets each tensor's stored bytes @throws UserError for values F16 lacks */
 export async function writeShards(
   folder: string,
   tensors: readonly (TensorToWrite<Promise<Float32Array>> & { readonly size: number })[],
@@ -72,9 +61,6 @@ export async function writeShards(
   }
   if (shards.length === 1) return;
   const parameters = tensors.reduce((sum, { size }) => sum + size, 0);
-  const index = {
-    metadata: { total_parameters: parameters, total_size: parameters * width },
-    weight_map: weightMap,
-  };
+  const index = { metadata: { total_parameters: parameters, total_size: parameters * width }, weight_map: weightMap };
   writeJson(join(folder, SHARD_INDEX), index);
 }

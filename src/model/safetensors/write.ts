@@ -18,7 +18,6 @@ export type StoredDtype = "F32" | "F16" | "BF16";
 export const storedBytes = (dtype: StoredDtype): number => BYTES_PER_ELEMENT[dtype]!;
 
 interface WriteOptions {
-  /** Default F32. */
   readonly dtype?: StoredDtype;
   /** Strings for `__metadata__`; default {format: "pt"}, which transformers asks for. */
   readonly metadata?: Readonly<Record<string, string>>;
@@ -29,14 +28,10 @@ export interface UnfinishedSafetensors {
   /** Values of the next tensor, in the order announced. */
   append(data: Float32Array): void;
   finish(): void;
-  /** Removes what was written. */
   discard(): void;
 }
 
-/**
- * Writes a safetensors file, one tensor at a time.
- * @throws UserError for a value that F16 does not have
- */
+/** Writes one tensor at a time. @throws UserError for a value that F16 does not have */
 export function writeSafetensors(file: string, tensors: readonly TensorToWrite[], options: WriteOptions = {}): void {
   const out = createSafetensors(file, tensors, options);
   try {

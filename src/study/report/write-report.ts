@@ -12,7 +12,7 @@ export interface ReportOptions {
 
 const FIGURES = "report-figures";
 
-/** Returns the page's path. @throws UserError when `dir` is no study or run, or is damaged */
+/** @returns the page's path @throws UserError for neither study nor run, or a damaged file */
 export function writeReport(dir: string, { out = dir }: ReportOptions = {}): string {
   const { document, figures } = makeReport(dir);
   mkdirSync(join(out, FIGURES), { recursive: true });

@@ -1,4 +1,4 @@
-/** What a group must be: every kind of well-formed but impossible answer is refused with its reason. */
+/** Every kind of well-formed but impossible answer is refused with its reason. */
 import { describe, expect, it } from "vitest";
 import { groupFault } from "../../../src/learner/rollouts/group-rules.js";
 import type { Completion, Task, TrajectoryGroup } from "../../../src/protocol/messages.js";

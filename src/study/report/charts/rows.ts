@@ -28,7 +28,7 @@ export interface Estimates {
 const WIDTH = 860;
 const LANE = 16;
 
-/** In each row the series' values and intervals; "forest" has one per row and a line at 0. */
+/** Values and intervals by row. @param kind "forest": one series per row, and a line at 0 */
 export function intervalChart(
   x: Axis,
   rows: readonly string[],
