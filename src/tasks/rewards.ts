@@ -159,7 +159,7 @@ class RewardFailure {
   constructor(thrown: unknown) {
     const text =
       thrown instanceof Error
-        ? `${String(thrown.name)}: ${String(thrown.message)}`
+        ? `${thrown.name}: ${thrown.message}`
         : `Error: ${typeof thrown === "string" ? thrown : inspect(thrown)}`;
     this.text = text.length > LONGEST_MESSAGE ? `${text.slice(0, LONGEST_MESSAGE)}…` : text;
   }

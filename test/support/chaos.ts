@@ -2,7 +2,6 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { checkJournal } from "./audit.js";
 import { start, type Running } from "./run.js";
 
 /** Flags of a run that takes seconds: 32 completions of at most 24 tokens an iteration. */
@@ -28,5 +27,3 @@ export function printed(runDir: string): string {
   const file = join(runDir, "logs/launcher.log");
   return existsSync(file) ? readFileSync(file, "utf8") : "";
 }
-
-export { checkJournal };
