@@ -2,7 +2,7 @@
 import "./telemetry.js";
 import { realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { UserError, messageOf } from "./errors.js";
+import { UserError, asUserError, messageOf } from "./errors.js";
 
 // Without a handler of ours SIGUSR1 opens Node's debugger to everybody on the machine.
 process.on("SIGUSR1", () => {});
@@ -25,7 +25,8 @@ export async function guarded(main: () => Promise<number>, debug: boolean): Prom
     });
   try {
     return await main();
-  } catch (error) {
+  } catch (thrown) {
+    const error = asUserError(thrown);
     const plain = error instanceof UserError && !debug;
     process.stderr.write(
       `${plain ? `error: ${error.message}` : error instanceof Error ? error.stack : messageOf(error)}\n`,

@@ -9,6 +9,25 @@ export class UserError extends Error {
   override name = "UserError";
 }
 
+/** Errors of the system that a user can mend, in words. EDQUOT has no name in Node 20. */
+const SYSTEM: Readonly<Record<string, string>> = {
+  ENOSPC: "the disk is full: free some room",
+  EDQUOT: "the disk quota is exceeded: free some room",
+  "-122": "the disk quota is exceeded: free some room",
+  EFBIG: "the file is larger than allowed (ulimit -f): raise the limit",
+  EROFS: "the file system is read-only: choose another folder",
+  EACCES: "it may not be read or written: choose another folder, or mend its permissions",
+  EMFILE: "too many files are open (ulimit -n): raise the limit",
+};
+
+/** An error of the system as a UserError, where it is one that a user can mend; else as it is. */
+export function asUserError(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof UserError) return error;
+  const { code, errno, path } = error as NodeJS.ErrnoException;
+  const words = SYSTEM[code ?? ""] ?? SYSTEM[String(errno ?? "")];
+  return words === undefined ? error : new UserError(`${path ?? error.message}: ${words}.`, { cause: error });
+}
+
 /** The message of anything thrown. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

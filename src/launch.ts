@@ -69,15 +69,19 @@ export async function launch(
   }
   const flags = program.opts<LaunchFlags>();
   const flagNames = program.options.map((option) => option.long!.slice(2));
-  const { config: run, notes, runDir } = resolveRun(flags, program.args, flagNames);
+  const { config: run, notes, runDir, isFinished } = resolveRun(flags, program.args, flagNames);
   if (flags.dryRun) {
     process.stderr.write(notes.map((note) => `${note}\n`).join(""));
     process.stdout.write(`${JSON.stringify(run, null, 2)}\n`);
     return 0;
   }
+  if (isFinished) {
+    process.stdout.write(notes.map((note) => `${note}\n`).join(""));
+    return 0;
+  }
   checkInputs(run);
   await checkDevices(run);
-  const { refused } = checkMemory(run, flags.serial === true);
+  const { refused } = checkMemory(run, run.serial);
   if (refused !== null && flags.plan)
     throw new UserError(
       `${refused}\nAll items: node dist/cli.js plan with the same options. To start all the same: --no-plan`,

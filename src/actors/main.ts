@@ -6,8 +6,8 @@
  */
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { UserError, messageOf } from "../errors.js";
-import { describeError, endWithError, heedRequests } from "../protocol/child-process.js";
+import { UserError } from "../errors.js";
+import { endWithError, heedRequests } from "../protocol/child-process.js";
 import { TOKEN_VARIABLE } from "../protocol/progress.js";
 import { readRunConfig } from "../run/run-config.js";
 
@@ -57,8 +57,5 @@ main().then(
     if (reason === ORPHANED) console.error(`actor ${values.index}: ${reason}, stopping`);
     process.exit(0);
   },
-  (error: unknown) => {
-    console.error(values.debug && error instanceof Error ? error.stack : describeError(error));
-    endWithError(`actor ${values.index}: ${messageOf(error)}`, error);
-  },
+  (error: unknown) => endWithError(`actor ${values.index}: `, error),
 );

@@ -57,6 +57,8 @@ export const runConfigSchema = z.strictObject({
     })
     .prefault({}),
 
+  serial: z.boolean().default(false).describe("one process, strictly on-policy; as --serial"),
+
   // The loop
   max_steps: count.default(100).describe("training iterations, one rollout batch each"),
   generation_batch_size: count.default(256).describe("completions per iteration; a multiple of num_generations"),
@@ -196,6 +198,11 @@ export const runConfigSchema = z.strictObject({
     .prefault({}),
   save_steps: z.int().nonnegative().default(50).describe("checkpoint every N iterations; 0 = only at the end"),
   save_total_limit: count.default(3).describe("older checkpoints are deleted"),
+  journal: z
+    .strictObject({
+      keep: count.nullable().default(null).describe("trained batches kept in trajectories/; null = all"),
+    })
+    .prefault({}),
 
   actors: z
     .strictObject({

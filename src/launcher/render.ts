@@ -6,6 +6,7 @@ import {
   type ProgressEvent,
   type RunSummary,
 } from "../protocol/progress.js";
+import { pairedBootstrapInterval } from "../math/statistics.js";
 import { clock, percent, range, signed, whole } from "../terminal/format.js";
 
 export interface RunHeader {
@@ -186,13 +187,23 @@ export function frame(state: RunState, columns: number, nowMs: number): string[]
   return lines.map((line) => line.slice(0, columns));
 }
 
+/** The 95 % interval of the gain over the same questions; none where the answers are not paired. */
+function pairedInterval({ right: before }: Accuracy, { right: after }: Accuracy): string {
+  if (before === undefined || after === undefined || before.length !== after.length) return "";
+  const [low, high] = pairedBootstrapInterval(
+    Array.from(after, (digit, i) => Number(digit) - Number(before[i])),
+    1,
+  );
+  return ` [${signed(low)}, ${signed(high)}]`;
+}
+
 /** What a run ends with; `runDir` as the user would type it. */
 export function report(summary: RunSummary, runDir: string): string {
   const { before, after } = summary.validation;
   const rows = (["sampled", "greedy"] as const).flatMap((mode) => {
     const [was, is] = [before?.[mode], after?.[mode]];
     if (!was && !is) return [];
-    const gain = was && is ? `${signed(is.accuracy - was.accuracy)} points` : "";
+    const gain = was && is ? `${signed(is.accuracy - was.accuracy)} points${pairedInterval(was, is)}` : "";
     return [[mode, was ? interval(was) : "not measured", is ? interval(is) : "not measured", gain]];
   });
   const table = [["accuracy", "before", "after", "gain"], ...rows];
@@ -206,7 +217,9 @@ export function report(summary: RunSummary, runDir: string): string {
   const n = (after ?? before)?.sampled?.n ?? (after ?? before)?.greedy?.n;
   const model = summary.checkpoint === null ? undefined : `${runDir}/${summary.checkpoint}`;
   return [
-    ...(rows.length > 0 ? ["", ...text, `${n} held-out problems; [95 % interval]`] : []),
+    ...(rows.length > 0
+      ? ["", ...text, `${n} held-out problems; [95 % interval], of the gain over the same questions`]
+      : []),
     "",
     `${summary.stopped ? "Stopped after" : "Done:"} ${summary.iterations} iterations, ${clock(summary.wall_seconds)} in all, ${clock(summary.train_seconds)} of it training, on ${summary.backend}.`,
     `Run: ${runDir}`,

@@ -24,7 +24,7 @@ export async function runAndShow(
   flags: LaunchFlags,
   scripts: SuperviseOptions["scripts"],
 ): Promise<number> {
-  const serial = flags.serial === true;
+  const serial = run.serial;
   const threads = planThreads(availableParallelism(), run, serial);
   const header = {
     runDir: shortPath(runDir),

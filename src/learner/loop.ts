@@ -14,6 +14,8 @@ import { readModelConfig, type ModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
 import type { ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
 import { recordIncident } from "../run/incidents.js";
+import { thinJournal } from "../run/journal.js";
+import { trajectoriesFolder } from "../run/paths.js";
 import { appendMetrics, appendValidation, currentCommit, dropLinesAfter, writeSummary } from "../run/records.js";
 import { rolloutMetrics } from "./algorithms/metrics.js";
 import { Updater } from "./algorithms/update.js";
@@ -49,13 +51,17 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
   const backend = await openBackend(run, options);
   const { tf } = backend;
   const shape = readModelConfig(run.model.path);
-  const checkpoints = new Checkpoints(runDir, options.resume);
+  const onNote = (message: string): void => {
+    recordIncident(runDir, "learner", message);
+    send({ type: "log", message });
+  };
+  const checkpoints = new Checkpoints(runDir, options.resume, onNote);
   const base = baseFromFolder(run.model.path, shape);
   const model = new TrainableModel(tf, shape, run, base, checkpoints.weights);
   const updater = new Updater({ tf, run, model });
   checkpoints.restore(updater);
   dropLinesAfter(runDir, checkpoints.counters.iteration);
-  const source = await openSource(run, options, shape, model, checkpoints.counters.iteration);
+  const source = await openSource(onNote, run, options, shape, model, checkpoints.counters.iteration);
   try {
     await new TrainingLoop(run, options, { updater, checkpoints, source, backend }).run();
   } finally {
@@ -76,16 +82,13 @@ async function openBackend(run: RunConfig, { threads, send }: LearnerOptions): P
 
 /** Starts the dispatcher thread, or with --serial an engine in this process. */
 async function openSource(
+  onNote: (message: string) => void,
   run: RunConfig,
   { runDir, serial, threads, send }: LearnerOptions,
   shape: ModelConfig,
   model: TrainableModel,
   firstIteration: number,
 ): Promise<RolloutSource> {
-  const onNote = (message: string): void => {
-    recordIncident(runDir, "learner", message);
-    send({ type: "log", message });
-  };
   if (serial) {
     const { startSerialSource } = await import("./rollouts/start-serial.js");
     return startSerialSource(run, { runDir, firstIteration, shape, threads, note: onNote });
@@ -213,6 +216,9 @@ class TrainingLoop {
     this.#options.send({ type: "phase", name: "writing a checkpoint" });
     await this.#source.flush();
     await this.#checkpoints.save(this.#run, this.#updater);
+    const { keep } = this.#run.journal;
+    const { runDir } = this.#options;
+    if (keep !== null) thinJournal(trajectoriesFolder(runDir), this.#checkpoints.counters.iteration - keep);
   }
 
   #summary(after: Validation | null): RunSummary {

@@ -5,7 +5,7 @@
  */
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { UserError, messageOf } from "../errors.js";
+import { UserError } from "../errors.js";
 import { endWithError, heedRequests, tellLauncher } from "../protocol/child-process.js";
 import { readRunConfig } from "../run/run-config.js";
 
@@ -42,8 +42,5 @@ async function main(): Promise<void> {
 
 main().then(
   () => process.exit(0),
-  (error: unknown) => {
-    console.error(error instanceof Error ? error.stack : error);
-    endWithError(messageOf(error), error);
-  },
+  (error: unknown) => endWithError("", error),
 );

@@ -1,13 +1,9 @@
 /** What a run continues from: weights, optimizer, counters. run/checkpoint.ts knows the files. */
+import { z } from "zod";
 import type { RunConfig } from "../config/schema.js";
+import { checkedJson } from "../files.js";
 import type { Validation } from "../protocol/progress.js";
-import {
-  listCheckpoints,
-  loadTrainingState,
-  pruneCheckpoints,
-  saveCheckpoint,
-  type TrainingState,
-} from "../run/checkpoint.js";
+import { loadNewest, pruneCheckpoints, saveCheckpoint, type TrainingState } from "../run/checkpoint.js";
 import { checkpointFolder } from "../run/paths.js";
 import type { Updater } from "./algorithms/update.js";
 
@@ -26,6 +22,17 @@ interface SavedValues extends Counters {
   readonly skippedUpdates: number;
 }
 
+/** What must be there to go on; the rest is as it was written. */
+const savedSchema = z.looseObject({
+  iteration: z.int().nonnegative(),
+  wallSeconds: z.number(),
+  trainSeconds: z.number(),
+  before: z.looseObject({}),
+  optimizerSteps: z.int().nonnegative(),
+  klCoef: z.number(),
+  skippedUpdates: z.int().nonnegative(),
+});
+
 /** The last checkpoint of a run, read back; null state when there is none or none is wanted. */
 export class Checkpoints {
   readonly counters: Counters;
@@ -34,17 +41,19 @@ export class Checkpoints {
   #state: TrainingState | null;
   #lastSaved: number | undefined;
 
-  /** @param resume from the last checkpoint, if any. @throws UserError for a damaged one */
-  constructor(runDir: string, resume: boolean) {
+  /** @param resume from the newest sound checkpoint. @throws UserError when all are damaged */
+  constructor(runDir: string, resume: boolean, note: (message: string) => void = () => {}) {
     this.#runDir = runDir;
-    this.#lastSaved = resume ? listCheckpoints(runDir).at(-1) : undefined;
-    this.#state = this.#lastSaved === undefined ? null : loadTrainingState(runDir, this.#lastSaved);
+    const newest = resume ? loadNewest(runDir, note) : null;
+    this.#lastSaved = newest?.step;
+    this.#state = newest?.state ?? null;
     const { iteration = 0, wallSeconds = 0, trainSeconds = 0, before = {} } = this.#values ?? {};
     this.counters = { iteration, wallSeconds, trainSeconds, before };
   }
 
   get #values(): SavedValues | null {
-    return this.#state === null ? null : (this.#state.values as unknown as SavedValues);
+    if (this.#state === null) return null;
+    return checkedJson(this.#state.values, savedSchema, "training_state.json") as SavedValues;
   }
 
   /** The trainable vector of the checkpoint; null for a run that starts anew. */

@@ -27,11 +27,13 @@ export async function validate(
     const answered = await unlessStopped(() => source.evaluate(request, onDone), stop);
     if (answered === null) return null;
     const { groups } = answered;
-    const correct = groups.filter((group) => group.completions[0]!.outcome === "correct").length;
+    const right = groups.map((group) => Number(group.completions[0]!.outcome === "correct"));
+    const correct = right.reduce((sum, one) => sum + one, 0);
     result[mode] = {
       accuracy: correct / groups.length,
       ci95: wilsonInterval(correct, groups.length),
       n: groups.length,
+      right: right.join(""),
     };
     send({ type: "validation", when, mode, ...result[mode] });
   }

@@ -1,6 +1,6 @@
 /** How learner and actors behave as processes: under a launcher, or started by hand. */
 import "../telemetry.js";
-import { messageOf, UserError } from "../errors.js";
+import { UserError, asUserError, messageOf } from "../errors.js";
 import { LIFE_SIGN_MS, type LauncherMessage, type ProgressEvent } from "./progress.js";
 
 /** Sends an event to the launcher; without one it is printed as JSON. */
@@ -35,16 +35,13 @@ export function heedRequests({ stop, checkpoint, orphaned }: Requests): void {
 }
 
 /** Tells the launcher why this process ends, and ends it with code 1. */
-export function endWithError(message: string, error: unknown): void {
-  const event: ProgressEvent = { type: "error", message, user: error instanceof UserError };
+export function endWithError(prefix: string, thrown: unknown): void {
+  const error = asUserError(thrown);
+  const isUserError = error instanceof UserError;
+  console.error(isUserError || !(error instanceof Error) ? messageOf(error) : error.stack);
+  const event: ProgressEvent = { type: "error", message: `${prefix}${messageOf(error)}`, user: isUserError };
   if (process.send === undefined || !process.connected) process.exit(1);
   process.send(event, () => process.exit(1));
   // a launcher that takes no message must not keep a dead process
   setTimeout(() => process.exit(1), 2_000);
-}
-
-/** The stack of a defect, the message of what a user can mend. */
-export function describeError(error: unknown): string {
-  if (error instanceof UserError || !(error instanceof Error)) return messageOf(error);
-  return error.stack ?? error.message;
 }

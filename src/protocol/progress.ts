@@ -10,6 +10,8 @@ export interface Accuracy {
   readonly ci95: readonly [low: number, high: number];
   /** Problems answered. */
   readonly n: number;
+  /** A digit for each problem, in order: 1 where it was answered rightly. */
+  readonly right?: string;
 }
 
 /** Held-out accuracy by decoding mode: one sample at the training temperature, and greedy. */

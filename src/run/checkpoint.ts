@@ -1,5 +1,14 @@
 /** Checkpoint folders with checksums; each appears under its name only when whole and on disk. */
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
@@ -31,17 +40,43 @@ export function saveCheckpoint(
   const temporary = `${folder}.tmp-${process.pid}`;
   const write = (name: string, value: unknown): void =>
     writeFileSync(join(temporary, name), `${JSON.stringify(value, null, 2)}\n`);
-  rmSync(temporary, { recursive: true, force: true });
-  mkdirSync(temporary, { recursive: true });
-  writeModel(temporary);
   const tensors = Object.entries(state.vectors).map(([name, data]) => ({ name, shape: [data.length], data }));
-  writeSafetensors(join(temporary, VECTORS), tensors);
-  write(VALUES, state.values);
-  const names = readdirSync(temporary).sort();
-  write(CHECKSUMS, Object.fromEntries(names.map((name) => [name, sha256OfFile(join(temporary, name))])));
-  for (const name of [...names, CHECKSUMS, "."]) fsyncPath(join(temporary, name));
-  rmSync(folder, { recursive: true, force: true });
+  removeUnfinished(runDir);
+  mkdirSync(temporary, { recursive: true });
+  checkRoom(temporary, 4 * tensors.reduce((sum, { data }) => sum + data.length, 0));
+  try {
+    writeModel(temporary);
+    writeSafetensors(join(temporary, VECTORS), tensors);
+    write(VALUES, state.values);
+    const names = readdirSync(temporary).sort();
+    write(CHECKSUMS, Object.fromEntries(names.map((name) => [name, sha256OfFile(join(temporary, name))])));
+    for (const name of [...names, CHECKSUMS, "."]) fsyncPath(join(temporary, name));
+  } catch (error) {
+    rmSync(temporary, { recursive: true, force: true });
+    throw error;
+  }
+  // what stood under the name goes only when the new one has it
+  if (existsSync(folder)) renameSync(folder, `${temporary}.old`);
   renameSync(temporary, folder);
+  fsyncPath(checkpointsFolder(runDir));
+  removeUnfinished(runDir);
+}
+
+/** @throws UserError where the bytes would not fit: better before writing than in the middle */
+function checkRoom(folder: string, bytes: number): void {
+  const { bavail, bsize } = statfsSync(folder);
+  if (bytes > bavail * bsize)
+    throw new UserError(
+      `${folder}: expected room for a checkpoint of ${(bytes / 1e9).toFixed(2)} GB, found ${((bavail * bsize) / 1e9).toFixed(2)} GB. Free some, then go on with --resume.`,
+    );
+}
+
+/** Removes what a killed process left half written. */
+function removeUnfinished(runDir: string): void {
+  const root = checkpointsFolder(runDir);
+  if (!existsSync(root)) return;
+  for (const name of readdirSync(root))
+    if (name.includes(".tmp-")) rmSync(join(root, name), { recursive: true, force: true });
 }
 
 /** Steps of the whole checkpoints, ascending; unfinished ones have other names. */
@@ -53,13 +88,34 @@ export function listCheckpoints(runDir: string): number[] {
     .sort((a, b) => a - b);
 }
 
-/** Deletes all but the newest `keep` checkpoints, and what a killed process left half written. */
+/** Deletes all but the newest `keep` checkpoints. */
 export function pruneCheckpoints(runDir: string, keep: number): void {
-  const root = checkpointsFolder(runDir);
-  for (const name of readdirSync(root))
-    if (name.includes(".tmp-")) rmSync(join(root, name), { recursive: true, force: true });
   for (const step of listCheckpoints(runDir).slice(0, -keep))
     rmSync(checkpointFolder(runDir, step), { recursive: true, force: true });
+}
+
+/**
+ * Reads the newest checkpoint that is sound; damaged ones are named and passed over.
+ * @returns null when there is none at all
+ * @throws UserError when every one is damaged, with the newest one's damage
+ */
+export function loadNewest(
+  runDir: string,
+  note: (message: string) => void,
+): { step: number; state: TrainingState } | null {
+  removeUnfinished(runDir);
+  let first: UserError | null = null;
+  for (const step of listCheckpoints(runDir).toReversed()) {
+    try {
+      return { step, state: loadTrainingState(runDir, step) };
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      first ??= error;
+      note(`damaged checkpoint passed over: ${error.message}`);
+    }
+  }
+  if (first !== null) throw first;
+  return null;
 }
 
 /** Checks every file's checksum first. @throws UserError naming the damaged or missing file */
@@ -67,6 +123,9 @@ export function loadTrainingState(runDir: string, step: number): TrainingState {
   const folder = checkpointFolder(runDir, step);
   const cure = `Resume from an older checkpoint: delete ${folder}.`;
   const sums = readJson(join(folder, CHECKSUMS), z.record(z.string(), z.string()), cure);
+  const unsummed = [VECTORS, VALUES, ...readdirSync(folder)].find((name) => name !== CHECKSUMS && !(name in sums));
+  if (unsummed !== undefined)
+    throw new UserError(`${join(folder, CHECKSUMS)}: expected a checksum of ${unsummed}, found none. ${cure}`);
   for (const [name, expected] of Object.entries(sums)) {
     const file = join(folder, name);
     const found = existsSync(file) ? sha256OfFile(file) : "no file";

@@ -1,7 +1,16 @@
 /** How far a run is and whether it is well, by its files alone. Writes nothing. */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { checkpointsFolder, logsFolder, ownerFile, trajectoriesFolder } from "./paths.js";
+import { readIncidents } from "./incidents.js";
+import {
+  checkpointsFolder,
+  configFile,
+  metricsFile,
+  ownerFile,
+  summaryFile,
+  trajectoriesFolder,
+  validationFile,
+} from "./paths.js";
 import { type Owner, readOwner } from "./owner.js";
 import { type RunFiles, readRunFiles } from "./records.js";
 
@@ -13,6 +22,9 @@ const STALE_ITERATIONS = 10;
 /** Below this share of the groups, refused or repeated work does no harm. */
 const MUCH_REFUSED = 0.01;
 const MUCH_IDLE = 0.9;
+/** A process that died or hung so recently is a problem; later it is a warning. */
+const FRESH_SECONDS = 120;
+const MOST_WARNINGS = 20;
 
 export interface Status {
   readonly name: string;
@@ -26,7 +38,7 @@ export interface Status {
   /** Wall time, evaluations included, over the latest iterations; null before the second one. */
   readonly seconds_per_iteration: number | null;
   readonly eta_seconds: number | null;
-  /** Seconds since any file of the run changed. */
+  /** Seconds since the last iteration, answer or checkpoint. */
   readonly silent_seconds: number;
   readonly reward: number | null;
   readonly accuracy: number | null;
@@ -49,6 +61,9 @@ export function runStatus(dir: string, nowMs = Date.now()): Status {
   const silentSeconds = Math.max(0, (nowMs - newestChangeMs(dir)) / 1000);
   const state = stateOf(owner, files);
   const running = state === "running";
+  const incidents = readIncidents(dir)
+    .map(({ time, message }) => ({ message, age: (nowMs - Date.parse(time)) / 1000 }))
+    .toReversed();
   return {
     name: basename(dir),
     state,
@@ -67,8 +82,12 @@ export function runStatus(dir: string, nowMs = Date.now()): Status {
       ...stateProblems(state, owner, summary?.iterations ?? iteration),
       ...(running ? silence(silentSeconds, metrics) : []),
       ...brokenLimits(files),
+      ...(running ? incidents.filter(({ age }) => age < FRESH_SECONDS).map(({ message }) => message) : []),
     ],
-    warnings: warningsOf(files, running),
+    warnings: [
+      ...warningsOf(files, running),
+      ...incidents.filter(({ age }) => !running || age >= FRESH_SECONDS).map(({ message }) => message),
+    ].slice(0, MOST_WARNINGS),
   };
 }
 
@@ -97,7 +116,7 @@ function silence(seconds: number, metrics: RunFiles["metrics"]): string[] {
   const limit = Math.max(LEAST_STALE_SECONDS, STALE_ITERATIONS * longest);
   return seconds <= limit
     ? []
-    : [`no file has changed for ${Math.round(seconds)} s (expected one within ${Math.round(limit)} s)`];
+    : [`no progress for ${Math.round(seconds)} s (expected some within ${Math.round(limit)} s)`];
 }
 
 /** What the run itself promises and its latest lines break. */
@@ -151,10 +170,11 @@ function warningsOf({ config, metrics }: RunFiles, running: boolean): string[] {
   return warnings;
 }
 
-/** Newest change of the run's own files; evaluations made later are not among them. */
+/** Newest progress: an iteration, an answer, a checkpoint. Logs grow in a hanging run too. */
 function newestChangeMs(dir: string): number {
-  const folders = [dir, logsFolder(dir), trajectoriesFolder(dir), checkpointsFolder(dir)].filter(existsSync);
-  const files = folders.flatMap((folder) => readdirSync(folder).map((name) => join(folder, name)));
+  const folders = [trajectoriesFolder(dir), checkpointsFolder(dir)].filter(existsSync);
+  const within = folders.flatMap((folder) => readdirSync(folder).map((name) => join(folder, name)));
+  const files = [configFile(dir), metricsFile(dir), validationFile(dir), summaryFile(dir), ...folders, ...within];
   // a file may be renamed or pruned meanwhile
-  return Math.max(...[...folders, ...files].map((file) => statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0));
+  return Math.max(...files.map((file) => statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0));
 }

@@ -1,5 +1,5 @@
 /** The mark of the one process that works in a directory: host, pid and start time. */
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { UserError } from "../errors.js";
 import { processStat } from "../protocol/process-stat.js";
@@ -11,18 +11,41 @@ interface Identity {
   started: string | null;
 }
 
+/** The mark of a process on another machine is believed as long as it is touched. */
+const FRESH_MS = 300_000;
+
 /**
  * Claims `dir` by its mark `file`; returns a function that gives it back.
  * @throws UserError, ending with `cure`, when a living process of this machine holds it
  */
 export function claimOwnership(dir: string, file: string, cure: string): () => void {
-  const owner = readOwner(file);
-  if (owner?.state === "living")
-    throw new UserError(
-      `${dir} is being run by process ${owner.pid}. Stop that one first (kill -INT ${owner.pid}), or ${cure}.`,
-    );
-  writeFileSync(file, JSON.stringify(identity(process.pid)));
-  return () => rmSync(file, { force: true });
+  for (;;) {
+    const owner = readOwner(file);
+    if (owner?.state === "living")
+      throw new UserError(
+        `${dir} is being run by process ${owner.pid}. Stop that one first (kill -INT ${owner.pid}), or ${cure}.`,
+      );
+    if (owner?.state === "elsewhere" && Date.now() - statSync(file).mtimeMs < FRESH_MS)
+      throw new UserError(
+        `${dir} is being run by process ${owner.pid} of ${owner.host}. Stop that one first, or ${cure}.`,
+      );
+    rmSync(file, { force: true });
+    try {
+      // fails when somebody else has claimed it meanwhile
+      writeFileSync(file, JSON.stringify(identity(process.pid)), { flag: "wx" });
+      break;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    }
+  }
+  const touch = setInterval(() => {
+    if (existsSync(file)) utimesSync(file, new Date(), new Date());
+  }, FRESH_MS / 10);
+  touch.unref();
+  return () => {
+    clearInterval(touch);
+    rmSync(file, { force: true });
+  };
 }
 
 export interface Owner {

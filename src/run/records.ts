@@ -8,7 +8,12 @@ import type { Metrics, RunSummary, Validation } from "../protocol/progress.js";
 import { readRunConfig } from "./run-config.js";
 import { configFile, metricsFile, summaryFile, validationFile } from "./paths.js";
 
-const accuracy = z.object({ accuracy: z.number(), ci95: z.tuple([z.number(), z.number()]), n: z.int() });
+const accuracy = z.object({
+  accuracy: z.number(),
+  ci95: z.tuple([z.number(), z.number()]),
+  n: z.int(),
+  right: z.string().exactOptional(),
+});
 const validation = z.object({ sampled: accuracy.exactOptional(), greedy: accuracy.exactOptional() });
 const validationLine = validation.extend({ iteration: z.int() });
 // NaN is written as null: such values are left out.
@@ -54,6 +59,9 @@ export function readRunFiles(runDir: string): RunFiles {
     summary,
   };
 }
+
+/** @throws UserError when the run has none that can be read */
+export const readSummary = (runDir: string) => readJson(summaryFile(runDir), summarySchema);
 
 export const appendMetrics = (runDir: string, line: Metrics): void => appendLine(metricsFile(runDir), line);
 

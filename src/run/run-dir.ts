@@ -55,6 +55,8 @@ export function checkResumableRunDir(runDir: string): void {
 export function claimRunDir(runDir: string, config: RunConfig): () => void {
   const fresh = !existsSync(configFile(runDir));
   try {
+    // prompts, completions and rewards are nobody else's
+    if (!existsSync(runDir)) mkdirSync(runDir, { recursive: true, mode: 0o700 });
     mkdirSync(logsFolder(runDir), { recursive: true });
   } catch (error) {
     throw new UserError(

@@ -98,6 +98,15 @@ describe.skipIf(unrunnable)(`one run in four sessions${reason}`, { timeout: 120_
     expect(existsSync(join(runDir, "launcher.json"))).toBe(false);
   });
 
+  it("a finished run says so, and nothing is started", async () => {
+    const before = readFileSync(join(runDir, "summary.json"), "utf8");
+    const session = resume();
+    const { code, stdout, stderr } = await session.ended;
+    expect(code, stderr).toBe(0);
+    expect(stdout).toMatch(/is finished: .* raise --max-steps/);
+    expect(readFileSync(join(runDir, "summary.json"), "utf8")).toBe(before);
+  });
+
   it("every batch holds the tasks of its positions, each once, with advantages for each token", () => {
     const config = runConfigSchema.parse(JSON.parse(readFileSync(join(runDir, "config.json"), "utf8")));
     const source = TaskSource.open(config);

@@ -194,6 +194,22 @@ describe("closing report", () => {
     expect(text).not.toContain("--resume");
   });
 
+  test("the gain has the interval of paired answers, where they are known", () => {
+    const of = (right: string) => ({ sampled: { ...accuracy(0.5), right } });
+    const gain = (before: string, after: string) =>
+      /\S+ points.*/
+        .exec(report({ ...summary, validation: { before: of(before), after: of(after) } }, "runs/a"))![0]
+        .trim();
+    const digits = (n: number, digit: string) => digit.repeat(n);
+    // the same answers: no doubt about a gain of nothing, wide as the single intervals are
+    expect(gain("0110".repeat(50), "0110".repeat(50))).toMatch(/points \[\+?0\.0, \+?0\.0\]/);
+    const [, low, high] = /\[(\S+), (\S+)\]/.exec(gain(digits(200, "0"), digits(40, "1") + digits(160, "0")))!;
+    // scipy.stats.bootstrap of 40 ones among 200 gives [0.145, 0.255]
+    expect(Number(low)).toBeCloseTo(14.5, -0.5);
+    expect(Number(high)).toBeCloseTo(25.5, -0.5);
+    expect(gain("01", "011")).not.toContain("[");
+  });
+
   test("a stopped run says what was not measured and how to continue", () => {
     const text = report(
       { ...summary, validation: { before: summary.validation.before! }, stopped: true, checkpoint: null },

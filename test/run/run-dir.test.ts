@@ -68,6 +68,18 @@ test("a directory run by a living process is refused, one left behind by a dead 
   claimRunDir(dir, config);
 });
 
+test("a mark of another machine holds as long as it is touched", () => {
+  const dir = join(root, "run");
+  claimRunDir(dir, config);
+  const owner = join(dir, "launcher.json");
+  writeFileSync(owner, JSON.stringify({ host: "node-7", pid: 12, started: "1" }));
+  expect(() => claimRunDir(dir, config)).toThrow(/being run by process 12 of node-7/);
+  const old = Date.now() / 1000 - 3600;
+  utimesSync(owner, old, old);
+  claimRunDir(dir, config);
+  expect(readFileSync(owner, "utf8")).toContain(`"pid":${process.pid}`);
+});
+
 test("the latest run is the one started last", () => {
   for (const [name, seconds] of [
     ["b", 2000],

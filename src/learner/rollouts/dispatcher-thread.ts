@@ -5,7 +5,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import pino from "pino";
 import { logsFolder } from "../../run/paths.js";
 import type { RunConfig } from "../../config/schema.js";
-import { UserError, messageOf } from "../../errors.js";
+import { UserError, asUserError, messageOf } from "../../errors.js";
 import { type LayoutEntry, layoutSize } from "../../model/layout.js";
 import { type PolicyVersion, publishedHash } from "../../model/identity.js";
 import { type Addresses, resolveAddresses } from "../../protocol/sockets.js";
@@ -147,7 +147,8 @@ function post(message: ThreadMessage): void {
   parentPort!.postMessage(message);
 }
 
-function toThreadError(error: unknown): ThreadError {
+function toThreadError(thrown: unknown): ThreadError {
+  const error = asUserError(thrown);
   const stack = error instanceof Error ? error.stack : undefined;
   return { message: messageOf(error), stack, user: error instanceof UserError };
 }
