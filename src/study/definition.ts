@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
 import { parse } from "yaml";
 import { z } from "zod";
-import { configKeys } from "../config/keys.js";
+import { configKeys, findKey } from "../config/keys.js";
 import { loadConfig } from "../config/load.js";
 import type { RunConfig } from "../config/schema.js";
 import { readsKey } from "../config/validate.js";
@@ -122,7 +122,10 @@ export function trainingWords(
 }
 
 const wordsOf = (overridden: Readonly<Record<string, unknown>>): string[] =>
-  Object.entries(overridden).map(([key, value]) => `--${key}=${JSON.stringify(value)}`);
+  Object.entries(overridden).map(([key, value]) => {
+    const asItStands = typeof value === "string" && findKey(key.replaceAll("-", "_"))?.text;
+    return `--${key}=${asItStands ? value : JSON.stringify(value)}`;
+  });
 
 /** What has another key in GRPO and in PPO and is the same thing. */
 const roles: Readonly<Record<string, (config: RunConfig) => unknown>> = {
