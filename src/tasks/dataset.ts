@@ -60,7 +60,7 @@ function parseLine(line: string, where: string, id: string): Problem {
   const { question, answer } = parsed.data;
   if (goldAnswer(answer) === undefined)
     throw new UserError(
-      `${where}: expected an answer whose last line is "#### " and a number, found ${JSON.stringify(answer.slice(-60))}.`,
+      `${where}: expected an answer whose last line is "#### " and a number, found ${JSON.stringify(answer.slice(-60))}. Write digits: 3000000, not 3 million.`,
     );
   return { id, question, answer };
 }
