@@ -4,11 +4,12 @@
  * --dotted.key=value. Without --config, configs/starter.yaml is taken. Relative paths are looked
  * for in the current directory, then this package; model.path may also be a hub id.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { isAbsolute, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parse } from "yaml";
 import { UserError, messageOf } from "../errors.js";
+import { readText } from "../files.js";
 import { type ConfigKey, findKey, nearestKey, sectionNames } from "./keys.js";
 import { runConfigSchema, type RunConfig } from "./schema.js";
 import { checkLayer, crossCheck, unusedKeyNote } from "./validate.js";
@@ -96,8 +97,9 @@ function readLayer(file: string, cwd: string): Layer {
   const where = shortPath(file, cwd);
   let layer: unknown;
   try {
-    layer = parse(readFileSync(file, "utf8")) ?? {};
+    layer = parse(readText(file)) ?? {};
   } catch (error) {
+    if (error instanceof UserError) throw error;
     const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
     throw new UserError(
       missing
