@@ -1,4 +1,5 @@
 /** Files written whole or not at all, and JSON that is checked by a schema. */
+import { isUtf8 } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
@@ -46,6 +47,50 @@ export function fsyncPath(path: string): void {
     fsyncSync(fd);
   } finally {
     closeSync(fd);
+  }
+}
+
+/** How files begin that are no text. */
+const signatures: readonly (readonly [name: string, start: string, cure: string])[] = [
+  ["UTF-16", "\xff\xfe", "Convert it: iconv -f UTF-16 -t UTF-8"],
+  ["UTF-16", "\xfe\xff", "Convert it: iconv -f UTF-16 -t UTF-8"],
+  ["a gzip archive", "\x1f\x8b", "Unpack it: gunzip"],
+  ["a zstd archive", "\x28\xb5\x2f\xfd", "Unpack it: unzstd"],
+  ["a zip archive", "PK\x03\x04", "Unpack it: unzip"],
+  ["a Parquet file", "PAR1", "Write its rows as lines of JSON."],
+  ["a git-LFS pointer", "version https://git-lfs", "Fetch the file that it stands for: git lfs pull"],
+];
+
+/** Reads UTF-8 without a byte order mark. @throws UserError naming what other files are */
+export function readText(file: string): string {
+  const bytes = readFileSync(file);
+  const other = signatures.find(([, start]) => bytes.subarray(0, start.length).toString("latin1") === start);
+  if (other !== undefined) throw new UserError(`${file}: expected text in UTF-8, found ${other[0]}. ${other[2]}`);
+  if (bytes.includes(0))
+    throw new UserError(`${file}: expected text in UTF-8, found zero bytes: another encoding, or no text. Convert it.`);
+  if (isUtf8(bytes)) return bytes.toString("utf8").replace(/^\uFEFF/, "");
+  let [line, start] = [1, 0];
+  for (let end = bytes.indexOf("\n"); end >= 0 && isUtf8(bytes.subarray(start, end)); line++) {
+    start = end + 1;
+    end = bytes.indexOf("\n", start);
+  }
+  throw new UserError(
+    `${file}:${line}: expected text in UTF-8, found bytes of another encoding. Convert it, from Latin-1 say: iconv -f LATIN1 -t UTF-8`,
+  );
+}
+
+/** The lines of a text file that are not blank, and where each stands: "FILE:7". */
+export function readLines(file: string): { where: string; text: string }[] {
+  const lines = readText(file).split("\n");
+  return lines.flatMap((text, i) => (text.trim() === "" ? [] : [{ where: `${file}:${i + 1}`, text }]));
+}
+
+/** Parses what stands at `where`. @throws UserError with the reason when it is no JSON */
+export function parseJson(text: string, where: string, expected: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new UserError(`${where}: expected ${expected}, found none that can be read (${messageOf(error)}).`);
   }
 }
 

@@ -1,5 +1,5 @@
 /** `logprobs`: the same numbers from either side, so that anybody can compare actor and learner. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { type Command, Option } from "commander";
 import { UserError } from "../errors.js";
 import type { BackendChoice } from "../learner/backend/backend.js";
@@ -42,24 +42,22 @@ async function logprobs(options: LogprobsOptions): Promise<void> {
 
 async function readSequences(file: string, shape: ModelConfig): Promise<ScoredSequence[]> {
   const { z } = await import("zod");
-  const { checkedJson, jsonOf } = await import("../files.js");
+  const { checkedJson, parseJson, readLines } = await import("../files.js");
   const ids = z.array(z.int().nonnegative()).nonempty();
   const schema = z.object({ prompt_ids: ids, completion_ids: ids });
   const form = 'Write lines {"prompt_ids": […], "completion_ids": […]}.';
   if (!existsSync(file)) throw new UserError(`--input ${file}: expected a JSONL file, found nothing. ${form}`);
-  const lines = readFileSync(file, "utf8")
-    .split("\n")
-    .filter((line) => line.trim() !== "");
+  const lines = readLines(file);
   if (lines.length === 0) throw new UserError(`--input ${file}: expected lines, found none. ${form}`);
-  return lines.map((line, i) => {
-    const parsed = checkedJson(jsonOf(line), schema, `${file}:${i + 1}`, form);
+  return lines.map(({ where, text }) => {
+    const parsed = checkedJson(parseJson(text, where, "JSON"), schema, where, form);
     const { prompt_ids: prompt, completion_ids: completion } = parsed;
     const tooLarge = [...prompt, ...completion].find((id) => id >= shape.vocabSize);
     if (tooLarge !== undefined)
-      throw new UserError(`${file}:${i + 1}: id ${tooLarge} does not fit the vocabulary of ${shape.vocabSize}.`);
+      throw new UserError(`${where}: id ${tooLarge} does not fit the vocabulary of ${shape.vocabSize}.`);
     if (prompt.length + completion.length > shape.maxPositions)
       throw new UserError(
-        `${file}:${i + 1}: ${prompt.length + completion.length} tokens, the model's context is ${shape.maxPositions}.`,
+        `${where}: ${prompt.length + completion.length} tokens, the model's context is ${shape.maxPositions}.`,
       );
     return { promptIds: Int32Array.from(prompt), completion: Int32Array.from(completion) };
   });

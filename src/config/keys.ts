@@ -22,6 +22,8 @@ export interface ConfigKey {
   readonly key: string;
   /** What a value must be, in words. */
   readonly expected: string;
+  /** Whether a flag's text is the value as it stands; of a nullable key `null` is null. */
+  readonly text: false | "text" | "nullable";
   readonly default: unknown;
   readonly description: string;
 }
@@ -39,12 +41,19 @@ function leaves(node: SchemaNode, prefix: string): ConfigKey[] {
   return Object.entries(node.properties ?? {}).flatMap(([name, child]) => {
     const key = prefix + name;
     if (child.properties) return leaves(child, `${key}.`);
-    return [{ key, expected: inWords(child), default: child.default, description: child.description ?? "" }];
+    const text = textKind(child);
+    return [{ key, expected: inWords(child), text, default: child.default, description: child.description ?? "" }];
   });
 }
 
-/** True for a key that holds a value (not a section). */
-export const isLeaf = (key: string): boolean => configKeys.some((known) => known.key === key);
+function textKind({ type, anyOf, enum: named }: SchemaNode): ConfigKey["text"] {
+  const types = anyOf?.map((node) => node.type) ?? [type].flat();
+  if (named !== undefined || !types.includes("string")) return false;
+  return types.length === 1 ? "text" : types.length === 2 && types.includes("null") ? "nullable" : false;
+}
+
+/** A key that holds a value; undefined for a section. */
+export const findKey = (key: string): ConfigKey | undefined => configKeys.find((known) => known.key === key);
 
 /** What the value at `path` must be, in words; list elements are reached by their index. */
 export function expectedAt(path: readonly PropertyKey[]): string {

@@ -4,12 +4,13 @@
  * --dotted.key=value. Without --config, configs/starter.yaml is taken. Relative paths are looked
  * for in the current directory, then this package; model.path may also be a hub id.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { isAbsolute, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parse } from "yaml";
 import { UserError, messageOf } from "../errors.js";
-import { isLeaf, nearestKey, sectionNames } from "./keys.js";
+import { readText } from "../files.js";
+import { type ConfigKey, findKey, nearestKey, sectionNames } from "./keys.js";
 import { runConfigSchema, type RunConfig } from "./schema.js";
 import { checkLayer, crossCheck, unusedKeyNote } from "./validate.js";
 import { resolveModelFolder } from "../model/hub.js";
@@ -97,8 +98,9 @@ function readLayer(file: string, cwd: string): Layer {
   const where = shortPath(file, cwd);
   let layer: unknown;
   try {
-    layer = parse(readFileSync(file, "utf8")) ?? {};
+    layer = parse(readText(file)) ?? {};
   } catch (error) {
+    if (error instanceof UserError) throw error;
     const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
     throw new UserError(
       missing
@@ -120,7 +122,7 @@ interface Override {
   readonly layer: Layer;
 }
 
-/** Parses `--key=value` and `--key value`; values are YAML, dashes in keys count as underscores. */
+/** Parses `--key=value` and `--key value`; dashes in keys count as underscores. */
 function parseOverrides(words: readonly string[], flags: readonly string[] = []): Override[] {
   const overrides: Override[] = [];
   for (let i = 0; i < words.length; i++) {
@@ -128,22 +130,27 @@ function parseOverrides(words: readonly string[], flags: readonly string[] = [])
     if (match === null)
       throw new UserError(`"${words[i]}" is not understood: expected --key=value or a flag (see --help).`);
     const key = match[1]!.replaceAll("-", "_");
-    if (!isLeaf(key) && !sectionNames.includes(key)) explainUnknown(match[1]!, key, flags);
+    const known = findKey(key);
+    if (known === undefined && !sectionNames.includes(key)) explainUnknown(match[1]!, key, flags);
     const hasValue = match[2] !== undefined || (words[i + 1] !== undefined && !words[i + 1]!.startsWith("--"));
     if (!hasValue) throw new UserError(`--${key} needs a value: --${key}=…`);
     const text = match[2] ?? words[++i]!;
     const word = `--${key}=${text}`;
-    let value: unknown;
-    try {
-      value = parse(text);
-    } catch (error) {
-      throw new UserError(`${word}: the value is not valid YAML: ${messageOf(error)}`, { cause: error });
-    }
-    const layer = nest(key.split("."), value);
+    const layer = nest(key.split("."), valueOf(text, word, known?.text));
     checkLayer(layer, word, flags);
     overrides.push({ key, word, layer });
   }
   return overrides;
+}
+
+/** A text is taken as it stands, for YAML would cut it at ` #`; any other value is YAML. */
+function valueOf(text: string, word: string, kind: ConfigKey["text"] = false): unknown {
+  if (kind !== false) return kind === "nullable" && text === "null" ? null : text;
+  try {
+    return parse(text);
+  } catch (error) {
+    throw new UserError(`${word}: the value is not valid YAML: ${messageOf(error)}`, { cause: error });
+  }
 }
 
 /** Always throws. */

@@ -13,7 +13,7 @@ import {
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
-import { jsonOf } from "../files.js";
+import { jsonOf, parseJson, readLines } from "../files.js";
 import { messageList } from "../model/chat-messages.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import type { Answer } from "./prompting.js";
@@ -55,11 +55,11 @@ export const shortHash = (text: string): string => createHash("sha256").update(t
 
 /** @throws UserError for a file that is missing or has no line */
 export function readPromptLines(file: string): PromptLine[] {
-  const found = existsSync(file) ? readFileSync(file, "utf8").split("\n") : null;
-  const lines = (found ?? []).flatMap((text, i) => (text.trim() === "" ? [] : [{ where: `${file}:${i + 1}`, text }]));
+  const found = existsSync(file);
+  const lines = found ? readLines(file) : [];
   if (lines.length === 0)
     throw new UserError(
-      `--input ${file}: expected JSON lines with prompt, messages or question, found ${found === null ? "no such file" : "an empty one"}.`,
+      `--input ${file}: expected JSON lines with prompt, messages or question, found ${found ? "an empty one" : "no such file"}.`,
     );
   return lines.map((line, index) => ({ index, ...line }));
 }
@@ -69,7 +69,7 @@ export function parsePrompt({ where, text }: PromptLine): {
   readonly id?: string | number;
   readonly prompt: string | readonly ChatMessage[];
 } {
-  const parsed = promptSchema.safeParse(jsonOf(text));
+  const parsed = promptSchema.safeParse(parseJson(text, where, "a prompt as a JSON object"));
   if (!parsed.success)
     throw new UserError(`${where}: expected a prompt as a JSON object.\n${z.prettifyError(parsed.error)}`);
   const { id, prompt, messages, question } = parsed.data;

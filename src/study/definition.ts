@@ -1,13 +1,13 @@
 /** The study file: algorithms, seeds, evaluation, and what the algorithms may differ in. */
-import { readFileSync } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
 import { parse } from "yaml";
 import { z } from "zod";
-import { configKeys } from "../config/keys.js";
+import { configKeys, findKey } from "../config/keys.js";
 import { loadConfig } from "../config/load.js";
 import type { RunConfig } from "../config/schema.js";
 import { readsKey } from "../config/validate.js";
 import { UserError, messageOf } from "../errors.js";
+import { readText } from "../files.js";
 import { modes } from "../eval/folder/names.js";
 
 const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, "letters, digits, _ . and - (it names a directory)");
@@ -68,8 +68,9 @@ export interface Study {
 export function readStudy(file: string, cwd = process.cwd()): Study {
   let yaml: unknown;
   try {
-    yaml = parse(readFileSync(file, "utf8"));
+    yaml = parse(readText(file));
   } catch (error) {
+    if (error instanceof UserError) throw error;
     throw new UserError(
       `${file}: expected a study in YAML, found none that can be read (${messageOf(error)}). See configs/study-starter.yaml.`,
     );
@@ -122,7 +123,10 @@ export function trainingWords(
 }
 
 const wordsOf = (overridden: Readonly<Record<string, unknown>>): string[] =>
-  Object.entries(overridden).map(([key, value]) => `--${key}=${JSON.stringify(value)}`);
+  Object.entries(overridden).map(([key, value]) => {
+    const asItStands = typeof value === "string" && findKey(key.replaceAll("-", "_"))?.text;
+    return `--${key}=${asItStands ? value : JSON.stringify(value)}`;
+  });
 
 /** What has another key in GRPO and in PPO and is the same thing. */
 const roles: Readonly<Record<string, (config: RunConfig) => unknown>> = {

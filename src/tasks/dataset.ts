@@ -1,9 +1,9 @@
 /** Where problems come from and their order. Knows no tokenizer and no prompt format. */
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
-import { jsonOf } from "../files.js";
+import { parseJson, readLines } from "../files.js";
 import { goldAnswer } from "./extract.js";
 import { hash32 } from "../math/random.js";
 import { type Problem, type Split, VALIDATION_PROBLEMS, starterProblem } from "./starter.js";
@@ -37,9 +37,9 @@ export function loadDataset(spec: string, split: "train" | "validation"): Datase
       `${spec}: expected "starter" or a JSONL file with question and answer, found no such file. Check the path.`,
     );
   const name = basename(spec);
-  const problems = readFileSync(spec, "utf8")
-    .split("\n")
-    .flatMap((line, i) => (line.trim() === "" ? [] : [parseLine(line, `${spec}:${i + 1}`, `${name}/${i + 1}`)]));
+  const problems = readLines(spec).map(({ text, where }) => {
+    return parseLine(text, where, name + where.slice(where.lastIndexOf(":")).replace(":", "/"));
+  });
   if (problems.length === 0)
     throw new UserError(
       `${spec}: expected at least one line {"question": …, "answer": …}, found an empty file. Prepare the data again.`,
@@ -50,9 +50,7 @@ export function loadDataset(spec: string, split: "train" | "validation"): Datase
 const lineSchema = z.looseObject({ question: z.string().trim().min(1), answer: z.string() });
 
 function parseLine(line: string, where: string, id: string): Problem {
-  const json = jsonOf(line);
-  if (json === undefined) throw new UserError(`${where}: expected one JSON object per line, found something else.`);
-  const parsed = lineSchema.safeParse(json);
+  const parsed = lineSchema.safeParse(parseJson(line, where, "one JSON object per line"));
   if (!parsed.success)
     throw new UserError(
       `${where}: expected the fields "question" and "answer" (texts):\n${z.prettifyError(parsed.error)}`,
@@ -60,7 +58,7 @@ function parseLine(line: string, where: string, id: string): Problem {
   const { question, answer } = parsed.data;
   if (goldAnswer(answer) === undefined)
     throw new UserError(
-      `${where}: expected an answer whose last line is "#### " and a number, found ${JSON.stringify(answer.slice(-60))}.`,
+      `${where}: expected an answer whose last line is "#### " and a number, found ${JSON.stringify(answer.slice(-60))}. Write digits: 3000000, not 3 million.`,
     );
   return { id, question, answer };
 }

@@ -94,7 +94,38 @@ describe("flags", () => {
 
   test("a value that starts with a minus or holds = arrives whole", () => {
     expect(withFlags("--entropy_coef", "-0.5", "--data.prompt_suffix= a=b").entropy_coef).toBe(-0.5);
-    expect(withFlags("--data.prompt_suffix='a=b'").data.prompt_suffix).toBe("a=b");
+    expect(withFlags("--data.prompt_suffix= a=b").data.prompt_suffix).toBe(" a=b");
+  });
+
+  test.each([
+    " Write the final answer after ####.",
+    "Answer: #### 18",
+    '"quoted" tail',
+    "'quoted'",
+    "%d",
+    "*bold*",
+    "{a: 1}",
+    "[1, 2]",
+    "- item",
+    "&x",
+    "yes",
+    "18",
+    "~",
+    "a: b: c",
+    "two\nlines ",
+    "",
+  ])("the text %j is taken as it stands, with = or a space between", (text) => {
+    expect(withFlags(`--data.prompt_suffix=${text}`).data.prompt_suffix).toBe(text);
+    expect(withFlags("--data.system_prompt", text).data.system_prompt).toBe(text);
+    expect(withFlags(`--transport.address=${text}`, "--transport.address", "ipc").transport.address).toBe("ipc");
+  });
+
+  test("null is null for a text that may be absent, and a text for any other", () => {
+    expect(withFlags("--data.system_prompt=null", "--run_dir=null")).toMatchObject({
+      data: { system_prompt: null },
+      run_dir: null,
+    });
+    expect(withFlags("--data.prompt_suffix=null").data.prompt_suffix).toBe("null");
   });
 
   test("a flag without a value, or a word that is no flag, is refused", () => {

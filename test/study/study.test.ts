@@ -28,6 +28,12 @@ const definition = (changes: object = {}): object => ({
 const study = (changes: object = {}) => resolveStudy(definition(changes), "small.yaml", root);
 
 describe("the study file", () => {
+  it.each([" after ####.", '"quoted" tail', "%d"])("a text of the overrides, %j, reaches every run", (text) => {
+    const { configs } = study({ overrides: { data: { prompt_suffix: text }, "data.system_prompt": text } });
+    for (const { data } of Object.values(configs))
+      expect(data).toMatchObject({ prompt_suffix: text, system_prompt: text });
+  });
+
   it.each(["configs/study-starter.yaml", "configs/study-qwen2.5-3b.yaml"])("%s can be run", (file) => {
     const { definition: read, differences, configs } = readStudy(join(root, file), root);
     expect(differences).toEqual([]);

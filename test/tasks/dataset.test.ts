@@ -46,6 +46,11 @@ describe("a data set", () => {
       '{"question": "Q", "answer": "many"}\n',
       /data\.jsonl:1: expected an answer .* found "many"/,
     ],
+    [
+      "with a number that a word changes",
+      `${good}{"question": "Q", "answer": "#### 2.5 million"}\n`,
+      /data\.jsonl:2: expected an answer .*2\.5 million.* 3000000/,
+    ],
   ])("that is %s is refused with its line", (_, text, message) => {
     expect(() => loadDataset(jsonl(text), "train")).toThrow(message);
   });

@@ -22,7 +22,7 @@ export const extractors = {
 function ours(text: string, gold: string): Reading {
   const value = extractAnswer(text)?.value;
   const right = goldAnswer(gold);
-  return { answer: value?.toString(), correct: value !== undefined && right !== undefined && sameNumber(value, right) };
+  return { answer: value, correct: value !== undefined && right !== undefined && sameNumber(value, right) };
 }
 
 /** lm-eval "strict-match": the first `#### `, exactly one space, then a number. */

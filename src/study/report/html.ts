@@ -1,6 +1,8 @@
 /** A report as one HTML page that loads nothing: styles and charts are inside. Knows no figures. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { packageRoot } from "../../config/load.js";
 import type { Block, Document, Section } from "./document.js";
-import { css } from "./style.js";
 
 /** HTML that is safe to insert; any other value is escaped. */
 class Html {
@@ -39,7 +41,7 @@ export function toHtml({ title, subtitle, verdict, missing, sections }: Document
         <meta name="generator" content="finellama report" />
         <title>${title}</title>
         <style>
-          ${new Html(css)}
+          ${new Html(readFileSync(join(packageRoot, "assets/report.css"), "utf8"))}
         </style>
       </head>
       <body>
