@@ -6,7 +6,7 @@ import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "./config.js";
 import { copyTokenizerFiles } from "./folder.js";
 import { layoutSize, packShapes, type LayoutEntry } from "./layout.js";
-import { readSafetensors, readTensor } from "./safetensors/read.js";
+import { readSafetensors, readWeight } from "./safetensors/read.js";
 import { writeSafetensors, type TensorToWrite } from "./safetensors/write.js";
 
 /** What PEFT's `get_peft_model_state_dict` puts before every name. */
@@ -136,7 +136,7 @@ export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora
         `${file}: ${PEFT_PREFIX}${name}: expected [${shape.join(", ")}], found ${found}. Was it trained on another base model?`,
       );
     }
-    readTensor(tensor, packed.subarray(offset, offset + size));
+    readWeight(tensor, packed.subarray(offset, offset + size));
   }
   const known = new Set(layout.map(({ name }) => PEFT_PREFIX + name));
   const surplus = [...stored.keys()].filter((name) => !known.has(name));

@@ -2,7 +2,7 @@
 import { UserError } from "../errors.js";
 import type { ModelConfig } from "./config.js";
 import { type LayoutEntry, layoutSize, weightLayout } from "./layout.js";
-import { type StoredTensor, readSafetensors, readTensor } from "./safetensors/read.js";
+import { type StoredTensor, readSafetensors, readWeight } from "./safetensors/read.js";
 
 /** Reads weights straight into a packed buffer. @throws UserError as modelTensors */
 export function loadPacked(
@@ -11,7 +11,7 @@ export function loadPacked(
   into: Float32Array = new Float32Array(layoutSize(weightLayout(shape))),
 ): Float32Array {
   for (const { entry, stored } of modelTensors(folder, shape))
-    readTensor(stored, into.subarray(entry.offset, entry.offset + entry.size));
+    readWeight(stored, into.subarray(entry.offset, entry.offset + entry.size));
   return into;
 }
 

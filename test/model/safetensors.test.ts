@@ -149,6 +149,24 @@ describe("a packed model", () => {
     expect(loadPacked(folder, config)).toEqual(packed);
   });
 
+  it.each([
+    ["F32", NaN],
+    ["F32", -Infinity],
+    ["BF16", NaN],
+    ["BF16", Infinity],
+  ] as const)("is refused by file and tensor when a value, stored as %s, is %d", (dtype, value) => {
+    for (const { name, offset, size } of layout) {
+      const file = join(folder, "model.safetensors");
+      const bad = tensors().map((tensor) =>
+        tensor.name === name ? { ...tensor, data: packed.slice(offset, offset + size).with(size - 1, value) } : tensor,
+      );
+      writeSafetensors(file, bad, { dtype });
+      const load = () => loadPacked(folder, config);
+      expect(load).toThrow(UserError);
+      expect(load).toThrow(`${file}: ${name}: expected finite numbers, found ${value}`);
+    }
+  });
+
   it("is the same from shards", () => {
     const weight_map: Record<string, string> = {};
     for (const shard of [0, 1, 2]) {

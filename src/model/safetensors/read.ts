@@ -88,6 +88,22 @@ export function readTensor(tensor: StoredTensor, into: Float32Array = new Float3
   return into;
 }
 
+/** Reads a tensor as `readTensor`. @throws UserError for a value that is no finite number */
+export function readWeight(tensor: StoredTensor, into?: Float32Array): Float32Array {
+  const values = readTensor(tensor, into);
+  const bad = nonFinite(values);
+  if (bad === undefined) return values;
+  throw new UserError(
+    `${tensor.file}: ${tensor.name}: expected finite numbers, found ${bad}. Use weights from before that happened.`,
+  );
+}
+
+/** The first value that is no finite number. */
+export function nonFinite(values: Float32Array): number | undefined {
+  for (const value of values) if (!Number.isFinite(value)) return value;
+  return undefined;
+}
+
 // ---- headers
 
 function readHeader(file: string): Map<string, StoredTensor> {
