@@ -19,7 +19,7 @@ import { isHubId, missingFiles, originOf } from "../model/hub.js";
 import { adapterPairs, adapterTensors, loraLayout, type LoraSpec } from "../model/lora.js";
 import { readModel, type ModelFiles } from "../model/read-model.js";
 import { modelTensors } from "../model/model-weights.js";
-import { readTensor } from "../model/safetensors/read.js";
+import { nonFinite, readTensor } from "../model/safetensors/read.js";
 import { storedBytes, writeSafetensors, type StoredDtype } from "../model/safetensors/write.js";
 import { writeShards } from "../model/safetensors/shards.js";
 import { sha256OfFile } from "../model/identity.js";
@@ -120,7 +120,9 @@ function tensorsOf(model: ModelFiles, merge: MatrixMerge | null) {
           values,
           shape,
         });
-      refuseNonFinite(name, values);
+      const bad = nonFinite(values);
+      if (bad !== undefined)
+        throw new UserError(`${name}: expected numbers, found ${bad}. Export a checkpoint from before that happened.`);
       return values;
     },
   }));
@@ -130,7 +132,6 @@ function tensorsOf(model: ModelFiles, merge: MatrixMerge | null) {
 function writeAdapter(folder: string, model: ModelFiles, lora: LoraSpec, options: ExportOptions): void {
   const { stored } = dtypes[options.dtype ?? "fp32"];
   const packed = model.published();
-  refuseNonFinite("the adapter", packed);
   const tensors = adapterTensors(loraLayout(model.shape, lora), packed);
   writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { dtype: stored });
   const json = JSON.parse(readFileSync(join(model.folder, "adapter_config.json"), "utf8")) as {
@@ -142,12 +143,6 @@ function writeAdapter(folder: string, model: ModelFiles, lora: LoraSpec, options
   if (origin === undefined && (existsSync(base) || !isHubId(base)))
     note(`the adapter names its base by a path of this machine, ${base}. Elsewhere, correct base_model_name_or_path.`);
   writeJson(join(folder, "adapter_config.json"), { ...json, ...named });
-}
-
-function refuseNonFinite(name: string, values: Float32Array): void {
-  for (const value of values)
-    if (!Number.isFinite(value))
-      throw new UserError(`${name}: expected numbers, found ${value}. Export a checkpoint from before that happened.`);
 }
 
 /** @throws UserError unless `out` is free, or a replaceable model that is no source of this one */

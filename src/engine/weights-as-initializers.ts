@@ -9,7 +9,7 @@ import type { ModelConfig } from "../model/config.js";
 import { hashLine, hashOfLines, publishedHash, publishedLayout } from "../model/identity.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "../model/layout.js";
 import { modelTensors } from "../model/model-weights.js";
-import { readTensor } from "../model/safetensors/read.js";
+import { readWeight } from "../model/safetensors/read.js";
 import type { AdaptersOnBase, EngineOptions } from "./engine-types.js";
 import { adapterInputs, fillAdapter } from "./graph/adapters.js";
 import type { Numeric } from "./graph/numeric.js";
@@ -81,7 +81,7 @@ export async function weightsAsInitializers(
 /** Reads the parameters of a model folder one at a time: the whole need not be in memory. */
 function folderReader(folder: string, shape: ModelConfig): (entry: LayoutEntry) => Float32Array {
   const stored = new Map(modelTensors(folder, shape).map((tensor) => [tensor.entry.name, tensor.stored]));
-  return ({ name }) => readTensor(stored.get(name)!);
+  return ({ name }) => readWeight(stored.get(name)!);
 }
 
 /** Writes the weights that `read` gives, makes both sessions of them, and removes the file. */

@@ -59,7 +59,7 @@ export async function runInfer(options: InferOptions, progress: LineProgress): P
     maxNewTokens: options.maxNewTokens,
     seed: options.seed,
   };
-  const note = asking.temperature === 0 ? undefined : notAppliedNote(files.generation);
+  const note = notAppliedNote(files.generation, asking.temperature);
   if (note !== undefined) process.stderr.write(`${note}\n`);
   // before the weights are read: a prompt that cannot be asked
   const request = prompt === undefined ? null : makeRequest(files, prompt, asking, "--prompt", 0);

@@ -8,7 +8,7 @@ import { initialWeights, trainSft, type SftOptions, type SftProgress } from "./s
 import { readModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
-import { loadTokenizer } from "../model/tokenizer.js";
+import { loadTokenizer, templateTurnEnd } from "../model/tokenizer.js";
 import { checkpointsFolder } from "../run/paths.js";
 import { loadDataset } from "../tasks/dataset.js";
 import { starterCorpus } from "../tasks/starter.js";
@@ -36,8 +36,12 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
       `--out ${options.out}: already holds a training. Continue it with --resume, or choose another folder.`,
     );
   const { size, problem } = examples(options.data);
-  // The chat's own end of turn: what the template writes after an assistant's message.
-  const endOfTurn = tokenizer.stopIds.find((id) => tokenizer.decode([id]) === "<|im_end|>") ?? tokenizer.stopIds[0]!;
+  const endOfTurn = templateTurnEnd(tokenizer) ?? tokenizer.stopIds[0]!;
+  if (!tokenizer.stopIds.includes(endOfTurn))
+    console.error(
+      `note: the chat template ends answers with ${tokenizer.decode([endOfTurn])} (${endOfTurn}), which is no stop token: ` +
+        `answers will not end there. Add ${endOfTurn} to eos_token_id in generation_config.json.`,
+    );
   const example = (i: number): SequenceGroup => {
     const { question, answer } = problem(i);
     const promptIds = tokenizer.chatPrompt([{ role: "user", content: question }]);

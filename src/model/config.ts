@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError, messageOf } from "../errors.js";
 import { z } from "zod";
+import { layoutSize, weightLayout } from "./layout.js";
 import { hubCache, isHubId } from "./hub.js";
 
 export interface ModelConfig {
@@ -27,17 +28,25 @@ export interface ModelConfig {
 const rope = z.looseObject({
   rope_type: z.string().optional(),
   type: z.string().optional(),
-  rope_theta: z.number().optional(),
+  rope_theta: z.number().positive().optional(),
 });
+/** Far above every model: a damaged file must not be allocated. */
+const size = z
+  .int()
+  .positive()
+  .max(1 << 21);
+const MAX_PARAMETERS = 1e12;
+
 const raw = z.looseObject({
   model_type: z.string(),
-  vocab_size: z.int().positive(),
-  hidden_size: z.int().positive(),
-  intermediate_size: z.int().positive(),
-  num_hidden_layers: z.int().positive(),
-  num_attention_heads: z.int().positive(),
-  num_key_value_heads: z.int().positive().optional(),
-  head_dim: z.int().positive().nullish(),
+  quantization_config: z.looseObject({ quant_method: z.string().optional() }).nullish(),
+  vocab_size: size,
+  hidden_size: size,
+  intermediate_size: size,
+  num_hidden_layers: z.int().positive().max(1000),
+  num_attention_heads: size,
+  num_key_value_heads: size.nullish(),
+  head_dim: size.nullish(),
   max_position_embeddings: z.int().positive().default(32768),
   rms_norm_eps: z.number().positive().default(1e-6),
   rope_theta: z.number().positive().optional(),
@@ -49,6 +58,12 @@ const raw = z.looseObject({
   attention_bias: z.boolean().optional(),
   mlp_bias: z.boolean().optional(),
 });
+
+const OTHER_MODEL = "Without its scaling this is another model: choose one that has none.";
+const ROPE_CURES: Readonly<Record<string, string>> = {
+  dynamic: "It acts beyond max_position_embeddings alone: remove it, and longer sequences are refused.",
+  yarn: "If it was added for longer contexts, as Qwen2.5's pages describe, remove it; else choose another model.",
+};
 
 /** @param where named in errors @throws UserError for an architecture that is not supported */
 export function parseModelConfig(json: unknown, where: string): ModelConfig {
@@ -63,14 +78,16 @@ export function parseModelConfig(json: unknown, where: string): ModelConfig {
       `model_type is "${c.model_type}", expected "qwen2" or "llama"`,
       "Choose a model of one of these architectures.",
     );
-  // transformers 5 writes rope_parameters, older releases rope_theta and rope_scaling.
-  const scaling = c.rope_parameters ?? c.rope_scaling;
-  const ropeType = scaling?.rope_type ?? scaling?.type ?? "default";
-  if (ropeType !== "default")
+  if (c.quantization_config != null)
     refuse(
-      `RoPE scaling "${ropeType}" is not supported, expected none`,
-      "Remove rope_scaling if your sequences fit the original context.",
+      `the model is quantised (${c.quantization_config.quant_method ?? "by quantization_config"}), expected F32, F16 or BF16 weights`,
+      "Use the unquantised model that it was made from.",
     );
+  // transformers 5 writes rope_parameters, older releases rope_theta and rope_scaling, which wins.
+  const rotary = c.rope_scaling ?? c.rope_parameters;
+  const ropeType = rotary?.rope_type ?? rotary?.type ?? "default";
+  if (ropeType !== "default")
+    refuse(`RoPE scaling "${ropeType}" is not supported, expected none`, ROPE_CURES[ropeType] ?? OTHER_MODEL);
   if (c.use_sliding_window === true)
     refuse("use_sliding_window is true, which is not supported", "Set it to false if your sequences fit the window.");
   if (c.hidden_act !== "silu")
@@ -86,7 +103,7 @@ export function parseModelConfig(json: unknown, where: string): ModelConfig {
   const headDim = c.head_dim ?? c.hidden_size / c.num_attention_heads;
   if (!Number.isInteger(headDim) || headDim % 2 !== 0)
     refuse(`the head dimension (${headDim}) is not an even integer`, "The file is damaged.");
-  return {
+  const config: ModelConfig = {
     modelType: c.model_type as "qwen2" | "llama",
     vocabSize: c.vocab_size,
     hiddenSize: c.hidden_size,
@@ -97,10 +114,14 @@ export function parseModelConfig(json: unknown, where: string): ModelConfig {
     headDim,
     maxPositions: c.max_position_embeddings,
     rmsNormEps: c.rms_norm_eps,
-    ropeTheta: c.rope_parameters?.rope_theta ?? c.rope_theta ?? 10_000,
+    ropeTheta: rotary?.rope_theta ?? c.rope_theta ?? 10_000,
     tieWordEmbeddings: c.tie_word_embeddings,
     qkvBias: c.model_type === "qwen2",
   };
+  const parameters = layoutSize(weightLayout(config));
+  if (parameters > MAX_PARAMETERS)
+    refuse(`its sizes make ${parameters} parameters, expected at most ${MAX_PARAMETERS}`, "The file is damaged.");
+  return config;
 }
 
 /** Reads `<folder>/config.json`. @throws UserError when it is missing or unsupported */

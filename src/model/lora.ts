@@ -6,7 +6,7 @@ import { UserError, messageOf } from "../errors.js";
 import type { ModelConfig } from "./config.js";
 import { copyTokenizerFiles } from "./folder.js";
 import { layoutSize, packShapes, type LayoutEntry } from "./layout.js";
-import { readSafetensors, readTensor } from "./safetensors/read.js";
+import { readSafetensors, readWeight } from "./safetensors/read.js";
 import { writeSafetensors, type TensorToWrite } from "./safetensors/write.js";
 
 /** What PEFT's `get_peft_model_state_dict` puts before every name. */
@@ -21,10 +21,8 @@ export interface LoraSpec {
 
 /** `<module>.lora_A.weight` [r, in] and `<module>.lora_B.weight` [out, r], in the model's order. */
 export function loraLayout(shape: ModelConfig, lora: Pick<LoraSpec, "r" | "target_modules">): LayoutEntry[] {
-  const H = shape.hiddenSize;
-  const q = shape.numHeads * shape.headDim;
-  const kv = shape.numKvHeads * shape.headDim;
-  const I = shape.intermediateSize;
+  const { hiddenSize: H, intermediateSize: I, headDim } = shape;
+  const [q, kv] = [shape.numHeads * headDim, shape.numKvHeads * headDim];
   /** [in, out] by module. */
   const modules: Record<string, readonly [string, number, number]> = {
     q_proj: ["self_attn", H, q],
@@ -98,26 +96,50 @@ export function saveAdapterFolder(
   writeSafetensors(join(target, "adapter_model.safetensors"), adapterTensors(layout, packed));
 }
 
-/** What our forward computes; everything else an adapter_config.json may ask for is refused. */
-const adapterConfigSchema = z.looseObject({
-  peft_type: z.literal("LORA"),
-  r: z.int().positive(),
-  lora_alpha: z.number().positive(),
-  lora_dropout: z.number().min(0).default(0),
-  base_model_name_or_path: z.string().nullish(),
-  target_modules: z.array(z.string()),
-  bias: z.literal("none").default("none"),
-  fan_in_fan_out: z.literal(false).default(false),
-  use_rslora: z.literal(false).default(false),
-  use_dora: z.literal(false).default(false),
-  lora_bias: z.literal(false).default(false),
-  rank_pattern: z.strictObject({}).nullish(),
-  alpha_pattern: z.strictObject({}).nullish(),
-  modules_to_save: z.null().optional(),
-  layers_to_transform: z.null().optional(),
-  target_parameters: z.null().optional(),
-  trainable_token_indices: z.null().optional(),
-});
+/** What a setting has when it asks for nothing. */
+const isOff = (value: unknown): boolean => !value || (typeof value === "object" && Object.keys(value).length === 0);
+
+/** A module, by the end of its name: PEFT may also name layers, or a regular expression. */
+const targetModule = z
+  .string()
+  .regex(
+    /^((self_attn\.)?[qkvo]_proj|(mlp\.)?(gate|up|down)_proj)$/,
+    "expected q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj or down_proj, of every layer",
+  )
+  .transform((name) => name.slice(name.indexOf(".") + 1));
+
+const anything = z.unknown().optional();
+
+/** What our forward computes; a setting that is not listed must ask for nothing. */
+const adapterConfigSchema = z
+  .object({
+    peft_type: z.literal("LORA"),
+    r: z.int().positive(),
+    lora_alpha: z.number().positive(),
+    lora_dropout: z.number().min(0).default(0),
+    base_model_name_or_path: z.string().nullish(),
+    target_modules: z
+      .array(targetModule, "expected a list of modules")
+      .nonempty()
+      .transform((names) => [...new Set(names)]),
+    bias: z.literal("none").default("none"),
+    // These set initial adapters alone; others may change the base.
+    init_lora_weights: z
+      .union(
+        [z.boolean(), z.enum(["gaussian", "orthogonal"])],
+        "expected an initialisation that keeps the base as it is",
+      )
+      .nullish(),
+    // These change nothing by themselves.
+    task_type: anything,
+    auto_mapping: anything,
+    revision: anything,
+    inference_mode: anything,
+    peft_version: anything,
+    megatron_core: anything,
+    qalora_group_size: anything,
+  })
+  .catchall(z.unknown().refine(isOff, "expected none, because it is not supported"));
 
 /**
  * Reads a PEFT adapter folder into [layoutSize] values. @param layout `loraLayout` of the base
@@ -126,24 +148,23 @@ const adapterConfigSchema = z.looseObject({
 export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora: LoraSpec): Float32Array {
   checkAdapterConfig(folder, lora);
   const file = join(folder, "adapter_model.safetensors");
+  const cure = "Give the adapter's own adapter_config.json and base model, or save the adapter again with PEFT.";
   const stored = readSafetensors(file);
   const packed = new Float32Array(layoutSize(layout));
   for (const { name, shape, offset, size } of layout) {
     const tensor = stored.get(PEFT_PREFIX + name);
     if (tensor === undefined || tensor.shape.join() !== shape.join()) {
       const found = tensor === undefined ? "no such tensor" : `[${tensor.shape.join(", ")}]`;
-      throw new UserError(
-        `${file}: ${PEFT_PREFIX}${name}: expected [${shape.join(", ")}], found ${found}. Was it trained on another base model?`,
-      );
+      throw new UserError(`${file}: ${PEFT_PREFIX}${name}: expected [${shape.join(", ")}], found ${found}. ${cure}`);
     }
-    readTensor(tensor, packed.subarray(offset, offset + size));
+    readWeight(tensor, packed.subarray(offset, offset + size));
   }
   const known = new Set(layout.map(({ name }) => PEFT_PREFIX + name));
   const surplus = [...stored.keys()].filter((name) => !known.has(name));
   if (surplus.length > 0)
     throw new UserError(
       `${file}: expected ${layout.length} tensors, found ${surplus.length} more (${surplus.slice(0, 3).join(", ")} …). ` +
-        `Was it trained on another base model?`,
+        cure,
     );
   return packed;
 }

@@ -2,7 +2,7 @@
 import { UserError } from "../errors.js";
 import type { ModelConfig } from "./config.js";
 import { type LayoutEntry, layoutSize, weightLayout } from "./layout.js";
-import { type StoredTensor, readSafetensors, readTensor } from "./safetensors/read.js";
+import { type StoredTensor, readSafetensors, readWeight, sameValues } from "./safetensors/read.js";
 
 /** Reads weights straight into a packed buffer. @throws UserError as modelTensors */
 export function loadPacked(
@@ -11,7 +11,7 @@ export function loadPacked(
   into: Float32Array = new Float32Array(layoutSize(weightLayout(shape))),
 ): Float32Array {
   for (const { entry, stored } of modelTensors(folder, shape))
-    readTensor(stored, into.subarray(entry.offset, entry.offset + entry.size));
+    readWeight(stored, into.subarray(entry.offset, entry.offset + entry.size));
   return into;
 }
 
@@ -27,6 +27,12 @@ export function modelTensors(folder: string, shape: ModelConfig): { entry: Layou
       `${folder}: the weights do not fit config.json:\n  ${shown}${more}\nUse the config.json and safetensors files of one and the same model.`,
     );
   }
+  const [head, embedding] = [stored.get("lm_head.weight"), stored.get("model.embed_tokens.weight")];
+  if (shape.tieWordEmbeddings && head !== undefined && !sameValues(head, embedding!))
+    throw new UserError(
+      `${folder}: config.json ties lm_head.weight to the embedding, expected equal values, found others. ` +
+        `Set tie_word_embeddings to false: transformers uses such a head as it is stored.`,
+    );
   return layout.map((entry) => ({ entry, stored: stored.get(entry.name)! }));
 }
 

@@ -88,13 +88,16 @@ export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
       );
     try {
       template ??= new Template(templateText);
-      return template.render({ messages, add_generation_prompt: addGenerationPrompt, ...specialTokens });
+      // Templates ask whether tools and documents are none, which is what transformers passes.
+      const none = { tools: null, documents: null };
+      return template.render({ messages, ...none, add_generation_prompt: addGenerationPrompt, ...specialTokens });
     } catch (error) {
       throw new UserError(`${folder}: the chat template cannot render these messages: ${messageOf(error)}`);
     }
   };
-  // transformers 5 cleans up spaces only where asked; the hub package's default is to clean.
-  const cleanUp = settings["clean_up_tokenization_spaces"] === true;
+  // transformers 5 cleans up spaces only where asked, and never for BPE, which has merges.
+  const isBpe = "merges" in (tokenizerJson["model"] as Json);
+  const cleanUp = settings["clean_up_tokenization_spaces"] === true && !isBpe;
   return {
     encode,
     decode(ids, { skipSpecial = false } = {}) {
@@ -108,6 +111,19 @@ export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
     stopIds,
     vocabSize: largestId + 1,
   };
+}
+
+/** The token that the chat template writes after an assistant's text; undefined if it has none. */
+export function templateTurnEnd(tokenizer: Tokenizer): number | undefined {
+  const answer = "ANSWER";
+  const turns: ChatMessage[] = [
+    { role: "user", content: "?" },
+    { role: "assistant", content: answer },
+  ];
+  const text = tokenizer.renderChat(turns, { addGenerationPrompt: false });
+  const after = tokenizer.encode(text.slice(text.lastIndexOf(answer) + answer.length), { addSpecial: false });
+  const isSpecial = (id: number): boolean => tokenizer.decode([id], { skipSpecial: true }) === "";
+  return after.find((id) => tokenizer.stopIds.includes(id) || isSpecial(id));
 }
 
 /** Decodes a completion without the stop token that ended it. */

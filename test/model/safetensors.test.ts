@@ -149,6 +149,24 @@ describe("a packed model", () => {
     expect(loadPacked(folder, config)).toEqual(packed);
   });
 
+  it.each([
+    ["F32", NaN],
+    ["F32", -Infinity],
+    ["BF16", NaN],
+    ["BF16", Infinity],
+  ] as const)("is refused by file and tensor when a value, stored as %s, is %d", (dtype, value) => {
+    for (const { name, offset, size } of layout) {
+      const file = join(folder, "model.safetensors");
+      const bad = tensors().map((tensor) =>
+        tensor.name === name ? { ...tensor, data: packed.slice(offset, offset + size).with(size - 1, value) } : tensor,
+      );
+      writeSafetensors(file, bad, { dtype });
+      const load = () => loadPacked(folder, config);
+      expect(load).toThrow(UserError);
+      expect(load).toThrow(`${file}: ${name}: expected finite numbers, found ${value}`);
+    }
+  });
+
   it("is the same from shards", () => {
     const weight_map: Record<string, string> = {};
     for (const shard of [0, 1, 2]) {
@@ -204,6 +222,29 @@ describe("a packed model", () => {
     expect(loadPacked(folder, config)).toEqual(packed);
     expect(loadPacked(folder, untied).subarray(packed.length)).toEqual(packed.subarray(0, 88));
   });
+
+  it("may have a tied head of its own only if that equals the embedding", () => {
+    for (const [dtype, data] of [
+      ["F32", packed.slice(0, 88).with(87, 9)],
+      ["BF16", packed.slice(0, 88).with(0, 9)],
+    ] as const) {
+      const head = { name: "lm_head.weight", shape: [11, 8], data };
+      writeSafetensors(join(folder, "model.safetensors"), [...tensors(), head], { dtype });
+      expect(() => loadPacked(folder, config)).toThrow(/ties lm_head\.weight.*Set tie_word_embeddings to false/);
+    }
+    const narrow = { name: "lm_head.weight", shape: [8, 11], data: packed.subarray(0, 88) };
+    writeSafetensors(join(folder, "model.safetensors"), [...tensors(), narrow]);
+    expect(() => loadPacked(folder, config)).toThrow(UserError);
+  });
+
+  it.each(["../model-0.safetensors", "/etc/model.safetensors", "..", "sub/model.safetensors", "a\\b.safetensors"])(
+    "takes no shard %s from another folder",
+    (shard) => {
+      const weight_map = { "model.norm.weight": shard };
+      writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify({ weight_map }));
+      expect(() => loadPacked(folder, config)).toThrow(/expected a \.safetensors file beside the index/);
+    },
+  );
 
   it("refuses integer weights by name", () => {
     const file = rawFile({ a: { dtype: "I32", shape: [1], data_offsets: [0, 4] } }, new Uint8Array(4));

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
 import { readModelConfig } from "../../src/model/config.js";
-import { type ChatMessage, loadTokenizer } from "../../src/model/tokenizer.js";
+import { type ChatMessage, loadTokenizer, templateTurnEnd } from "../../src/model/tokenizer.js";
 
 const starter = fileURLToPath(new URL("../../assets/starter", import.meta.url));
 const config = readModelConfig(starter);
@@ -112,6 +112,46 @@ describe("a model folder", () => {
     expect(loadTokenizer(folder).renderChat(messages)).toBe("Ahi<|im_end|>");
     writeFileSync(join(folder, "chat_template.jinja"), templateOf("B"));
     expect(loadTokenizer(folder).renderChat(messages)).toBe("Bhi<|im_end|>");
+  });
+
+  it.each(["tools", "documents"])("passes %s to the template as none", (name) => {
+    const is = (test: string): string => `{% if ${name} is ${test} %}${test};{% endif %}`;
+    const tests = ["not none", "none", "defined"].map(is).join("");
+    edit("tokenizer_config.json", { chat_template: `${tests}{% if ${name} %}yes{% endif %}` });
+    expect(loadTokenizer(folder).renderChat([])).toBe("none;defined;");
+  });
+
+  it("decodes BPE without a clean-up of spaces, even where the file asks for one", () => {
+    for (const clean_up_tokenization_spaces of [true, false, undefined]) {
+      edit("tokenizer_config.json", { clean_up_tokenization_spaces });
+      const asked = loadTokenizer(folder);
+      for (const text of ["Hello , world ! it 's 5 .", " ,B!", "#### 1 ,000 .", "do n't ?", "I 'm , we 've ."]) {
+        const ids = asked.encode(text);
+        expect(asked.decode(ids)).toBe(text);
+        // the text of any first tokens is a beginning of the whole
+        for (let n = 0; n <= ids.length; n++) expect(text.startsWith(asked.decode(ids.subarray(0, n)))).toBe(true);
+      }
+    }
+  });
+
+  const turns = (end: string): string =>
+    `{%- for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}${end}{%- endfor %}`;
+  it.each([
+    ["<|im_end|>\n", "<|im_end|>"],
+    ["<|endoftext|>", "<|endoftext|>"],
+    ["{{ eos_token }}", "<|im_end|>"],
+    ["\n<|endoftext|>", "<|endoftext|>"],
+    ["{% if m.role == 'assistant' %}<|endoftext|>{% else %}<|im_end|>{% endif %}", "<|endoftext|>"],
+    ["<|im_start|>", "<|im_start|>"],
+  ])("whose template ends an answer with %j has this end of turn", (end, token) => {
+    edit("tokenizer_config.json", { chat_template: turns(end) });
+    const found = loadTokenizer(folder);
+    expect(found.decode([templateTurnEnd(found)!])).toBe(token);
+  });
+
+  it.each(["", "\n", " Q:"])("whose template ends an answer with %j alone has none", (end) => {
+    edit("tokenizer_config.json", { chat_template: turns("").replace("{%- endfor", `${end}{%- endfor`) });
+    expect(templateTurnEnd(loadTokenizer(folder))).toBeUndefined();
   });
 
   it("without a chat template still encodes, and says what chat needs", () => {

@@ -15,7 +15,7 @@ import { saveAdapterFolder } from "../../model/lora.js";
 import { mulberry32 } from "../../math/random.js";
 import { publishedLayout, hashLine, hashOfLines } from "../../model/identity.js";
 import { loadPacked, modelTensors } from "../../model/model-weights.js";
-import { readTensor } from "../../model/safetensors/read.js";
+import { readWeight } from "../../model/safetensors/read.js";
 import { writeSafetensors } from "../../model/safetensors/write.js";
 import type { TF } from "../backend/backend.js";
 import { splitFlat, type NamedWeights } from "./named-weights.js";
@@ -36,7 +36,7 @@ export interface BaseWeights {
 export function baseFromFolder(folder: string, shape: ModelConfig): BaseWeights {
   const stored = new Map(modelTensors(folder, shape).map((one) => [one.entry.name, one.stored]));
   return {
-    tensor: (entry) => readTensor(stored.get(entry.name)!),
+    tensor: (entry) => readWeight(stored.get(entry.name)!),
     all: (into) => void loadPacked(folder, shape, into),
   };
 }

@@ -5,8 +5,8 @@
 import { closeSync, existsSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { UserError, messageOf } from "../../errors.js";
-import { readJson } from "../../files.js";
+import { UserError } from "../../errors.js";
+import { jsonOf, readJson } from "../../files.js";
 import { widenBfloat16, widenFloat16 } from "../half.js";
 
 export const BYTES_PER_ELEMENT: Readonly<Record<string, number>> = {
@@ -44,7 +44,9 @@ const entrySchema = z.object({
 });
 export const SHARD_INDEX = "model.safetensors.index.json";
 const shardIndexSchema = z.looseObject({
-  weight_map: z.record(z.string(), z.string()).refine((map) => Object.keys(map).length > 0, "no tensor"),
+  weight_map: z
+    .record(z.string(), z.string().regex(/^[^/\\]+\.safetensors$/, "expected a .safetensors file beside the index"))
+    .refine((map) => Object.keys(map).length > 0, "no tensor"),
 });
 
 /** Lists tensors, reading headers only. @throws UserError for missing or damaged files */
@@ -88,6 +90,35 @@ export function readTensor(tensor: StoredTensor, into: Float32Array = new Float3
   return into;
 }
 
+/** Reads a tensor as `readTensor`. @throws UserError for a value that is no finite number */
+export function readWeight(tensor: StoredTensor, into?: Float32Array): Float32Array {
+  const values = readTensor(tensor, into);
+  const bad = nonFinite(values);
+  if (bad === undefined) return values;
+  throw new UserError(
+    `${tensor.file}: ${tensor.name}: expected finite numbers, found ${bad}. Use weights from before that happened.`,
+  );
+}
+
+/** Whether two tensors hold the same numbers; reads a part at a time. */
+export function sameValues(a: StoredTensor, b: StoredTensor): boolean {
+  if (a.shape.join() !== b.shape.join()) return false;
+  for (let from = 0; from < a.size; from += IO_BYTES) {
+    const [left, right] = [a, b].map((t) => {
+      const position = t.position + from * BYTES_PER_ELEMENT[t.dtype]!;
+      return readTensor({ ...t, position, size: Math.min(IO_BYTES, t.size - from) });
+    });
+    if (left!.some((value, i) => value !== right![i])) return false;
+  }
+  return true;
+}
+
+/** The first value that is no finite number. */
+export function nonFinite(values: Float32Array): number | undefined {
+  for (const value of values) if (!Number.isFinite(value)) return value;
+  return undefined;
+}
+
 // ---- headers
 
 function readHeader(file: string): Map<string, StoredTensor> {
@@ -106,13 +137,9 @@ function readHeader(file: string): Map<string, StoredTensor> {
       throw damaged(`expected a header of ${headerBytes} bytes, found a file of ${fileBytes}`);
     const text = Buffer.alloc(headerBytes);
     readFully(fd, text, 8, file);
-    let header: Record<string, unknown>;
-    try {
-      header = headerSchema.parse(JSON.parse(text.toString("utf8")));
-    } catch (error) {
-      throw damaged(`expected a JSON header (${messageOf(error).split("\n")[0]})`);
-    }
-    return placeTensors(file, header, 8 + headerBytes, fileBytes, damaged);
+    const header = headerSchema.safeParse(jsonOf(text.toString("utf8")));
+    if (!header.success) throw damaged("expected a JSON header, an object of tensors");
+    return placeTensors(file, header.data, 8 + headerBytes, fileBytes, damaged);
   } finally {
     closeSync(fd);
   }
