@@ -87,10 +87,15 @@ export function readLines(file: string): { where: string; text: string }[] {
 
 /** Parses what stands at `where`. @throws UserError with the reason when it is no JSON */
 export function parseJson(text: string, where: string, expected: string): unknown {
+  return parsed(() => text, where, expected, "");
+}
+
+function parsed(read: () => string, where: string, expected: string, cure: string): unknown {
   try {
-    return JSON.parse(text);
+    return JSON.parse(read());
   } catch (error) {
-    throw new UserError(`${where}: expected ${expected}, found none that can be read (${messageOf(error)}).`);
+    const reason = messageOf(error);
+    throw new UserError(sentence(`${where}: expected ${expected}, found none that can be read (${reason}).`, cure));
   }
 }
 
@@ -104,13 +109,8 @@ export function jsonOf(text: string): unknown {
 }
 
 /** Reads JSON; `cure` is a sentence. @throws UserError when unreadable or unlike the schema */
-export function readJson<T>(file: string, schema: z.ZodType<T>, cure = ""): T {
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(file, "utf8"));
-  } catch (error) {
-    throw new UserError(sentence(`${file}: expected JSON, found none that can be read (${messageOf(error)}).`, cure));
-  }
+export function readJson<T>(file: string, schema: z.ZodType<T>, cure = "", expected = "JSON"): T {
+  const json = parsed(() => readFileSync(file, "utf8"), file, expected, cure);
   return checkedJson(json, schema, file, cure);
 }
 

@@ -47,7 +47,7 @@ function newRun(
   flags: readonly string[],
 ): ResolvedRun {
   const cwd = process.cwd();
-  const overrides = runDir === undefined ? words : [...words, `--run_dir=${runDir}`];
+  const overrides = runDir === undefined ? words : [...words, `--run_dir=${resolve(cwd, runDir)}`];
   const loaded = loadConfig({ algo, files: config ?? [], overrides, flags, cwd });
   const dir = loaded.config.run_dir ?? newRunDir(loaded.config.algo, cwd);
   checkNewRunDir(dir);

@@ -1,7 +1,8 @@
 /** The architecture of a decoder, read from a Hugging Face `config.json`. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { UserError, messageOf } from "../errors.js";
+import { UserError } from "../errors.js";
+import { readJson } from "../files.js";
 import { z } from "zod";
 import { layoutSize, weightLayout } from "./layout.js";
 import { hubCache, isHubId } from "./hub.js";
@@ -132,13 +133,6 @@ export function readModelConfig(folder: string): ModelConfig {
         `Check the path, or download the model: node dist/cli.js download-model ${folder}`,
     );
   const file = join(folder, "config.json");
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(file, "utf8"));
-  } catch (error) {
-    throw new UserError(
-      `${file}: expected a Hugging Face model config, found none that can be read (${messageOf(error)}). Point model.path at a model folder.`,
-    );
-  }
+  const json = readJson(file, z.unknown(), "Point model.path at a model folder.", "a Hugging Face model config");
   return parseModelConfig(json, file);
 }

@@ -1,7 +1,9 @@
 /** Saves a model as an ordinary Hugging Face folder that `transformers` loads unchanged. */
-import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { UserError, messageOf } from "../errors.js";
+import { z } from "zod";
+import { UserError } from "../errors.js";
+import { readJson, writeJson } from "../files.js";
 import type { ModelConfig } from "./config.js";
 import { layoutSize, weightLayout } from "./layout.js";
 import { writeSafetensors } from "./safetensors/write.js";
@@ -35,16 +37,9 @@ export function saveModelFolder(target: string, sourceFolder: string, shape: Mod
 /** Writes the source's `config.json` with torch's name for the stored type, such as "bfloat16". */
 export function writeConfig(target: string, sourceFolder: string, dtype: string): void {
   const sourceConfig = join(sourceFolder, "config.json");
-  let json: Record<string, unknown>;
-  try {
-    json = JSON.parse(readFileSync(sourceConfig, "utf8")) as Record<string, unknown>;
-  } catch (error) {
-    throw new UserError(
-      `${sourceConfig}: expected a Hugging Face model shape, found none that can be read (${messageOf(error)}).`,
-    );
-  }
+  const json = readJson(sourceConfig, z.looseObject({}), "", "a Hugging Face model config");
   // transformers 5 reads dtype, older releases torch_dtype.
-  writeFileSync(join(target, "config.json"), `${JSON.stringify({ ...json, dtype, torch_dtype: dtype }, null, 2)}\n`);
+  writeJson(join(target, "config.json"), { ...json, dtype, torch_dtype: dtype });
 }
 
 /** Copies the tokenizer's and generation files, which an adapter's folder needs too. */

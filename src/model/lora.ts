@@ -1,8 +1,9 @@
 /** LoRA adapters as PEFT has them (Hu et al. 2021, eq. 3): y = W x + (lora_alpha / r) · B A x. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { UserError, messageOf } from "../errors.js";
+import { UserError } from "../errors.js";
+import { readJson, writeJson } from "../files.js";
 import type { ModelConfig } from "./config.js";
 import { copyTokenizerFiles } from "./folder.js";
 import { layoutSize, packShapes, type LayoutEntry } from "./layout.js";
@@ -92,7 +93,7 @@ export function saveAdapterFolder(
     use_rslora: false,
     use_dora: false,
   };
-  writeFileSync(join(target, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);
+  writeJson(join(target, "adapter_config.json"), config);
   writeSafetensors(join(target, "adapter_model.safetensors"), adapterTensors(layout, packed));
 }
 
@@ -172,14 +173,7 @@ export function loadAdapter(folder: string, layout: readonly LayoutEntry[], lora
 /** @returns its LoRA settings, and the base as PEFT wrote it @throws UserError unless plain LoRA */
 export function readAdapterConfig(folder: string): { lora: LoraSpec; base: string | null } {
   const file = join(folder, "adapter_config.json");
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(file, "utf8"));
-  } catch (error) {
-    throw new UserError(
-      `${file}: expected PEFT's adapter config, found none that can be read (${messageOf(error)}). Point to an adapter folder.`,
-    );
-  }
+  const json = readJson(file, z.unknown(), "Point to an adapter folder.", "PEFT's adapter config");
   const parsed = adapterConfigSchema.safeParse(json);
   if (!parsed.success)
     throw new UserError(

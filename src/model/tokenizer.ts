@@ -3,7 +3,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
+import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
+import { readJson } from "../files.js";
 import type { ModelConfig } from "./config.js";
 
 export interface ChatMessage {
@@ -31,8 +33,8 @@ type Json = Record<string, unknown>;
 /** @param shape when given, ids must fit it @throws UserError for malformed files, no stop id */
 export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
   const tokenizerFile = join(folder, "tokenizer.json");
-  const tokenizerJson = readJson(tokenizerFile);
-  const settings = readJson(join(folder, "tokenizer_config.json"));
+  const tokenizerJson = jsonAt(tokenizerFile);
+  const settings = jsonAt(join(folder, "tokenizer_config.json"));
   if (tokenizerJson === undefined || settings === undefined)
     throw new UserError(
       `${folder}: expected tokenizer.json and tokenizer_config.json, found ${tokenizerJson === undefined ? "no tokenizer.json" : "no tokenizer_config.json"}. Copy both from the model's repository.`,
@@ -56,10 +58,10 @@ export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
 
   const idOf = (token: unknown): number | undefined =>
     token === undefined ? undefined : hub.token_to_id(contentOf(token) ?? "");
-  const generation = readJson(join(folder, "generation_config.json"));
+  const generation = jsonAt(join(folder, "generation_config.json"));
   const named = [...idList(generation?.["eos_token_id"]), ...idList(idOf(settings["eos_token"]))];
   const stopIds = [
-    ...new Set(named.length > 0 ? named : idList(readJson(join(folder, "config.json"))?.["eos_token_id"])),
+    ...new Set(named.length > 0 ? named : idList(jsonAt(join(folder, "config.json"))?.["eos_token_id"])),
   ].sort((a, b) => a - b);
   if (stopIds.length === 0)
     throw new UserError(
@@ -145,13 +147,8 @@ function chatTemplateText(folder: string, settings: Json): string | undefined {
   return typeof named?.template === "string" ? named.template : undefined;
 }
 
-function readJson(file: string): Json | undefined {
-  if (!existsSync(file)) return undefined;
-  try {
-    return JSON.parse(readFileSync(file, "utf8")) as Json;
-  } catch (error) {
-    throw new UserError(`${file}: expected JSON, found something else (${messageOf(error)}). Download the file again.`);
-  }
+function jsonAt(file: string): Json | undefined {
+  return existsSync(file) ? readJson(file, z.looseObject({}), "Download the file again.") : undefined;
 }
 
 /** tokenizer_config.json writes a token as a string or as {content: string, …}. */

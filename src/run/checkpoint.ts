@@ -1,18 +1,9 @@
 /** Checkpoint folders with checksums; each appears under its name only when whole and on disk. */
-import {
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statfsSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
-import { fsyncPath, jsonOf, readJson } from "../files.js";
+import { fsyncPath, jsonOf, readJson, writeJson } from "../files.js";
 import { sha256OfFile } from "../model/identity.js";
 import { readSafetensors, readTensor } from "../model/safetensors/read.js";
 import { writeSafetensors } from "../model/safetensors/write.js";
@@ -38,19 +29,17 @@ export function saveCheckpoint(
 ): void {
   const folder = checkpointFolder(runDir, step);
   const temporary = `${folder}.tmp-${process.pid}`;
-  const write = (name: string, value: unknown): void =>
-    writeFileSync(join(temporary, name), `${JSON.stringify(value, null, 2)}\n`);
   const tensors = Object.entries(state.vectors).map(([name, data]) => ({ name, shape: [data.length], data }));
-  removeUnfinished(runDir);
   mkdirSync(temporary, { recursive: true });
   checkRoom(temporary, 4 * tensors.reduce((sum, { data }) => sum + data.length, 0));
   try {
     writeModel(temporary);
     writeSafetensors(join(temporary, VECTORS), tensors);
-    write(VALUES, state.values);
+    writeJson(join(temporary, VALUES), state.values);
     const names = readdirSync(temporary).sort();
-    write(CHECKSUMS, Object.fromEntries(names.map((name) => [name, sha256OfFile(join(temporary, name))])));
-    for (const name of [...names, CHECKSUMS, "."]) fsyncPath(join(temporary, name));
+    const sums = names.map((name) => [name, sha256OfFile(join(temporary, name))]);
+    writeJson(join(temporary, CHECKSUMS), Object.fromEntries(sums));
+    for (const name of [...names, "."]) fsyncPath(join(temporary, name));
   } catch (error) {
     rmSync(temporary, { recursive: true, force: true });
     throw error;
