@@ -7,7 +7,7 @@
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { describeConfig } from "./config/keys.js";
-import { guarded, isEntry } from "./entry.js";
+import { guarded, isEntry, packageVersion } from "./entry.js";
 import { UserError } from "./errors.js";
 import { checkDevices, checkInputs } from "./launcher/checks.js";
 import { checkMemory } from "./launcher/plan/check-memory.js";
@@ -35,7 +35,8 @@ function command(): Command {
     .option("--no-plan", "start even when the memory plan says that the run does not fit")
     .option("--dry-run", "print the resolved configuration as JSON and exit")
     .option("--debug", "show stack traces")
-    .helpOption("--help", "show this text")
+    .version(packageVersion(), "--version", "print the version")
+    .helpOption("-h, --help", "show this text")
     .allowUnknownOption()
     .allowExcessArguments()
     .exitOverride()

@@ -34,6 +34,13 @@ export function addEngineOptions(command: Command, maxRows: number): Command {
     .option("--threads <n>", "of each engine; 0 = the cores, shared out", atLeast(0), 0);
 }
 
+/** What a command reads: of a run directory the last checkpoint. */
+export async function modelOf(given: string): Promise<string> {
+  const { findRunConfig } = await import("../run/run-config.js");
+  const { checkpointOf } = await import("../run/checkpoint.js");
+  return findRunConfig(given) === undefined ? given : checkpointOf(given);
+}
+
 export function withEngines<T extends EngineFlags>(
   flags: T,
   run: (options: Omit<T, keyof EngineFlags> & { engines: PoolOptions }) => Promise<void>,
@@ -57,9 +64,9 @@ const parser =
     return value;
   };
 
-export function atLeast(least: number): Parser {
-  const accepts = (n: number, text: string): boolean => /^\d+$/.test(text) && n >= least && Number.isSafeInteger(n);
-  return parser(`a whole number >= ${least}`, accepts);
+export function atLeast(least: number, most = Number.MAX_SAFE_INTEGER): Parser {
+  const range = most === Number.MAX_SAFE_INTEGER ? `>= ${least}` : `from ${least} to ${most}`;
+  return parser(`a whole number ${range}`, (n, text) => /^\d+$/.test(text) && n >= least && n <= most);
 }
 
 export const number = (least: number): Parser =>

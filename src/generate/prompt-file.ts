@@ -81,7 +81,8 @@ export function parsePrompt({ where, text }: PromptLine): {
 
 export interface AnswerFile {
   readonly kept: number;
-  readonly errors: () => number;
+  /** What is wrong with lines that have no answer, each beginning with its place. */
+  readonly errors: readonly string[];
   /** Takes a line in any order. */
   add(line: AnswerLine): void;
   close(): void;
@@ -99,21 +100,21 @@ export function openAnswerFile(
     throw new UserError(`--output ${file}: expected another file than --input. Choose another name.`);
   mkdirSync(dirname(resolve(file)), { recursive: true });
   if (overwrite) rmSync(file, { force: true });
-  const kept = existsSync(file) ? keepWhole(file, input, lines, settingsHash) : { count: 0, errors: 0 };
-  let { errors } = kept;
+  const kept = existsSync(file) ? keepWhole(file, input, lines, settingsHash) : { count: 0, errors: [] };
+  const { errors } = kept;
   let next = kept.count;
   /** Lines that wait for one before them. */
   const early = new Map<number, AnswerLine>();
   const handle = openSync(file, "a");
   return {
     kept: kept.count,
-    errors: () => errors,
+    errors,
     add(line) {
       early.set(line.index, line);
       for (let due = early.get(next); due !== undefined; due = early.get(next)) {
         early.delete(next++);
         appendFileSync(handle, `${JSON.stringify(due)}\n`);
-        if ("error" in due) errors++;
+        if ("error" in due) errors.push(due.error);
       }
     },
     close: () => closeSync(handle),
@@ -126,14 +127,14 @@ function keepWhole(
   input: string,
   lines: readonly PromptLine[],
   settingsHash: string,
-): { count: number; errors: number } {
+): { count: number; errors: string[] } {
   const bytes = readFileSync(file);
   const end = bytes.lastIndexOf("\n") + 1;
   const written = bytes.subarray(0, end).toString("utf8").split("\n").slice(0, -1);
   const refuse = (line: number, found: string): never => {
     throw new UserError(`${file}:${line}: ${found}. Choose another --output, or give --overwrite.`);
   };
-  let errors = 0;
+  const errors: string[] = [];
   for (const [i, text] of written.entries()) {
     const parsed = writtenSchema.safeParse(jsonOf(text));
     if (!parsed.success) return refuse(i + 1, "expected a line that infer wrote, found something else");
@@ -147,7 +148,7 @@ function keepWhole(
         i + 1,
         "expected an answer of this model and these settings, found one of others (the weights, --system, --raw, -n, --greedy, --temperature, --max-new-tokens, --seed, --dtype)",
       );
-    if (error !== undefined) errors++;
+    if (error !== undefined) errors.push(error);
   }
   truncateSync(file, end);
   return { count: written.length, errors };

@@ -74,14 +74,17 @@ export async function runInfer(options: InferOptions, progress: LineProgress): P
       } finally {
         file.close();
       }
-      process.stderr.write(`${output}: ${lines.length} lines, ${file.errors()} errors\n`);
-      if (file.errors() > 0) process.exitCode = 1;
+      for (const error of file.errors) process.stderr.write(`${error}\n`);
+      process.stderr.write(`${output}: ${plural(lines.length, "line")}, ${plural(file.errors.length, "error")}\n`);
+      if (file.errors.length > 0) process.exitCode = 1;
     } else if (options.stream) await streamAnswer(asked, request);
     else await printAnswers(asked, request, options.json);
   } finally {
     await pool.stop();
   }
 }
+
+const plural = (n: number, noun: string): string => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
 function refuseCombinations({ prompt, input, output, stream, samples, engines }: InferOptions): void {
   if ((prompt === undefined) === (input === undefined))

@@ -42,6 +42,7 @@ describe("a line of the input", () => {
 
   test.each<[unknown, RegExp]>([
     ["{", /^in.jsonl:1: expected a prompt as a JSON object/],
+    ["{'prompt': 1}", /^in.jsonl:1: expected a prompt as a JSON object, found none that can be read \(.+\)\.$/],
     [{ promt: "x" }, /expected one of prompt, messages and question, found none\.$/],
     [{ prompt: "x", question: "y" }, /found 2\.$/],
     [{ messages: [] }, /messages/],
@@ -99,11 +100,11 @@ describe("the output", () => {
     first.close();
     appendFileSync(output, '{"index":2,"inp');
     const second = open();
-    expect([second.kept, second.errors()]).toEqual([2, 1]);
+    expect([second.kept, second.errors]).toEqual([2, ["too long"]]);
     for (const answer of [line(3), line(2, "too long, too")]) second.add(answer);
     second.close();
     expect(written()).toEqual([0, 1, 2, 3]);
-    expect(open().errors()).toBe(2);
+    expect(open().errors).toEqual(["too long", "too long, too"]);
   });
 
   it("of another input is refused at the first line that differs, and begun anew with --overwrite", () => {
