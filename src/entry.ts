@@ -7,7 +7,6 @@ import { UserError, asUserError, messageOf } from "./errors.js";
 // Without a handler of ours SIGUSR1 opens Node's debugger to everybody on the machine.
 process.on("SIGUSR1", () => {});
 
-/** Of package.json. */
 export function packageVersion(): string {
   return (JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version;
 }

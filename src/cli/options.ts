@@ -3,6 +3,11 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import type { PoolOptions } from "../engine/pool.js";
 import { type DeviceChoice, deviceChoices, onDevice } from "./on-device.js";
 
+export const algoOption = () => new Option("--algo <name>", "algorithm (default: grpo)").choices(["grpo", "ppo"]);
+export const configOption = () =>
+  new Option("--config <file>", "YAML; may be repeated, later files win (default: configs/starter.yaml)").argParser(
+    (file, files: string[] | undefined) => [...(files ?? []), file],
+  );
 export const backendOption = () =>
   new Option("--backend <name>", "of TensorFlow.js").choices(["auto", "tensorflow", "wasm", "cpu"]).default("auto");
 export const threadsOption = () => new Option("--threads <n>", "0 = all cores").argParser(atLeast(0)).default(0);

@@ -79,7 +79,7 @@ function removeUnfinished(runDir: string): void {
     if (name.includes(".tmp-")) rmSync(join(root, name), { recursive: true, force: true });
 }
 
-/** Folder of a run's last checkpoint, or of that of a step. @throws UserError when it is not there */
+/** A run's last checkpoint, or that of a step. @throws UserError when it is not there */
 export function checkpointOf(runDir: string, step?: number): string {
   const steps = listCheckpoints(runDir);
   const wanted = step ?? steps.at(-1);
