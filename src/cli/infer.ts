@@ -21,6 +21,7 @@ export function addInfer(program: Command): void {
     )
     .option("--output <file>", "of --input: JSONL, one line for each line; goes on where it was cut")
     .option("--overwrite", "begin anew where --output holds something else", false)
+    .option("--retry-errors", "ask lines again that --output has an error for")
     .option("--system <text>", "system message, where a line has none of its own (default: the chat template's)")
     .option("--raw", "take prompts as they are, without the chat template", false)
     .option("-n, --samples <n>", "answers to each prompt", atLeast(1), 1)
