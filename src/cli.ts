@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 /** Every command but training (launch.ts). A file of cli/ loads its job only when it runs. */
-import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { addAnalyze } from "./cli/analyze.js";
 import { addCheckModel } from "./cli/check-model.js";
@@ -21,7 +20,7 @@ import { addSft } from "./cli/sft.js";
 import { addStatus } from "./cli/status.js";
 import { addStudy } from "./cli/study.js";
 import { addTrajectories } from "./cli/trajectories.js";
-import { guarded, isEntry } from "./entry.js";
+import { guarded, isEntry, packageVersion } from "./entry.js";
 import { UserError } from "./errors.js";
 
 /** In the order in which --help lists them. */
@@ -49,14 +48,11 @@ const commands = [
 
 /** The whole command line. */
 export function createProgram(): Command {
-  const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as {
-    version: string;
-  };
   const program = new Command("finellama")
     .description("Companions of a training run. The run itself: node dist/launch.js --help")
-    .version(version, "--version", "print the version")
-    .helpOption("--help", "show this text")
-    .helpCommand(false)
+    .version(packageVersion(), "--version", "print the version")
+    .helpOption("-h, --help", "show this text")
+    .helpCommand("help [command]", "show the text of a command")
     // commands inherit both: errors are thrown, and only cli() reports them
     .exitOverride()
     .configureOutput({ writeErr: () => {} });

@@ -1,11 +1,15 @@
 /** What the entry points share: whether the user started a file, and how a failure is reported. */
 import "./telemetry.js";
-import { realpathSync } from "node:fs";
+import { readFileSync, realpathSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { UserError, asUserError, messageOf } from "./errors.js";
 
 // Without a handler of ours SIGUSR1 opens Node's debugger to everybody on the machine.
 process.on("SIGUSR1", () => {});
+
+export function packageVersion(): string {
+  return (JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version;
+}
 
 /** True when the module with this URL is the script Node was started with, also by a link. */
 export function isEntry(url: string): boolean {

@@ -5,9 +5,10 @@
  * Exit code: 0 when the run ended well, 1 when it failed, 128 + signal number after a signal.
  */
 import { fileURLToPath } from "node:url";
-import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { Command, CommanderError } from "commander";
+import { algoOption, atLeast, configOption } from "./cli/options.js";
 import { describeConfig } from "./config/keys.js";
-import { guarded, isEntry } from "./entry.js";
+import { guarded, isEntry, packageVersion } from "./entry.js";
 import { UserError } from "./errors.js";
 import { checkDevices, checkInputs } from "./launcher/checks.js";
 import { checkMemory } from "./launcher/plan/check-memory.js";
@@ -20,32 +21,24 @@ function command(): Command {
   return new Command("launch")
     .description("Post-trains a language model with GRPO or PPO: a learner and its rollout actors on this machine.")
     .usage("--algo grpo|ppo [options] [--key=value ...]")
-    .addOption(new Option("--algo <name>", "algorithm (default: grpo)").choices(["grpo", "ppo"]))
-    .option(
-      "--config <file>",
-      "YAML configuration; may be repeated, later files win (default: configs/starter.yaml)",
-      (file, files: string[] | undefined) => [...(files ?? []), file],
-    )
+    .addOption(algoOption())
+    .addOption(configOption())
     .option("--run-dir <dir>", "where everything of this run is written (default: runs/<algo>-<date>-<time>)")
-    .option("--max-steps <n>", "training iterations", integer)
-    .option("--seed <n>", "seed of prompt order and sampling", integer)
-    .option("--actors <n>", "rollout actors", integer)
+    .option("--max-steps <n>", "training iterations", atLeast(0))
+    .option("--seed <n>", "seed of prompt order and sampling", atLeast(0))
+    .option("--actors <n>", "rollout actors", atLeast(0))
     .option("--resume [dir]", "continue the run in DIR (or --run-dir; default: the latest run under runs/)")
     .option("--serial", "one process, strictly on-policy: the reference to compare with")
     .option("--no-plan", "start even when the memory plan says that the run does not fit")
     .option("--dry-run", "print the resolved configuration as JSON and exit")
     .option("--debug", "show stack traces")
-    .helpOption("--help", "show this text")
+    .version(packageVersion(), "--version", "print the version")
+    .helpOption("-h, --help", "show this text")
     .allowUnknownOption()
     .allowExcessArguments()
     .exitOverride()
     .configureOutput({ writeErr: () => {} })
     .addHelpText("after", () => `\n${describeConfig()}`);
-}
-
-function integer(text: string): number {
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError("Expected a whole number.");
-  return Number(text);
 }
 
 const built = (path: string): string => fileURLToPath(new URL(path, import.meta.url));

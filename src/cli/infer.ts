@@ -2,7 +2,7 @@
 import { type Command, Option } from "commander";
 import { UserError } from "../errors.js";
 import type { InferOptions } from "../generate/run-infer.js";
-import { type EngineFlags, above, addEngineOptions, atLeast, withEngines } from "./options.js";
+import { type EngineFlags, above, addEngineOptions, atLeast, modelOf, withEngines } from "./options.js";
 
 type Flags = Omit<InferOptions, "engines" | "model"> & EngineFlags & { model?: string };
 
@@ -10,7 +10,7 @@ export function addInfer(program: Command): void {
   const infer = program
     .command("infer")
     .description("answer one prompt, or each line of a file (resumable)")
-    .argument("[model]", "Hugging Face folder, such as a checkpoint of a run, PEFT adapter folder, or a hub id")
+    .argument("[model]", "Hugging Face folder, run directory, PEFT adapter folder, or a hub id")
     .option("--model <dir>", "the same")
     .addOption(new Option("--prompt <text>", "the user's message").conflicts("input"))
     .addOption(
@@ -21,6 +21,7 @@ export function addInfer(program: Command): void {
     )
     .option("--output <file>", "of --input: JSONL, one line for each line; goes on where it was cut")
     .option("--overwrite", "begin anew where --output holds something else", false)
+    .option("--retry-errors", "ask lines again that --output has an error for")
     .option("--system <text>", "system message, where a line has none of its own (default: the chat template's)")
     .option("--raw", "take prompts as they are, without the chat template", false)
     .option("-n, --samples <n>", "answers to each prompt", atLeast(1), 1)
@@ -35,7 +36,7 @@ export function addInfer(program: Command): void {
       throw new UserError("infer: expected one model, found it as an argument and as --model. Leave one out.");
     const named = model ?? flags.model;
     if (named === undefined) throw new UserError("infer: expected a model. Name its folder or hub id: infer MODEL …");
-    await withEngines({ ...flags, model: named }, async (options) => {
+    await withEngines({ ...flags, model: await modelOf(named) }, async (options) => {
       const { runInfer } = await import("../generate/run-infer.js");
       const { showProgress } = await import("../terminal/progress-bar.js");
       await runInfer(options, (total, present) => showProgress({ name: "infer", total, present }));

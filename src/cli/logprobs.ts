@@ -6,7 +6,7 @@ import type { BackendChoice } from "../learner/backend/backend.js";
 import type { ScoredSequence } from "../learner/score.js";
 import type { ModelConfig } from "../model/config.js";
 import type { ModelFiles } from "../model/read-model.js";
-import { above, backendOption, threadsOption } from "./options.js";
+import { above, backendOption, modelOf, threadsOption } from "./options.js";
 
 interface LogprobsOptions {
   readonly model: string;
@@ -22,7 +22,10 @@ export function addLogprobs(program: Command): void {
   program
     .command("logprobs")
     .description("log-probabilities of given completions, by the actor's engine or the learner's")
-    .requiredOption("--model <dir>", "Hugging Face folder, PEFT adapter folder, or the hub id of a downloaded model")
+    .requiredOption(
+      "--model <dir>",
+      "Hugging Face folder, run directory, PEFT adapter folder, or the hub id of a downloaded model",
+    )
     .requiredOption("--input <file>", 'JSONL: {"prompt_ids": [...], "completion_ids": [...]}')
     .addOption(new Option("--engine <name>", "whose numbers").choices(["actor", "learner"]).makeOptionMandatory())
     .option("--temperature <t>", "divides the logits", above(0), 1)
@@ -33,7 +36,7 @@ export function addLogprobs(program: Command): void {
 
 async function logprobs(options: LogprobsOptions): Promise<void> {
   const { readModel } = await import("../model/read-model.js");
-  const files = readModel(options.model);
+  const files = readModel(await modelOf(options.model));
   const sequences = await readSequences(options.input, files.shape);
   const { scoreSequences } = await import("../learner/score.js");
   const score = options.engine === "actor" ? forcedThroughEngine : scoreSequences;

@@ -3,6 +3,11 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import type { PoolOptions } from "../engine/pool.js";
 import { type DeviceChoice, deviceChoices, onDevice } from "./on-device.js";
 
+export const algoOption = () => new Option("--algo <name>", "algorithm (default: grpo)").choices(["grpo", "ppo"]);
+export const configOption = () =>
+  new Option("--config <file>", "YAML; may be repeated, later files win (default: configs/starter.yaml)").argParser(
+    (file, files: string[] | undefined) => [...(files ?? []), file],
+  );
 export const backendOption = () =>
   new Option("--backend <name>", "of TensorFlow.js").choices(["auto", "tensorflow", "wasm", "cpu"]).default("auto");
 export const threadsOption = () => new Option("--threads <n>", "0 = all cores").argParser(atLeast(0)).default(0);
@@ -34,6 +39,13 @@ export function addEngineOptions(command: Command, maxRows: number): Command {
     .option("--threads <n>", "of each engine; 0 = the cores, shared out", atLeast(0), 0);
 }
 
+/** What a command reads: of a run directory the last checkpoint. */
+export async function modelOf(given: string): Promise<string> {
+  const { findRunConfig } = await import("../run/run-config.js");
+  const { checkpointOf } = await import("../run/checkpoint.js");
+  return findRunConfig(given) === undefined ? given : checkpointOf(given);
+}
+
 export function withEngines<T extends EngineFlags>(
   flags: T,
   run: (options: Omit<T, keyof EngineFlags> & { engines: PoolOptions }) => Promise<void>,
@@ -57,9 +69,9 @@ const parser =
     return value;
   };
 
-export function atLeast(least: number): Parser {
-  const accepts = (n: number, text: string): boolean => /^\d+$/.test(text) && n >= least && Number.isSafeInteger(n);
-  return parser(`a whole number >= ${least}`, accepts);
+export function atLeast(least: number, most = Number.MAX_SAFE_INTEGER): Parser {
+  const range = most === Number.MAX_SAFE_INTEGER ? `>= ${least}` : `from ${least} to ${most}`;
+  return parser(`a whole number ${range}`, (n, text) => /^\d+$/.test(text) && n >= least && n <= most);
 }
 
 export const number = (least: number): Parser =>

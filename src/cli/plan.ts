@@ -1,8 +1,8 @@
 /** `plan`: what a run would take in memory; allocates nothing, and refuses what does not fit. */
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
-import { memorySize } from "./options.js";
+import { algoOption, configOption, memorySize } from "./options.js";
 
 interface PlanOptions {
   readonly algo?: RunConfig["algo"];
@@ -18,12 +18,8 @@ export function addPlan(program: Command): void {
     .command("plan")
     .description("what a run would take in memory, by process and item, and whether it fits; allocates nothing")
     .usage("[--algo grpo|ppo] [--config FILE] [--key=value ...]")
-    .addOption(new Option("--algo <name>", "algorithm (default: grpo)").choices(["grpo", "ppo"]))
-    .option(
-      "--config <file>",
-      "YAML configuration, as for launch; may be repeated (default: configs/starter.yaml)",
-      (file, files: string[] | undefined) => [...(files ?? []), file],
-    )
+    .addOption(algoOption())
+    .addOption(configOption())
     .option("--gpu-memory <size>", "of each GPU, such as 80GB (default: what the driver says)", memorySize)
     .option("--serial", "one process that also samples")
     .option("--json", "print the plan as JSON")

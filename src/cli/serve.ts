@@ -1,15 +1,15 @@
 /** `serve`: an OpenAI-compatible HTTP server for a model folder or adapter. */
 import type { Command } from "commander";
 import type { ServeOptions } from "../serving/server.js";
-import { type EngineFlags, addEngineOptions, atLeast, withEngines } from "./options.js";
+import { type EngineFlags, addEngineOptions, atLeast, modelOf, withEngines } from "./options.js";
 
 export function addServe(program: Command): void {
   const command = program
     .command("serve")
     .description("answer HTTP requests as OpenAI's API does: completions, chat completions, models")
-    .argument("<model>", "Hugging Face folder, PEFT adapter folder, or the hub id of a downloaded model")
+    .argument("<model>", "Hugging Face folder, run directory, PEFT adapter folder, or the hub id of a downloaded model")
     .option("--host <address>", "to listen on; another than loopback needs an API key", "127.0.0.1")
-    .option("--port <n>", "0 = any free one", atLeast(0), 8000)
+    .option("--port <n>", "0 = any free one", atLeast(0, 65535), 8000)
     .option(
       "--api-key <key>",
       "clients must send it as a bearer token (default: FINELLAMA_API_KEY, which ps does not show)",
@@ -19,7 +19,7 @@ export function addServe(program: Command): void {
   addEngineOptions(command, 64).action(async (model: string, flags: Omit<ServeOptions, "engines"> & EngineFlags) => {
     await withEngines(flags, async (options) => {
       const { runServer } = await import("../serving/server.js");
-      await runServer(model, options);
+      await runServer(await modelOf(model), { modelName: model, ...options });
     });
   });
 }

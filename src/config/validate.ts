@@ -40,7 +40,7 @@ function explain(issue: z.core.$ZodIssue, layer: unknown, where: string, flags: 
     const inList = issue.path.some((step) => typeof step === "number");
     return issue.keys.map((name) => {
       if (SAMPLING_KEYS.has(name))
-        return `${where}: ${name} is not a training option. Training samples with \`temperature\` alone, so that the sampled distribution is the trained one; remove ${name} (\`infer\` takes it from the model's generation_config.json).`;
+        return `${where}: ${name} is not a training option. Training samples with \`temperature\` alone, so that the sampled distribution is the trained one; remove ${name}.`;
       const key = dotted([...issue.path, name]);
       return inList
         ? `${where}: unknown key "${key}"; expected ${expectedAt(issue.path)}.`

@@ -14,8 +14,10 @@ export function checkRequest(request: GenerateRequest, shape: ModelConfig, optio
     refuse(
       `groupSize ${groupSize} exceeds the ${options.maxRows} rows of a batch. Raise the row limit or use smaller groups.`,
     );
-  if (!(sampling.temperature >= 0 && Number.isFinite(sampling.temperature)))
-    refuse(`temperature is ${sampling.temperature}, expected a number ≥ 0`);
+  const { temperature } = sampling;
+  // logits divided by less exceed float32
+  if (!(temperature === 0 || (temperature >= 1e-6 && Number.isFinite(temperature))))
+    refuse(`temperature is ${temperature}, expected 0 (the most probable token each time) or a number ≥ 1e-6`);
   if (forced !== undefined && forced.length !== groupSize)
     refuse(`${forced.length} forced completions for a group of ${groupSize}`);
   if (forced === undefined && !(Number.isInteger(sampling.maxNewTokens) && sampling.maxNewTokens >= 1))

@@ -60,9 +60,7 @@ export async function exportModel(
   const out = resolve(options.out);
   const model = readModel(spec);
   if (options.merge && model.lora === null)
-    throw new UserError(
-      `--merge: expected an adapter folder, found a whole model in ${model.folder}. Leave --merge out.`,
-    );
+    note(`--merge has no effect: ${model.folder} holds a whole model, no adapter.`);
   checkTarget(out, options.force, [model.folder, model.baseFolder]);
   if (existsSync(join(model.folder, "value_head.safetensors")))
     note("value_head.safetensors, the critic of PPO, is left out: it serves training alone.");

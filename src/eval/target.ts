@@ -1,9 +1,9 @@
 /** Resolves `--model`, a folder, a hub id or a run directory, and reads how that run asked. */
 import { basename, dirname, join, resolve } from "node:path";
 import { UserError } from "../errors.js";
-import { listCheckpoints } from "../run/checkpoint.js";
+import { checkpointOf } from "../run/checkpoint.js";
 import { findRunConfig } from "../run/run-config.js";
-import { CHECKPOINTS, checkpointFolder } from "../run/paths.js";
+import { CHECKPOINTS } from "../run/paths.js";
 
 export interface Target {
   /** Model or adapter folder, or a hub id. */
@@ -25,13 +25,7 @@ export function findTarget(model: string, step?: number): Target {
     const ofRun = basename(dirname(resolve(model))) === CHECKPOINTS ? findRun(join(model, "../..")) : undefined;
     return { model, trainSeed: null, prompt: null, ...ofRun };
   }
-  const steps = listCheckpoints(model);
-  const wanted = step ?? steps.at(-1);
-  if (wanted === undefined || !steps.includes(wanted))
-    throw new UserError(
-      `${model}: expected ${step === undefined ? "a checkpoint" : `the checkpoint of step ${step}`}, found ${steps.length === 0 ? "none" : `those of ${steps.join(", ")}`}. ${steps.length === 0 ? "Let the run write one." : "Choose one with --checkpoint."}`,
-    );
-  return { model: checkpointFolder(model, wanted), ...run };
+  return { model: checkpointOf(model, step), ...run };
 }
 
 /** The training run in a folder, as far as an evaluation needs it. */

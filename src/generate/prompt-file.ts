@@ -13,7 +13,7 @@ import {
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
-import { jsonOf, parseJson, readLines } from "../files.js";
+import { jsonOf, parseJson, readLines, writeWhole } from "../files.js";
 import { messageList } from "../model/chat-messages.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import type { Answer } from "./prompting.js";
@@ -81,7 +81,10 @@ export function parsePrompt({ where, text }: PromptLine): {
 
 export interface AnswerFile {
   readonly kept: number;
-  readonly errors: () => number;
+  /** What is wrong with lines that have no answer, by index; each begins with its place. */
+  readonly errors: ReadonlyMap<number, string>;
+  /** Whether a line is to be answered: it is not there, or its error is to be tried again. */
+  readonly isOpen: (line: PromptLine) => boolean;
   /** Takes a line in any order. */
   add(line: AnswerLine): void;
   close(): void;
@@ -93,30 +96,41 @@ export function openAnswerFile(
   input: string,
   lines: readonly PromptLine[],
   settingsHash: string,
-  overwrite: boolean,
+  { overwrite, retryErrors = false }: { readonly overwrite: boolean; readonly retryErrors?: boolean },
 ): AnswerFile {
   if (resolve(file) === resolve(input))
     throw new UserError(`--output ${file}: expected another file than --input. Choose another name.`);
   mkdirSync(dirname(resolve(file)), { recursive: true });
   if (overwrite) rmSync(file, { force: true });
-  const kept = existsSync(file) ? keepWhole(file, input, lines, settingsHash) : { count: 0, errors: 0 };
-  let { errors } = kept;
+  const kept = existsSync(file)
+    ? keepWhole(file, input, lines, settingsHash)
+    : { count: 0, errors: new Map<number, string>() };
+  const { errors } = kept;
   let next = kept.count;
   /** Lines that wait for one before them. */
   const early = new Map<number, AnswerLine>();
+  const again = new Set(retryErrors ? errors.keys() : []);
+  const replaced = new Map<number, AnswerLine>();
   const handle = openSync(file, "a");
   return {
     kept: kept.count,
-    errors: () => errors,
+    errors,
+    isOpen: ({ index }) => index >= kept.count || again.has(index),
     add(line) {
-      early.set(line.index, line);
+      errors.delete(line.index);
+      if ("error" in line) errors.set(line.index, line.error);
+      (line.index < kept.count ? replaced : early).set(line.index, line);
       for (let due = early.get(next); due !== undefined; due = early.get(next)) {
         early.delete(next++);
         appendFileSync(handle, `${JSON.stringify(due)}\n`);
-        if ("error" in due) errors++;
       }
     },
-    close: () => closeSync(handle),
+    close() {
+      closeSync(handle);
+      if (replaced.size === 0) return;
+      const whole = readFileSync(file, "utf8").split("\n");
+      writeWhole(file, whole.map((text, i) => (replaced.has(i) ? JSON.stringify(replaced.get(i)) : text)).join("\n"));
+    },
   };
 }
 
@@ -126,14 +140,14 @@ function keepWhole(
   input: string,
   lines: readonly PromptLine[],
   settingsHash: string,
-): { count: number; errors: number } {
+): { count: number; errors: Map<number, string> } {
   const bytes = readFileSync(file);
   const end = bytes.lastIndexOf("\n") + 1;
   const written = bytes.subarray(0, end).toString("utf8").split("\n").slice(0, -1);
   const refuse = (line: number, found: string): never => {
     throw new UserError(`${file}:${line}: ${found}. Choose another --output, or give --overwrite.`);
   };
-  let errors = 0;
+  const errors = new Map<number, string>();
   for (const [i, text] of written.entries()) {
     const parsed = writtenSchema.safeParse(jsonOf(text));
     if (!parsed.success) return refuse(i + 1, "expected a line that infer wrote, found something else");
@@ -147,7 +161,7 @@ function keepWhole(
         i + 1,
         "expected an answer of this model and these settings, found one of others (the weights, --system, --raw, -n, --greedy, --temperature, --max-new-tokens, --seed, --dtype)",
       );
-    if (error !== undefined) errors++;
+    if (error !== undefined) errors.set(i, error);
   }
   truncateSync(file, end);
   return { count: written.length, errors };

@@ -24,6 +24,8 @@ export interface InferOptions {
   readonly input?: string;
   readonly output?: string;
   readonly overwrite: boolean;
+  /** Lines of `output` that hold an error are asked again. */
+  readonly retryErrors?: boolean;
   /** System message; undefined = the template's own default. */
   readonly system?: string;
   readonly raw: boolean;
@@ -68,20 +70,23 @@ export async function runInfer(options: InferOptions, progress: LineProgress): P
   try {
     if (request === null) {
       const settingsHash = shortHash(JSON.stringify([version.sha256, settings.dtype, asking]));
-      const file = openAnswerFile(output!, input!, lines, settingsHash, options.overwrite);
+      const file = openAnswerFile(output!, input!, lines, settingsHash, options);
       try {
         await answerLines(asked, lines, file, settingsHash, progress);
       } finally {
         file.close();
       }
-      process.stderr.write(`${output}: ${lines.length} lines, ${file.errors()} errors\n`);
-      if (file.errors() > 0) process.exitCode = 1;
+      for (const error of file.errors.values()) process.stderr.write(`${error}\n`);
+      process.stderr.write(`${output}: ${plural(lines.length, "line")}, ${plural(file.errors.size, "error")}\n`);
+      if (file.errors.size > 0) process.exitCode = 1;
     } else if (options.stream) await streamAnswer(asked, request);
     else await printAnswers(asked, request, options.json);
   } finally {
     await pool.stop();
   }
 }
+
+const plural = (n: number, noun: string): string => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
 function refuseCombinations({ prompt, input, output, stream, samples, engines }: InferOptions): void {
   if ((prompt === undefined) === (input === undefined))
@@ -133,9 +138,11 @@ async function answerLines(
   settingsHash: string,
   progress: LineProgress,
 ): Promise<void> {
-  if (file.kept > 0) process.stderr.write(`going on: ${file.kept} of ${lines.length} lines are there\n`);
-  const bar = progress(lines.length, file.kept);
-  const open = lines.slice(file.kept).values();
+  const asked = lines.filter((line) => file.isOpen(line));
+  const there = lines.length - asked.length;
+  if (there > 0) process.stderr.write(`going on: ${there} of ${lines.length} lines are there\n`);
+  const bar = progress(lines.length, there);
+  const open = asked.values();
   const lane = async (): Promise<void> => {
     for (const line of open) {
       file.add(await answerLine(line));

@@ -148,7 +148,6 @@ export function validationLine(event: Extract<ProgressEvent, { type: "validation
 
 export function headline({ header, backend, parameters }: Pick<RunState, "header" | "backend" | "parameters">): string {
   const { algo, model, serial, numActors, threads } = header;
-  const plural = (n: number, noun: string) => `${n} ${noun}${n === 1 ? "" : "s"}`;
   const size = parameters === undefined ? "" : ` (${(parameters / 1e6).toFixed(parameters < 1e7 ? 2 : 0)} M)`;
   const processes = serial
     ? `one process with ${plural(threads.learner, "thread")}`
@@ -221,7 +220,7 @@ export function report(summary: RunSummary, runDir: string): string {
       ? ["", ...text, `${n} held-out problems; [95 % interval], of the gain over the same questions`]
       : []),
     "",
-    `${summary.stopped ? "Stopped after" : "Done:"} ${summary.iterations} iterations, ${clock(summary.wall_seconds)} in all, ${clock(summary.train_seconds)} of it training, on ${summary.backend}.`,
+    `${summary.stopped ? "Stopped after" : "Done:"} ${plural(summary.iterations, "iteration")}, ${clock(summary.wall_seconds)} in all, ${clock(summary.train_seconds)} of it training, on ${summary.backend}.`,
     `Run: ${runDir}`,
     "Next:",
     ...(summary.stopped ? [`  node dist/launch.js --resume ${runDir}`] : []),
@@ -233,3 +232,5 @@ export function report(summary: RunSummary, runDir: string): string {
     `  node dist/cli.js trajectories ${runDir} | head -n 3`,
   ].join("\n");
 }
+
+const plural = (n: number, noun: string): string => `${n} ${noun}${n === 1 ? "" : "s"}`;

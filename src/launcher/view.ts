@@ -20,8 +20,11 @@ export function createView(
   header: RunHeader,
   maxSteps: number,
   now: () => number = () => performance.now(),
+  env: NodeJS.ProcessEnv = process.env,
 ): View {
-  return stream.isTTY && stream.columns >= 40
+  // a job of CI keeps every frame, and a dumb terminal cannot move the cursor
+  const plain = env["TERM"] === "dumb" || !["", "0", "false"].includes(env["CI"] ?? "");
+  return stream.isTTY && stream.columns >= 40 && !plain
     ? liveView(stream, header, maxSteps, now)
     : plainView((line) => stream.write(`${line}\n`), header, maxSteps, now);
 }

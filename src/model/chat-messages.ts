@@ -8,7 +8,10 @@ const textParts = z
 export const messageList = z
   .array(
     z.strictObject({
-      role: z.enum(["system", "user", "assistant"]),
+      // OpenAI's later name of "system"
+      role: z
+        .enum(["system", "developer", "user", "assistant"])
+        .transform((role) => (role === "developer" ? "system" : role)),
       content: z.union([z.string(), textParts], "expected a string or a list of text parts"),
     }),
   )

@@ -68,6 +68,16 @@ function removeUnfinished(runDir: string): void {
     if (name.includes(".tmp-")) rmSync(join(root, name), { recursive: true, force: true });
 }
 
+/** A run's last checkpoint, or that of a step. @throws UserError when it is not there */
+export function checkpointOf(runDir: string, step?: number): string {
+  const steps = listCheckpoints(runDir);
+  const wanted = step ?? steps.at(-1);
+  if (wanted !== undefined && steps.includes(wanted)) return checkpointFolder(runDir, wanted);
+  throw new UserError(
+    `${runDir}: expected ${step === undefined ? "a checkpoint" : `the checkpoint of step ${step}`}, found ${steps.length === 0 ? "none" : `those of ${steps.join(", ")}`}. ${steps.length === 0 ? "Let the run write one." : "Choose one with --checkpoint."}`,
+  );
+}
+
 /** Steps of the whole checkpoints, ascending; unfinished ones have other names. */
 export function listCheckpoints(runDir: string): number[] {
   const root = checkpointsFolder(runDir);

@@ -64,7 +64,10 @@ export const chatRequest = z.strictObject({
     .max(1, "at most 1: beside a token itself, only the most probable one is known")
     .nullish(),
   response_format: z.strictObject({ type: z.literal("text", 'only "text" is served') }).nullish(),
-  tools: z.array(z.never(), "is not served").nullish(),
+  tools: z.tuple([], "is not served").nullish(),
+  tool_choice: z.literal("none", "is not served").nullish(),
+  functions: z.tuple([], "is not served").nullish(),
+  function_call: z.literal("none", "is not served").nullish(),
   store: z.literal(false, "is not served").nullish(),
 });
 export type ChatRequest = z.infer<typeof chatRequest>;

@@ -1,11 +1,15 @@
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { cli, createProgram } from "../../src/cli.js";
-import { guarded } from "../../src/entry.js";
+import { modelOf } from "../../src/cli/options.js";
+import { runConfigSchema } from "../../src/config/schema.js";
+import { guarded, packageVersion } from "../../src/entry.js";
 import { UserError } from "../../src/errors.js";
 import { launch } from "../../src/launch.js";
+import { checkpointOf } from "../../src/run/checkpoint.js";
+import { checkpointFolder } from "../../src/run/paths.js";
 
 let stdout = "";
 let stderr = "";
@@ -53,7 +57,36 @@ describe("cli", () => {
   });
 
   test.each([
+    ["-h", /^Usage: finellama \[options\]/],
+    ["help", /^Usage: finellama \[options\]/],
+    ["help infer", /^Usage: finellama infer /],
+    ["infer -h", /^Usage: finellama infer /],
+    ["eval -h", /^Usage: finellama eval /],
+    ["export --help", /^Usage: finellama export /],
+  ])("%j prints a text of help", async (line, text) => {
+    expect(await run(cli, line)).toBe(0);
+    expect(stdout).toMatch(text);
+    expect(stderr).toBe("");
+  });
+
+  test("of a run directory, a command takes the last checkpoint; any other model as it is named", async () => {
+    const runDir = mkdtempSync(join(tmpdir(), "run-"));
+    writeFileSync(join(runDir, "config.json"), JSON.stringify(runConfigSchema.parse({})));
+    await expect(modelOf(runDir)).rejects.toThrow(/expected a checkpoint, found none. Let the run write one/);
+    for (const step of [2, 10]) mkdirSync(checkpointFolder(runDir, step), { recursive: true });
+    expect(await modelOf(runDir)).toBe(checkpointFolder(runDir, 10));
+    expect(checkpointOf(runDir, 2)).toBe(checkpointFolder(runDir, 2));
+    expect(() => checkpointOf(runDir, 3)).toThrow(/expected the checkpoint of step 3, found those of 2, 10/);
+    writeFileSync(join(runDir, "config.json"), JSON.stringify({ model_type: "qwen2" }));
+    for (const model of [runDir, "Qwen/Qwen2.5-3B-Instruct", "/nowhere"]) expect(await modelOf(model)).toBe(model);
+    rmSync(runDir, { recursive: true });
+  });
+
+  test.each([
     ["", /^Usage: finellama/],
+    ["serve m --port 65536", /'65536' is invalid. Expected a whole number from 0 to 65535.\n$/],
+    ["serve m --port -1", /'-1' is invalid. Expected a whole number from 0 to 65535.\n$/],
+    ["serve m --port 1e3", /Expected a whole number from 0 to 65535.\n$/],
     ["infr", /^error: unknown command 'infr'.*infer/s],
     ["infer --prompt hi", /^error: infer: expected a model\. Name its folder or hub id: infer MODEL …\n$/],
     ["infer m --prompt hi --device gpu", /Allowed choices are auto, cpu, cuda/],
@@ -117,6 +150,14 @@ describe("errors", () => {
 });
 
 describe("launch", () => {
+  test("--version is the package's, and -h the same as --help", async () => {
+    expect(await run(launch, "--version")).toBe(0);
+    expect(stdout).toBe(`${packageVersion()}\n`);
+    stdout = "";
+    expect(await run(launch, "-h")).toBe(0);
+    expect(stdout).toMatch(/^Usage: launch[^]*Precedence:/);
+  });
+
   test("--help lists flags and configuration keys", async () => {
     expect(await run(launch, "--help")).toBe(0);
     for (const part of ["--algo", "--resume [dir]", "--serial", "--dry-run", "actors.max_restarts = 5", "Precedence:"])

@@ -171,10 +171,11 @@ describe("a merged adapter", () => {
     expect(readdirSync(out)).toHaveLength(6);
   });
 
-  test("needs an adapter", async () => {
-    await expect(exported(baseFolder(), { merge: true })).rejects.toThrow(
-      /--merge: expected an adapter folder, found a whole/,
-    );
+  test("is what a whole model is already", async () => {
+    const [merged, plain] = [await exported(baseFolder(), { merge: true }), await exported(baseFolder())];
+    expect(readdirSync(merged)).toEqual(readdirSync(plain));
+    const weights = (folder: string) => readFileSync(join(folder, "model.safetensors"));
+    expect(weights(merged)).toEqual(weights(plain));
   });
 });
 

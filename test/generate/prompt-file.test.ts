@@ -42,6 +42,7 @@ describe("a line of the input", () => {
 
   test.each<[unknown, RegExp]>([
     ["{", /^in.jsonl:1: expected a prompt as a JSON object/],
+    ["{'prompt': 1}", /^in.jsonl:1: expected a prompt as a JSON object, found none that can be read \(.+\)\.$/],
     [{ promt: "x" }, /expected one of prompt, messages and question, found none\.$/],
     [{ prompt: "x", question: "y" }, /found 2\.$/],
     [{ messages: [] }, /messages/],
@@ -70,8 +71,8 @@ describe("the output", () => {
   const write = (texts: readonly string[]) =>
     writeFileSync(input, texts.map((prompt) => `${JSON.stringify({ prompt })}\n`).join(""));
   beforeEach(() => write(prompts));
-  const open = (settings = "s", overwrite = false) =>
-    openAnswerFile(output, input, readPromptLines(input), settings, overwrite);
+  const open = (settings = "s", overwrite = false, retryErrors = false) =>
+    openAnswerFile(output, input, readPromptLines(input), settings, { overwrite, retryErrors });
   const line = (index: number, error?: string): AnswerLine => {
     const head = { index, input_hash: shortHash(readPromptLines(input)[index]!.text), settings_hash: "s" };
     return error === undefined ? { ...head, prompt_tokens: 1, completions: [] } : { ...head, error };
@@ -99,11 +100,26 @@ describe("the output", () => {
     first.close();
     appendFileSync(output, '{"index":2,"inp');
     const second = open();
-    expect([second.kept, second.errors()]).toEqual([2, 1]);
+    expect([second.kept, [...second.errors]]).toEqual([2, [[1, "too long"]]]);
     for (const answer of [line(3), line(2, "too long, too")]) second.add(answer);
     second.close();
     expect(written()).toEqual([0, 1, 2, 3]);
-    expect(open().errors()).toBe(2);
+    expect([...open().errors.values()]).toEqual(["too long", "too long, too"]);
+  });
+
+  it("has lines with errors asked again where that is wanted, and keeps the others", () => {
+    const first = open();
+    for (const answer of [line(0, "busy"), line(1), line(2, "too long")]) first.add(answer);
+    first.close();
+    const openLines = (file: ReturnType<typeof open>) =>
+      readPromptLines(input).flatMap((asked) => (file.isOpen(asked) ? [asked.index] : []));
+    expect(openLines(open())).toEqual([3]);
+    const again = open("s", false, true);
+    expect(openLines(again)).toEqual([0, 2, 3]);
+    for (const answer of [line(3), line(2, "still too long"), line(0)]) again.add(answer);
+    again.close();
+    expect(written()).toEqual([0, 1, 2, 3]);
+    expect([...open().errors]).toEqual([[2, "still too long"]]);
   });
 
   it("of another input is refused at the first line that differs, and begun anew with --overwrite", () => {
@@ -133,7 +149,7 @@ describe("the output", () => {
   });
 
   it("is not the input", () => {
-    expect(() => openAnswerFile(input, join(folder, ".", "in.jsonl"), [], "s", true)).toThrow(
+    expect(() => openAnswerFile(input, join(folder, ".", "in.jsonl"), [], "s", { overwrite: true })).toThrow(
       /another file than --input/,
     );
     expect(readFileSync(input, "utf8")).toContain('"a"');

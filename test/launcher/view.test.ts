@@ -1,3 +1,4 @@
+import { EventEmitter } from "node:events";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
@@ -10,7 +11,7 @@ import {
   update,
   type RunHeader,
 } from "../../src/launcher/render.js";
-import { plainView } from "../../src/launcher/view.js";
+import { createView, plainView } from "../../src/launcher/view.js";
 import type { ProgressEvent, RunSummary } from "../../src/protocol/progress.js";
 
 const header: RunHeader = {
@@ -219,4 +220,29 @@ describe("closing report", () => {
     expect(text).toContain("--resume runs/a");
     expect(text).not.toContain("infer");
   });
+});
+
+test.each<[NodeJS.ProcessEnv, boolean]>([
+  [{ TERM: "xterm" }, true],
+  [{}, true],
+  [{ TERM: "xterm", CI: "" }, true],
+  [{ TERM: "xterm", CI: "false" }, true],
+  [{ TERM: "dumb" }, false],
+  [{ TERM: "xterm", CI: "1" }, false],
+  [{ TERM: "xterm", CI: "true" }, false],
+])("on a terminal with %j the view is live: %s", (env, live) => {
+  let written = "";
+  const write = (text: string) => ((written += text), true);
+  const stream = Object.assign(new EventEmitter(), { isTTY: true, columns: 80, rows: 24, write });
+  createView(stream as unknown as NodeJS.WriteStream, header, 120, () => 0, env).close();
+  expect(written.includes("░")).toBe(live);
+});
+
+test.each([
+  [0, "0 iterations"],
+  [1, "1 iteration,"],
+  [2, "2 iterations"],
+])("a report of %d counts in words: %s", (iterations, words) => {
+  const summary = { iterations, wall_seconds: 1, train_seconds: 1, backend: "cpu", checkpoint: null, stopped: false };
+  expect(report({ ...summary, validation: {} } as unknown as RunSummary, "runs/a")).toContain(`Done: ${words}`);
 });
