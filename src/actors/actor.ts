@@ -10,7 +10,7 @@ import { UserError, messageOf } from "../errors.js";
 import type { PolicyVersion } from "../model/identity.js";
 import { ProtocolError, decode, encode, groupToWire, taskFromWire } from "../protocol/codec.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
-import { type Addresses, HEARTBEAT_MS, SILENCE_MS, Writer, connectDealer } from "../protocol/sockets.js";
+import { type Addresses, HEARTBEAT_MS, SILENCE_MS, Writer, connectDealer, undamaged } from "../protocol/sockets.js";
 import { type Announcement, fromLearner } from "../protocol/wire-schemas.js";
 import type { GeneratedGroup } from "../engine/engine-types.js";
 import type { FromEngine, ToEngine } from "../engine/engine-thread.js";
@@ -123,7 +123,7 @@ export class Actor {
   }
 
   #fromLearner(frames: Buffer[]): void {
-    const { header, tensors } = decode(fromLearner, frames);
+    const { header, tensors } = decode(fromLearner, undamaged(frames));
     switch (header.type) {
       case "heartbeat":
         this.#announced = header.weights;

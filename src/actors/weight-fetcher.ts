@@ -1,9 +1,8 @@
 /** Fetches a policy's weights: from a file in shared memory, else in checked chunks. */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { crc32 } from "node:zlib";
 import type { Dealer } from "zeromq";
 import { ProtocolError, decode, encode } from "../protocol/codec.js";
-import { Writer, connectDealer } from "../protocol/sockets.js";
+import { DamagedMessage, Writer, connectDealer, undamaged } from "../protocol/sockets.js";
 import { type Announcement, weightsReply } from "../protocol/wire-schemas.js";
 
 /** Requests under way at once: hides the round trip without flooding the learner. */
@@ -58,11 +57,8 @@ export class WeightFetcher {
       if (!missing.has(chunk)) continue;
       const body = reply.tensors[0];
       const expected = Math.min(chunkBytes, totalBytes - chunk * chunkBytes);
-      if (body?.byteLength !== expected || crc32(body) !== reply.header.crc32) {
-        this.#count("weights_chunks_corrupted");
-        await request(chunk);
-        continue;
-      }
+      if (body?.byteLength !== expected)
+        throw new Error(`weights: expected a chunk of ${expected} bytes, found ${body?.byteLength ?? 0}`);
       bytes.set(body, chunk * chunkBytes);
       missing.delete(chunk);
       if (next < chunks) await request(next++);
@@ -75,11 +71,15 @@ export class WeightFetcher {
     this.#socket.close();
   }
 
-  /** Null when no reply came in time. */
+  /** Null when no reply came in time, or a damaged one. */
   async #receive(): Promise<Buffer[] | null> {
     try {
-      return await this.#socket.receive();
+      return undamaged(await this.#socket.receive());
     } catch (error) {
+      if (error instanceof DamagedMessage) {
+        this.#count("weights_chunks_corrupted");
+        return null;
+      }
       if (this.#socket.closed || (error as { code?: string }).code === "EAGAIN") return null;
       throw error;
     }

@@ -2,9 +2,11 @@
 import { rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { crc32 } from "node:zlib";
 import { Dealer, Router } from "zeromq";
 import { UserError, messageOf } from "../errors.js";
 import { parseAddress } from "./address.js";
+import { ProtocolError } from "./codec.js";
 import { ownFolder } from "./leftovers.js";
 
 /** Where the learner listens. Weights have their own socket: chunks never delay acks. */
@@ -105,10 +107,33 @@ export class Writer {
     this.#socket = socket;
   }
 
-  /** Rejects when the peer is unreachable or does not drain its queue; later sends go on. */
-  send(frames: readonly (Uint8Array | string)[]): Promise<void> {
-    const sent = this.#last.then(() => this.#socket.send([...frames]));
+  /**
+   * Sends a message and its checksum, of a ROUTER to `peer`.
+   * Rejects when the peer is unreachable or does not drain its queue; later sends go on.
+   */
+  send(frames: readonly Uint8Array[], peer?: string | Buffer): Promise<void> {
+    const message = [...(peer === undefined ? [] : [peer]), ...frames, checksum(frames)];
+    const sent = this.#last.then(() => this.#socket.send(message));
     this.#last = sent.catch(() => {});
     return sent;
   }
+}
+
+/** A message that is not the one that was sent: it is counted and dropped, its sender asks again. */
+export class DamagedMessage extends ProtocolError {}
+
+/** The frames before the checksum. @throws DamagedMessage when it is not theirs */
+export function undamaged(received: readonly Buffer[]): Buffer[] {
+  const frames = received.slice(0, -1);
+  const found = received.at(-1);
+  if (found === undefined || !checksum(frames).equals(found))
+    throw new DamagedMessage("expected the checksum of the frames before it, found another last frame");
+  return frames;
+}
+
+/** CRC-32 over all frames, little-endian. ZeroMQ and TCP's own sum let damage through. */
+function checksum(frames: readonly Uint8Array[]): Buffer {
+  const sum = Buffer.alloc(4);
+  sum.writeUInt32LE(frames.reduce((crc, frame) => crc32(frame, crc), 0));
+  return sum;
 }

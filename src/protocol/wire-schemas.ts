@@ -5,7 +5,6 @@ const count = z.int().nonnegative();
 const text = z.string().max(10_000);
 const id = z.string().min(1).max(200);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
-const uint32 = z.int().min(0).max(0xffffffff);
 
 const policyVersion = z.strictObject({ iteration: count, sha256 });
 
@@ -124,7 +123,7 @@ export const weightsRequest = z.strictObject({ type: z.literal("fetch"), token, 
 
 /** `chunk` is followed by its bytes; `gone` says that another policy is current now. */
 export const weightsReply = z.discriminatedUnion("type", [
-  z.strictObject({ type: z.literal("chunk"), sha256, chunk: count, crc32: uint32 }),
+  z.strictObject({ type: z.literal("chunk"), sha256, chunk: count }),
   z.strictObject({ type: z.literal("gone"), sha256 }),
 ]);
 

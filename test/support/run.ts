@@ -42,13 +42,12 @@ export interface Where {
   readonly env?: NodeJS.ProcessEnv;
 }
 
-/** Starts `node dist/<entry>.js …args`. */
-export function start(
-  entry: "launch" | "cli",
-  args: readonly string[],
-  { cwd = root, env = process.env }: Where = {},
-): Running {
-  const child = spawn(process.execPath, [join(root, `dist/${entry}.js`), ...args], {
+/** A part of the program, or a fixture that starts one. */
+export type Entry = "launch" | "cli" | `test/fixtures/${string}.mjs`;
+
+/** Starts `node dist/<entry>.js …args`, or a fixture. */
+export function start(entry: Entry, args: readonly string[], { cwd = root, env = process.env }: Where = {}): Running {
+  const child = spawn(process.execPath, [join(root, entry.endsWith(".mjs") ? entry : `dist/${entry}.js`), ...args], {
     cwd,
     env,
     detached: true,
@@ -65,7 +64,7 @@ export function start(
   return { pid, ended, signalGroup: (signal) => process.kill(-pid, signal) };
 }
 
-export const run = (entry: "launch" | "cli", args: readonly string[], where?: Where): Promise<Ended> =>
+export const run = (entry: Entry, args: readonly string[], where?: Where): Promise<Ended> =>
   start(entry, args, where).ended;
 
 /** Living processes of a group (Linux; empty elsewhere). A zombie is dead. */

@@ -16,7 +16,15 @@ import type { Router } from "zeromq";
 import type { PolicyVersion } from "../../model/identity.js";
 import { ProtocolError, decode, encode, groupFromWire, taskToWire } from "../../protocol/codec.js";
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
-import { type Addresses, HEARTBEAT_MS, SILENCE_MS, Writer, bindRouter } from "../../protocol/sockets.js";
+import {
+  type Addresses,
+  HEARTBEAT_MS,
+  SILENCE_MS,
+  DamagedMessage,
+  Writer,
+  bindRouter,
+  undamaged,
+} from "../../protocol/sockets.js";
 import { type ActorHeartbeat, type Hello, fromActor } from "../../protocol/wire-schemas.js";
 import type { Ledger, Log } from "./ledger.js";
 import type { TrainingBatch } from "./rollout-source.js";
@@ -40,8 +48,8 @@ export interface DispatcherOptions {
   readonly silenceMs?: number;
 }
 
-/** Frames of the largest message: header, ids, log-probabilities. */
-const MAX_PARTS = 3;
+/** Frames of the largest message: header, ids, log-probabilities, checksum. */
+const MAX_PARTS = 4;
 
 interface ActorState {
   readonly id: string;
@@ -139,7 +147,7 @@ export class Dispatcher {
     this.#closed = true;
     clearInterval(this.#timer);
     const message = encode({ type: "stop", reason });
-    await Promise.allSettled([...this.#actors.keys()].map((id) => this.#writer.send([id, ...message])));
+    await Promise.allSettled([...this.#actors.keys()].map((id) => this.#writer.send(message, id)));
     this.#router.close();
     this.#weights.close();
   }
@@ -150,8 +158,9 @@ export class Dispatcher {
       try {
         this.#handle(id, frames);
       } catch (error) {
-        if (!(error instanceof ProtocolError)) throw error;
-        this.#refuseMalformed(id, error);
+        if (error instanceof DamagedMessage) this.#ledger.count("messages_damaged");
+        else if (error instanceof ProtocolError) this.#refuseMalformed(id, error);
+        else throw error;
       }
     }
   }
@@ -159,7 +168,7 @@ export class Dispatcher {
   #handle(id: string, frames: Buffer[]): void {
     if (frames.length > MAX_PARTS)
       throw new ProtocolError(`expected at most ${MAX_PARTS} frames, found ${frames.length}`);
-    const { header, tensors } = decode(fromActor, frames);
+    const { header, tensors } = decode(fromActor, undamaged(frames));
     if (header.type === "hello") return this.#welcome(id, header);
     if (!this.#admitted.has(id)) {
       this.#ledger.count("messages_unknown_sender");
@@ -200,7 +209,10 @@ export class Dispatcher {
   #note(actor: ActorState, heartbeat: ActorHeartbeat): void {
     const { report } = actor;
     // Held tasks are safe only while the engine moves: a stuck one loses its leases.
-    if (heartbeat.steps > report.steps) this.#ledger.book.renew(actor.id, heartbeat.held, performance.now());
+    const now = performance.now();
+    if (heartbeat.steps > report.steps) this.#ledger.book.renew(actor.id, heartbeat.held, now);
+    const lost = this.#ledger.book.releaseLost(actor.id, heartbeat.held, now);
+    if (lost > 0) this.#ledger.count("tasks_released_lost", lost);
     this.#actorMs.busy += Math.max(0, heartbeat.busyMs - report.busyMs);
     this.#actorMs.idle += Math.max(0, heartbeat.idleMs - report.idleMs);
     for (const [name, total] of Object.entries(heartbeat.counters)) {
@@ -302,7 +314,7 @@ export class Dispatcher {
   #send(id: string, header: object, tensors: readonly ArrayBufferView[] = []): void {
     if (this.#closed) return;
     // ROUTER_MANDATORY: an unreachable actor is an error here, not silence.
-    this.#writer.send([Buffer.from(id, "latin1"), ...encode(header, tensors)]).catch((error: unknown) => {
+    this.#writer.send(encode(header, tensors), Buffer.from(id, "latin1")).catch((error: unknown) => {
       if (!this.#closed) this.#drop(id, `unreachable: ${String(error)}`, true);
     });
   }

@@ -28,6 +28,8 @@ export interface TaskBookOptions {
 
 /** Actors that may die or hang over a task before it is set aside. */
 export const MAX_DEATHS = 3;
+/** A task or a heartbeat may be under way for so long. */
+const IN_TRANSIT_MS = 10_000;
 
 interface Entry {
   readonly task: Task;
@@ -38,6 +40,7 @@ interface Entry {
   holder: string | null;
   /** Everybody who holds or has held the lease: their answers count. */
   readonly askedOf: Set<string>;
+  leasedMs: number;
   expiresMs: number;
   /** Last actor that failed to answer: others are tried first. */
   failedOn: string | null;
@@ -155,6 +158,7 @@ export class TaskBook {
       throw new Error(`pacing is broken: ${task.taskId} at iteration ${this.#current}`);
     best.holder = actorId;
     best.askedOf.add(actorId);
+    best.leasedMs = nowMs;
     best.expiresMs = nowMs + this.#options.leaseMs;
     return task;
   }
@@ -172,6 +176,17 @@ export class TaskBook {
       const entry = this.#live.get(id);
       if (entry?.holder === actorId) entry.expiresMs = nowMs + this.#options.leaseMs;
     }
+  }
+
+  /**
+   * Gives back leases of tasks that never reached the actor, by what it says it holds.
+   * @returns how many
+   */
+  releaseLost(actorId: string, held: readonly string[], nowMs: number): number {
+    const holds = new Set(held);
+    const isLost = ({ holder, leasedMs, task }: Entry): boolean =>
+      holder === actorId && nowMs - leasedMs > IN_TRANSIT_MS && !holds.has(task.taskId);
+    return this.#release(isLost).length;
   }
 
   /** Gives back all leases of an actor that left in good order. @returns how many */
@@ -272,15 +287,9 @@ export class TaskBook {
 
   #addEntry(task: Task, slot: number, replacement: number): void {
     if (this.find(task.taskId) !== null) throw new Error(`task id ${task.taskId} is used twice`);
-    const lease = {
-      holder: null,
-      askedOf: new Set<string>(),
-      expiresMs: 0,
-      failedOn: null,
-      returned: false,
-      deaths: 0,
-    };
-    this.#live.set(task.taskId, { task, slot, replacement, order: this.#orders++, ...lease });
+    const never = { holder: null, askedOf: new Set<string>(), leasedMs: 0, expiresMs: 0, failedOn: null };
+    const order = this.#orders++;
+    this.#live.set(task.taskId, { task, slot, replacement, order, ...never, returned: false, deaths: 0 });
   }
 
   #blame(matches: (entry: Entry) => boolean): { released: number; poisonous: string[] } {

@@ -5,11 +5,10 @@
  */
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { crc32 } from "node:zlib";
 import type { Router } from "zeromq";
 import type { PolicyVersion } from "../../model/identity.js";
 import { ProtocolError, decode, encode } from "../../protocol/codec.js";
-import { Writer, bindRouter } from "../../protocol/sockets.js";
+import { Writer, bindRouter, undamaged } from "../../protocol/sockets.js";
 import { sameToken } from "./run-token.js";
 import { type Announcement, weightsRequest } from "../../protocol/wire-schemas.js";
 
@@ -82,13 +81,13 @@ export class WeightServer {
   async serve(): Promise<void> {
     for await (const [identity, ...frames] of this.#router) {
       try {
-        const { header } = decode(weightsRequest, frames);
+        const { header } = decode(weightsRequest, undamaged(frames));
         if (!sameToken(header.token, this.#token)) {
           this.#count("weights_requests_refused_token");
           continue;
         }
         // An actor that vanished meanwhile needs no chunk; its next life asks again.
-        this.#writer.send([identity!, ...this.#reply(header)]).catch(() => this.#count("weights_chunks_undeliverable"));
+        this.#writer.send(this.#reply(header), identity!).catch(() => this.#count("weights_chunks_undeliverable"));
       } catch (error) {
         if (!(error instanceof ProtocolError)) throw error;
         this.#count("messages_malformed");
@@ -109,6 +108,6 @@ export class WeightServer {
     // A copy: the buffer may be overwritten by a later policy while ZeroMQ still holds the frame.
     const bytes = Buffer.copyBytesFrom(this.#bytes, start, this.#chunkBytes);
     this.#count("weights_chunks_served");
-    return encode({ type: "chunk", sha256, chunk, crc32: crc32(bytes) }, [bytes]);
+    return encode({ type: "chunk", sha256, chunk }, [bytes]);
   }
 }

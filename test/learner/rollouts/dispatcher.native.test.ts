@@ -7,7 +7,7 @@ import { SerialSource } from "../../../src/learner/rollouts/serial-source.js";
 import { TaskBook } from "../../../src/learner/rollouts/task-book.js";
 import { decode, encode, groupToWire, taskFromWire } from "../../../src/protocol/codec.js";
 import type { Task, TrajectoryGroup } from "../../../src/protocol/messages.js";
-import { type Addresses, bindRouter, resolveAddresses } from "../../../src/protocol/sockets.js";
+import { type Addresses, Writer, bindRouter, resolveAddresses, undamaged } from "../../../src/protocol/sockets.js";
 import { fromLearner } from "../../../src/protocol/wire-schemas.js";
 import {
   FakeEngine,
@@ -33,15 +33,17 @@ function connectPeer(addresses: Addresses, id: string) {
   const messages: { type: string; taskId?: string | null; reason?: string; fatal?: boolean }[] = [];
   void (async () => {
     for await (const frames of socket) {
-      const { header, tensors } = decode(fromLearner, frames);
+      const { header, tensors } = decode(fromLearner, undamaged(frames));
       if (header.type === "task") tasks.push(taskFromWire(header, tensors));
       else if (header.type !== "heartbeat") messages.push(header);
     }
   })();
-  const send = (header: object, tensors: readonly ArrayBufferView[] = []) => socket.send(encode(header, tensors));
+  const writer = new Writer(socket);
+  const send = (header: object, tensors: readonly ArrayBufferView[] = []) => writer.send(encode(header, tensors));
   const heartbeat = { type: "heartbeat", version: null, held: [], steps: 0, busyMs: 0, idleMs: 0, counters: {} };
   return {
     socket,
+    writer,
     tasks,
     messages,
     send,
@@ -244,7 +246,7 @@ describe("answers", () => {
     const peer = connectPeer(addresses, "p");
     await peer.hello(2);
     await until(() => peer.tasks.length === 1);
-    await peer.socket.send(["not msgpack", "at all"]);
+    await peer.writer.send(["not msgpack", "at all"].map((text) => Buffer.from(text)));
     await peer.send({ type: "group", taskId: "b0-0", completions: 7 });
     await peer.answer(answer(makeTask("b9-9"), weights(0).version, "p"));
     await peer.answer({ ...answer(peer.tasks[0]!, weights(0).version, "p"), completions: [] });
@@ -352,6 +354,24 @@ describe("the door", () => {
     await until(() => peer.messages.length === 1);
     expect(peer.messages[0]!.reason!.length).toBeLessThanOrEqual(1_000);
     expect(dispatcher.stats()["actors_live"]).toBe(1);
+  });
+
+  it("drops a message whose checksum is not its own, counts it, and goes on with its sender", async () => {
+    const { dispatcher, addresses } = await startDispatcher({ maxStaleness: 0, groupsPerBatch: 1 });
+    dispatcher.publish(weights(0).packed, weights(0).version);
+    const peer = connectPeer(addresses, "p");
+    await peer.hello(8);
+    await until(() => peer.tasks.length === 1);
+    const { header, tensors } = groupToWire(answer(peer.tasks[0]!, weights(0).version, "p"));
+    const frames = encode(header, tensors);
+    const sum = Buffer.from([1, 2, 3, 4]);
+    await peer.socket.send([...frames, sum]); // another sum
+    await peer.socket.send([...frames]); // none
+    await peer.socket.send([Buffer.alloc(0)]);
+    await peer.answer(answer(peer.tasks[0]!, weights(0).version, "p"));
+    expect((await dispatcher.batch(0)).groups).toHaveLength(1);
+    expect(dispatcher.stats()).toMatchObject({ messages_damaged: 3, groups_received: 1 });
+    expect(dispatcher.stats()["messages_malformed"]).toBeUndefined();
   });
 
   it("refuses a message of more frames than any has", async () => {

@@ -79,3 +79,15 @@ describe("a task whose actors die", () => {
     expect(opened.takeEvaluation()!.map((group) => group.taskId)).toEqual(["e0", "e2"]);
   });
 });
+
+describe("a task that never reached its actor", () => {
+  it("is asked of another after ten seconds, without blame, unless the actor says that it holds it", () => {
+    const opened = book();
+    expect(leaseAll(opened, "a")).toHaveLength(4);
+    expect(opened.releaseLost("a", ["b0-1"], 10_000)).toBe(0);
+    expect(opened.releaseLost("b", [], 10_001)).toBe(0);
+    expect(opened.releaseLost("a", ["b0-1"], 10_001)).toBe(3);
+    // a lease without suspects would be limited to one at a time
+    expect(leaseAll(opened, "b", 10_001)).toEqual(["b0-0", "b0-2", "b0-3"]);
+  });
+});

