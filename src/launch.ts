@@ -15,7 +15,9 @@ import { checkMemory } from "./launcher/plan/check-memory.js";
 import { type LaunchFlags, resolveRun } from "./launcher/resolve-run.js";
 import { runAndShow } from "./launcher/run-and-show.js";
 import type { SuperviseOptions } from "./launcher/supervise.js";
+import { tryRewards } from "./launcher/try-rewards.js";
 import { claimRunDir } from "./run/run-dir.js";
+import { hasOwnRewards } from "./tasks/rewards.js";
 
 function command(): Command {
   return new Command("launch")
@@ -80,6 +82,10 @@ export async function launch(
       `${refused}\nAll items: node dist/cli.js plan with the same options. To start all the same: --no-plan`,
     );
   for (const note of notes) process.stdout.write(`${note}\n`);
+  if (flags.resume === undefined && hasOwnRewards(run)) {
+    process.stdout.write("trying the reward functions\n");
+    await tryRewards(run);
+  }
   const release = claimRunDir(runDir, run);
   return await runAndShow(run, runDir, flags, scripts).finally(release);
 }

@@ -119,7 +119,7 @@ export class Writer {
   }
 }
 
-/** A message that is not the one that was sent: it is counted and dropped, its sender asks again. */
+/** A message that is not as it was sent: it is counted and dropped, and its sender asks again. */
 export class DamagedMessage extends ProtocolError {}
 
 /** The frames before the checksum. @throws DamagedMessage when it is not theirs */

@@ -8,6 +8,7 @@ import { existsSync } from "node:fs";
 import { basename, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { inspect } from "node:util";
+import { closest, distance } from "fastest-levenshtein";
 import type { RunConfig } from "../config/schema.js";
 import { UserError, messageOf } from "../errors.js";
 import { completionText, type Tokenizer } from "../model/tokenizer.js";
@@ -88,6 +89,10 @@ export async function loadRewards(config: RunConfig["reward"], maxCompletionLeng
   return rewards;
 }
 
+/** Whether any reward function is a module of the user's. */
+export const hasOwnRewards = ({ reward }: Pick<RunConfig, "reward">): boolean =>
+  reward.functions.some(({ name }) => !Object.hasOwn(builtIn, name));
+
 /** Metrics are called rewards/<name>/mean: a module gives its file's name. */
 const shortName = (name: string): string => basename(name, extname(name));
 
@@ -99,10 +104,15 @@ export function rewardWeights({ reward }: Pick<RunConfig, "reward">): Pick<Rewar
   return reward.overlong_buffer > 0 ? [...functions, OVERLONG] : functions;
 }
 
+function closestBuiltIn(name: string): string {
+  const nearest = closest(name, Object.keys(builtIn));
+  return distance(name, nearest) <= 3 ? `; the nearest is "${nearest}"` : "";
+}
+
 async function importReward(path: string): Promise<RewardFunction> {
   if (!/\.[cm]?js$/.test(path))
     throw new UserError(
-      `reward.functions: expected ${Object.keys(builtIn).join(", ")} or a path to an ES module (./my-reward.mjs), found "${path}".`,
+      `reward.functions: expected ${Object.keys(builtIn).join(", ")} or a path to an ES module (./my-reward.mjs), found "${path}"${closestBuiltIn(path)}.`,
     );
   const file = resolve(path);
   if (!existsSync(file))

@@ -2,7 +2,7 @@
  * What a user can get wrong, through the real command line: one clear message, a non-zero exit
  * code, nothing left running.
  */
-import { cpSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -127,5 +127,29 @@ describe.skipIf(unrunnable)(`bad input${reason}`, { timeout: 120_000 }, () => {
 
   it("an unknown key names the nearest valid one", async () => {
     expect(await launchWith("--learning_rat=1")).toMatch(/learning_rat\b.*learning_rate/s);
+  });
+
+  it.each<[string, string, RegExp]>([
+    [
+      "throws",
+      "export default () => { throw new RangeError('boom'); };",
+      /tried on the first.* mine: RangeError: boom/,
+    ],
+    ["gives words", "export default (c) => c.map(() => 'good');", /found 'good'/],
+    ["fails at its import", "throw new Error('boom');", /expected a reward module that loads, .*: boom/],
+    ["ends its process", "export default () => process.exit(7);", /it ended its process with code 7/],
+    ["never answers", "export default () => new Promise(() => {});", /no answer within 1 s/],
+  ])("a reward module that %s is told before a model is loaded", async (_, source, message) => {
+    const folder = temporary();
+    writeFileSync(join(folder, "mine.mjs"), source);
+    const rewards = `--reward.functions=[{name: ${folder}/mine.mjs}]`;
+    const runDir = join(folder, "run");
+    const found = await messageOf("launch", ["--run-dir", runDir, ...small, rewards, "--reward.timeout_seconds=1"]);
+    expect(found).toMatch(message);
+    expect(existsSync(runDir)).toBe(false);
+  });
+
+  it("a mistyped reward is told with the nearest name", async () => {
+    expect(await launchWith("--reward.functions=[{name: corectness}]")).toMatch(/the nearest is "correctness"/);
   });
 });
