@@ -142,12 +142,14 @@ export class TaskBook {
   /**
    * Leases the most urgent open task of at most `free` rows: evaluation, then the oldest batch,
    * returned tasks first. One that failed on this actor is kept for others while `othersLive`.
+   * @param kind default: either
    */
-  lease(actorId: string, free: number, nowMs: number, othersLive: boolean): Task | null {
+  lease(actorId: string, free: number, nowMs: number, othersLive: boolean, kind?: Task["kind"]): Task | null {
     let best: Entry | null = null;
     const holdsSuspect = [...this.#live.values()].some((entry) => entry.holder === actorId && entry.deaths > 0);
     for (const entry of this.#live.values()) {
       if (entry.holder !== null || entry.task.groupSize > free) continue;
+      if (kind !== undefined && entry.task.kind !== kind) continue;
       if (entry.deaths > 0 && holdsSuspect) continue;
       if (othersLive && entry.failedOn === actorId) continue;
       if (best === null || isMoreUrgent(entry, best)) best = entry;
