@@ -5,7 +5,6 @@
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, readdirSync, watch } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Draw } from "../../src/math/random.js";
 import { checkpointFolder, checkpointsFolder } from "../../src/run/paths.js";
@@ -17,7 +16,7 @@ const seed = Number(process.env["FC_SEED"] ?? 1);
 const kills = isFull ? 50 : 4;
 /** A kill loses at most the iteration whose checkpoint it hits. */
 const steps = kills + 4;
-/** Of the file system, in KiB: full in the journal, in a first, second, third, fourth checkpoint. */
+/** KiB of file systems that are full in the journal, or in one of the first checkpoints. */
 const sizes = isFull ? [64, 8_000, 20_000, 36_000, 52_000, 30_000] : [20_000];
 
 const mounted: string[] = [];
@@ -55,7 +54,7 @@ function checkpointBytes(runDir: string, step: number): Record<string, string> {
   return sums;
 }
 
-/** Kills the process group at a moment after the next checkpoint is begun. @returns what was there */
+/** Kills the process group soon after the next checkpoint is begun. @returns what was there */
 function killWhileSaving(runDir: string, pid: number, draw: Draw): Promise<string> {
   const root = checkpointsFolder(runDir);
   mkdirSync(root, { recursive: true });
@@ -64,10 +63,10 @@ function killWhileSaving(runDir: string, pid: number, draw: Draw): Promise<strin
     const watcher = watch(root, (_, name) => {
       if (name?.includes(".tmp-") !== true || !existsSync(join(root, name))) return;
       watcher.close();
-      void sleep(delay).then(() => {
+      setTimeout(() => {
         process.kill(-pid, "SIGKILL");
         resolve(existsSync(join(root, name)) ? readdirSync(join(root, name)).join(" ") || "nothing" : "renamed");
-      });
+      }, delay);
     });
   });
 }
