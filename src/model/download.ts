@@ -12,6 +12,7 @@ import { listFiles, modelInfo } from "@huggingface/hub";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
 import { type Environment, findSnapshot, hubCache, isCommit, isHubId, missingFiles, repoCache } from "./hub.js";
+import { optionalFiles, requiredFiles } from "./folder.js";
 import { SHARD_INDEX, readShardIndex } from "./safetensors/read.js";
 import { type HubClient, Transient, hubClient, isOffline, networkReason } from "./hub-client.js";
 
@@ -36,14 +37,8 @@ export interface DownloadOptions {
 
 const smallFiles = [
   "config.json",
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "chat_template.jinja",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "vocab.json",
-  "merges.txt",
+  ...requiredFiles,
+  ...optionalFiles,
   "adapter_config.json",
   "adapter_model.safetensors",
 ];

@@ -75,7 +75,7 @@ export function saveAdapterFolder(
   baseFolder: string,
   layout: readonly LayoutEntry[],
   packed: Float32Array,
-  lora: LoraSpec,
+  { r, lora_alpha, lora_dropout, target_modules }: LoraSpec,
 ): void {
   mkdirSync(target, { recursive: true });
   copyTokenizerFiles(target, baseFolder);
@@ -83,10 +83,10 @@ export function saveAdapterFolder(
     peft_type: "LORA",
     task_type: "CAUSAL_LM",
     base_model_name_or_path: baseFolder,
-    r: lora.r,
-    lora_alpha: lora.lora_alpha,
-    lora_dropout: lora.lora_dropout,
-    target_modules: lora.target_modules,
+    r,
+    lora_alpha,
+    lora_dropout,
+    target_modules,
     bias: "none",
     fan_in_fan_out: false,
     inference_mode: true,
@@ -186,16 +186,10 @@ export function readAdapterConfig(folder: string): { lora: LoraSpec; base: strin
 
 function checkAdapterConfig(folder: string, lora: LoraSpec): void {
   const { lora: found } = readAdapterConfig(folder);
-  const sorted = (modules: readonly string[]): string => [...modules].sort().join(", ");
-  const differences = (
-    [
-      ["r", found.r, lora.r],
-      ["lora_alpha", found.lora_alpha, lora.lora_alpha],
-      ["target_modules", sorted(found.target_modules), sorted(lora.target_modules)],
-    ] as const
-  ).flatMap(([key, found, expected]) =>
-    found === expected ? [] : [`lora.${key}: expected ${expected}, found ${found}`],
-  );
+  const differences = (["r", "lora_alpha", "target_modules"] as const).flatMap((key) => {
+    const [expected, has] = [lora, found].map((spec) => [spec[key]].flat().map(String).toSorted().join(", "));
+    return has === expected ? [] : [`lora.${key}: expected ${expected}, found ${has}`];
+  });
   if (differences.length > 0)
     throw new UserError(
       `${join(folder, "adapter_config.json")}: ${differences.join("; ")}. Give the run the adapter's values.`,
