@@ -46,20 +46,21 @@ const smallFiles = [
 const FRUITLESS_ATTEMPTS = 5;
 
 const hex = (digits: number) => z.string().regex(new RegExp(`^[0-9a-f]{${digits}}$`));
-const entrySchema = z.object({
-  path: z.string(),
-  size: z.int().nonnegative(),
-  oid: hex(40),
-  lfs: z.object({ oid: hex(64), size: z.int().nonnegative() }).optional(),
-});
-
-/** A file of the repository, and the name its content has in blobs/. */
-interface RemoteFile {
-  readonly name: string;
-  readonly size: number;
-  readonly etag: string;
-  readonly isLfs: boolean;
-}
+/** A file of the repository; `etag` is the name its content has in blobs/. */
+const remoteFile = z
+  .object({
+    path: z.string(),
+    size: z.int().nonnegative(),
+    oid: hex(40),
+    lfs: z.object({ oid: hex(64), size: z.int().nonnegative() }).optional(),
+  })
+  .transform(({ path: name, size, oid, lfs }) => ({
+    name,
+    size: lfs?.size ?? size,
+    etag: lfs?.oid ?? oid,
+    isLfs: lfs !== undefined,
+  }));
+type RemoteFile = z.infer<typeof remoteFile>;
 
 /** Where a download reads from and writes to. */
 interface Place {
@@ -128,8 +129,8 @@ async function inspect(hub: HubClient, repo: string, revision: string) {
     const commit = hex(40).parse(sha);
     for await (const listed of listFiles({ ...asked, repo, revision: commit })) {
       if (listed.type !== "file" || listed.path.includes("/")) continue;
-      const { path: name, size, oid, lfs } = entrySchema.parse(listed);
-      files.set(name, { name, size: lfs?.size ?? size, etag: lfs?.oid ?? oid, isLfs: lfs !== undefined });
+      const file = remoteFile.parse(listed);
+      files.set(file.name, file);
     }
     return { commit, files };
   } catch (error) {

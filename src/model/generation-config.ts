@@ -17,17 +17,10 @@ const isOff = (name: string, value: unknown): boolean =>
   (Array.isArray(value) && value.length === 0) ||
   (value === (neutralAtOne.test(name) ? 1 : 0) && !name.startsWith("forced"));
 
-export interface GenerationSettings {
-  /** 0 where do_sample is false, else the file's temperature, else 1. */
-  readonly temperature: number;
-  /** Settings of the file that are not applied, such as "top_p 0.8". */
-  readonly notApplied: readonly string[];
-  /** Those of them that matter at temperature 0. */
-  readonly notAppliedGreedy: readonly string[];
-}
+export type GenerationSettings = ReturnType<typeof readGenerationConfig>;
 
 /** @param folder model folder; without a generation_config.json, plain sampling */
-export function readGenerationConfig(folder: string): GenerationSettings {
+export function readGenerationConfig(folder: string) {
   const file = join(folder, "generation_config.json");
   const json = existsSync(file) ? readJson(file, schema, "Mend the file or delete it.") : {};
   const asked = (names: RegExp): string[] =>
@@ -36,8 +29,11 @@ export function readGenerationConfig(folder: string): GenerationSettings {
     );
   const notAppliedGreedy = asked(actOnGreedyToo);
   return {
+    /** 0 where do_sample is false, else the file's temperature, else 1. */
     temperature: json.do_sample === false ? 0 : (json.temperature ?? 1),
+    /** Settings of the file that are not applied, such as "top_p 0.8". */
     notApplied: [...asked(actOnSampling), ...notAppliedGreedy],
+    /** Those of them that matter at temperature 0. */
     notAppliedGreedy,
   };
 }

@@ -45,15 +45,8 @@ export function loraLayout(shape: ModelConfig, lora: Pick<LoraSpec, "r" | "targe
   return packShapes(shapes);
 }
 
-/** The two matrices of one adapted module. */
-export interface AdapterPair {
-  /** Name of the base's weight that they change. */
-  readonly target: string;
-  readonly a: LayoutEntry;
-  readonly b: LayoutEntry;
-}
-
-export function adapterPairs(layout: readonly LayoutEntry[]): AdapterPair[] {
+/** The two matrices of each adapted module; `target` is the weight of the base that they change. */
+export function adapterPairs(layout: readonly LayoutEntry[]) {
   // loraLayout puts each module's A and B side by side.
   return layout.flatMap((a, i) =>
     i % 2 === 1 ? [] : [{ target: a.name.replace(".lora_A.", "."), a, b: layout[i + 1]! }],

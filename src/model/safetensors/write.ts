@@ -23,14 +23,6 @@ interface WriteOptions {
   readonly metadata?: Readonly<Record<string, string>>;
 }
 
-/** A file that is being written: whole under its name once finished, absent before. */
-export interface UnfinishedSafetensors {
-  /** Values of the next tensor, in the order announced. */
-  append(data: Float32Array): void;
-  finish(): void;
-  discard(): void;
-}
-
 /** Writes one tensor at a time. @throws UserError for a value that F16 does not have */
 export function writeSafetensors(file: string, tensors: readonly TensorToWrite[], options: WriteOptions = {}): void {
   const out = createSafetensors(file, tensors, options);
@@ -48,7 +40,7 @@ export function createSafetensors(
   file: string,
   tensors: readonly { readonly name: string; readonly shape: readonly number[] }[],
   options: WriteOptions = {},
-): UnfinishedSafetensors {
+) {
   const dtype = options.dtype ?? "F32";
   const header: Record<string, unknown> = { __metadata__: options.metadata ?? { format: "pt" } };
   const sizes: number[] = [];
@@ -75,8 +67,9 @@ export function createSafetensors(
     open = false;
   };
   let next = 0;
-  const out: UnfinishedSafetensors = {
-    append(data) {
+  const out = {
+    /** Takes values of the next tensor, in the order announced. */
+    append(data: Float32Array): void {
       const { name, shape } = tensors[next]!;
       if (data.length !== sizes[next])
         throw new Error(`${name}: ${data.length} values for shape [${shape.join(", ")}]`);
@@ -87,14 +80,14 @@ export function createSafetensors(
         writeFully(fd, bytesOf(dtype === "BF16" ? narrowToBfloat16(part) : narrowToFloat16(part, name)));
       }
     },
-    finish() {
+    finish(): void {
       if (next !== tensors.length) throw new Error(`${file}: ${next} of ${tensors.length} tensors were written`);
       fsyncSync(fd);
       close();
       renameSync(temporary, file);
       fsyncPath(dirname(file));
     },
-    discard() {
+    discard(): void {
       close();
       rmSync(temporary, { force: true });
     },
