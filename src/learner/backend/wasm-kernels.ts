@@ -143,10 +143,8 @@ const unsortedSegmentSum: Kernel = (args) => {
   const rowShape = x.shape.slice(segmentIds.shape.length);
   const width = sizeOf(rowShape);
   const out = backend.makeOutput([segments, ...rowShape], x.dtype);
-  const [from, sum] = [x, out].map((one) => backend.typedArrayFromHeap(one) as Float32Array) as [
-    Float32Array,
-    Float32Array,
-  ];
+  const from = backend.typedArrayFromHeap(x) as Float32Array;
+  const sum = backend.typedArrayFromHeap(out) as Float32Array;
   const ids = backend.typedArrayFromHeap(segmentIds) as Int32Array;
   sum.fill(0);
   for (let row = 0; row < ids.length; row++) {
