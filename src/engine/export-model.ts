@@ -113,7 +113,7 @@ function writeAdapter(folder: string, model: ModelFiles, lora: LoraSpec, options
   const { stored } = dtypes[options.dtype ?? "fp32"];
   const packed = model.published();
   const tensors = adapterTensors(loraLayout(model.shape, lora), packed);
-  writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { dtype: stored });
+  writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, stored);
   const json = readJson(
     join(model.folder, "adapter_config.json"),
     z.looseObject({ base_model_name_or_path: z.string() }),

@@ -185,8 +185,6 @@ async function answerQuestion(
     stopIds: tokenizer.stopIds,
     stops: prompts.stopStrings,
     seed: taskSeed(options.seed, requestId),
-    top: false,
-    scorePrompt: false,
   };
   const { choices } = await generate(pool, decoder, generation);
   return choices.map(({ text, tokens, finishReason }, sample) =>

@@ -12,10 +12,10 @@ export interface Generation {
   /** 0 only where the prompt is scored and nothing generated. */
   readonly maxTokens: number;
   readonly stopIds: readonly number[];
-  readonly stops: readonly string[];
+  readonly stops?: readonly string[];
   readonly seed: bigint;
-  readonly top: boolean;
-  readonly scorePrompt: boolean;
+  readonly top?: boolean;
+  readonly scorePrompt?: boolean;
 }
 
 export interface TokenInfo {
@@ -39,7 +39,7 @@ export interface Choice extends ChoiceDelta {
 
 /** What the engine will be asked: completions, and the prompt's score. */
 export function engineRequests(generation: Generation): GenerateRequest[] {
-  const { requestId, promptIds, n, temperature, maxTokens, stopIds, seed, top, scorePrompt } = generation;
+  const { requestId, promptIds, n, temperature, maxTokens, stopIds, seed, top = false, scorePrompt } = generation;
   const sampling = { temperature, maxNewTokens: maxTokens, stopIds };
   const completions = { requestId, promptIds, groupSize: n, seed, sampling, top, stream: true };
   const score = {

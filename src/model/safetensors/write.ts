@@ -17,15 +17,9 @@ export type StoredDtype = "F32" | "F16" | "BF16";
 
 export const storedBytes = (dtype: StoredDtype): number => BYTES_PER_ELEMENT[dtype]!;
 
-interface WriteOptions {
-  readonly dtype?: StoredDtype;
-  /** Strings for `__metadata__`; default {format: "pt"}, which transformers asks for. */
-  readonly metadata?: Readonly<Record<string, string>>;
-}
-
 /** Writes one tensor at a time. @throws UserError for a value that F16 does not have */
-export function writeSafetensors(file: string, tensors: readonly TensorToWrite[], options: WriteOptions = {}): void {
-  const out = createSafetensors(file, tensors, options);
+export function writeSafetensors(file: string, tensors: readonly TensorToWrite[], dtype: StoredDtype = "F32"): void {
+  const out = createSafetensors(file, tensors, dtype);
   try {
     for (const { data } of tensors) out.append(typeof data === "function" ? data() : data);
     out.finish();
@@ -39,10 +33,10 @@ export function writeSafetensors(file: string, tensors: readonly TensorToWrite[]
 export function createSafetensors(
   file: string,
   tensors: readonly { readonly name: string; readonly shape: readonly number[] }[],
-  options: WriteOptions = {},
+  dtype: StoredDtype,
 ) {
-  const dtype = options.dtype ?? "F32";
-  const header: Record<string, unknown> = { __metadata__: options.metadata ?? { format: "pt" } };
+  // transformers asks for the format
+  const header: Record<string, unknown> = { __metadata__: { format: "pt" } };
   const sizes: number[] = [];
   let end = 0;
   for (const { name, shape } of tensors) {
