@@ -142,7 +142,7 @@ export function makeCut(folder: string, tokenizer: string | null = null): string
     shape: entry.shape,
     data: () => cutTensor(entry),
   }));
-  writeSafetensors(join(folder, "model.safetensors"), tensors, { dtype: "BF16" });
+  writeSafetensors(join(folder, "model.safetensors"), tensors, "BF16");
   if (tokenizer !== null)
     for (const name of ["tokenizer.json", "tokenizer_config.json"]) cpSync(join(tokenizer, name), join(folder, name));
   writeFileSync(join(folder, "config.json"), JSON.stringify(cutConfig)); // last: its presence says that all is there

@@ -59,7 +59,7 @@ const ONLY_IN: readonly (readonly [what: RegExp, rooms: readonly string[]])[] = 
   [/^(zeromq|protocol\/sockets\.ts)$/, ["protocol", "learner", "actors"]],
   [/^@tensorflow\//, ["learner"]],
   [/^onnxruntime-node$/, ["engine", "doctor"]],
-  [/^(hono|@hono\/)/, ["serving", "cli"]],
+  [/^(hono(?!\/html)|@hono\/)/, ["serving", "cli"]],
   [/^commander$/, ["cli.ts", "cli", "launch.ts"]],
   [/^echarts/, ["study"]],
 ];

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import type { BackendChoice } from "../learner/backend/backend.js";
 import type { ModelFiles } from "../model/read-model.js";
-import { atLeast, backendOption, modelOf, threadsOption } from "./options.js";
+import { MODEL, atLeast, backendOption, modelOf, threadsOption } from "./options.js";
 
 interface CheckModelOptions {
   readonly data: string;
@@ -19,7 +19,7 @@ export function addCheckModel(program: Command): void {
   program
     .command("check-model")
     .description("load a model, print what it is, compare actor with learner on its own answers, and show those")
-    .argument("<dir>", "Hugging Face folder, run directory, PEFT adapter folder, or the hub id of a downloaded model")
+    .argument("<dir>", MODEL)
     .option(
       "--data <source>",
       '"starter", or a JSONL file with question/answer: where the questions are from',

@@ -1,7 +1,7 @@
 /** `export`: a model, checkpoint or adapter as a folder for other programs. */
 import { type Command, Option } from "commander";
 import type { ExportOptions } from "../engine/export-model.js";
-import { memorySize, modelOf, threadsOption } from "./options.js";
+import { MODEL, memorySize, modelOf, threadsOption } from "./options.js";
 
 export function addExport(program: Command): void {
   program
@@ -9,7 +9,7 @@ export function addExport(program: Command): void {
     .description(
       "write a model, checkpoint or adapter as a Hugging Face folder for other programs, and print its sha256s",
     )
-    .argument("<model>", "Hugging Face folder, run directory, PEFT adapter folder, or the hub id of a downloaded model")
+    .argument("<model>", MODEL)
     .requiredOption("--out <dir>", "folder to make")
     .option("--merge", "put an adapter into its base (without: an adapter stays one, in PEFT's format)", false)
     .addOption(

@@ -6,7 +6,7 @@ import type { BackendChoice } from "../learner/backend/backend.js";
 import type { ScoredSequence } from "../learner/score.js";
 import type { ModelConfig } from "../model/config.js";
 import type { ModelFiles } from "../model/read-model.js";
-import { above, backendOption, modelOf, threadsOption } from "./options.js";
+import { MODEL, above, backendOption, modelOf, threadsOption } from "./options.js";
 
 interface LogprobsOptions {
   readonly model: string;
@@ -22,10 +22,7 @@ export function addLogprobs(program: Command): void {
   program
     .command("logprobs")
     .description("log-probabilities of given completions, by the actor's engine or the learner's")
-    .requiredOption(
-      "--model <dir>",
-      "Hugging Face folder, run directory, PEFT adapter folder, or the hub id of a downloaded model",
-    )
+    .requiredOption("--model <dir>", MODEL)
     .requiredOption("--input <file>", 'JSONL: {"prompt_ids": [...], "completion_ids": [...]}')
     .addOption(new Option("--engine <name>", "whose numbers").choices(["actor", "learner"]).makeOptionMandatory())
     .option("--temperature <t>", "divides the logits", above(0), 1)

@@ -3,6 +3,8 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import type { PoolOptions } from "../engine/pool.js";
 import { type DeviceChoice, deviceChoices, onDevice } from "./on-device.js";
 
+/** How the help names what every command takes for a model. */
+export const MODEL = "Hugging Face folder, run directory, PEFT adapter folder, or the hub id of a downloaded model";
 export const algoOption = () => new Option("--algo <name>", "algorithm (default: grpo)").choices(["grpo", "ppo"]);
 export const configOption = () =>
   new Option("--config <file>", "YAML; may be repeated, later files win (default: configs/starter.yaml)").argParser(
@@ -79,11 +81,7 @@ export const number = (least: number): Parser =>
 
 export const above = (limit: number): Parser => parser(`a number > ${limit}`, (n) => Number.isFinite(n) && n > limit);
 
-export function share(text: string): number {
-  const value = number(0)(text);
-  if (value > 1) throw new InvalidArgumentError("Expected a number from 0 to 1.");
-  return value;
-}
+export const share: Parser = parser("a number from 0 to 1", (n, text) => text.trim() !== "" && n >= 0 && n <= 1);
 
 /** Parses an amount of memory, "80GB" or "40GiB", into bytes. */
 export function memorySize(text: string): number {

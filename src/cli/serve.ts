@@ -1,13 +1,13 @@
 /** `serve`: an OpenAI-compatible HTTP server for a model folder or adapter. */
 import type { Command } from "commander";
 import type { ServeOptions } from "../serving/server.js";
-import { type EngineFlags, addEngineOptions, atLeast, modelOf, withEngines } from "./options.js";
+import { type EngineFlags, MODEL, addEngineOptions, atLeast, modelOf, withEngines } from "./options.js";
 
 export function addServe(program: Command): void {
   const command = program
     .command("serve")
     .description("answer HTTP requests as OpenAI's API does: completions, chat completions, models")
-    .argument("<model>", "Hugging Face folder, run directory, PEFT adapter folder, or the hub id of a downloaded model")
+    .argument("<model>", MODEL)
     .option("--host <address>", "to listen on; another than loopback needs an API key", "127.0.0.1")
     .option("--port <n>", "0 = any free one", atLeast(0, 65535), 8000)
     .option(

@@ -8,36 +8,9 @@ import { nativeBindingPath, tensorFlowFolder } from "../machine/native-binding.j
 import { cudaLibraryPath, type CudaMajor } from "../machine/cuda-libraries.js";
 import { smi, smiList } from "../machine/gpus.js";
 import { actorLibraryPath, onnxVersion, providerInPlace } from "../machine/onnx-provider.js";
-import type { LibraryFact, Probe, ProbeRequest } from "./probe.js";
+import type { Probe, ProbeRequest } from "./probe.js";
 
-export interface MachineFacts {
-  readonly node: string;
-  readonly platform: string;
-  readonly cores: number;
-  readonly ramBytes: number;
-  /** Version of NVIDIA's kernel module; null without one. */
-  readonly driver: string | null;
-  readonly gpus: readonly { readonly name: string; readonly memoryMiB: number | null }[];
-  /** Names of the GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them. */
-  readonly visibleGpus: readonly string[];
-  readonly learner: {
-    /** Which TensorFlow is in place; "own" is somebody's own build. */
-    readonly build: "cpu" | "cuda" | "own" | null;
-    readonly backend: Probe["backend"];
-    readonly passedOver: readonly string[];
-    readonly libraryPath: readonly string[];
-    readonly libraries: readonly LibraryFact[];
-  };
-  readonly actors: {
-    readonly onnxruntime: string;
-    /** CUDA that the provider in place was built for; null when there is none. */
-    readonly provider: CudaMajor | null;
-    /** By name: null for one that computed, else the loader's reason. */
-    readonly providers: Readonly<Record<string, string | null>>;
-    readonly libraryPath: readonly string[];
-    readonly libraries: readonly LibraryFact[];
-  };
-}
+export type MachineFacts = Awaited<ReturnType<typeof inspectMachine>>;
 
 /** What TensorFlow 2.21 opens before it registers a GPU (tsl/platform/default/dso_loader.cc). */
 const TENSORFLOW_OPENS = shared(
@@ -51,7 +24,7 @@ const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
 /** Enough to load half a gigabyte of libraries from a network disk. */
 const PROBE_TIMEOUT_MS = 120_000;
 
-export async function inspectMachine(): Promise<MachineFacts> {
+export async function inspectMachine() {
   const provider = providerInPlace() ?? null;
   const visible = visibleGpus(process.env, smiList());
   const learnerPath = cudaLibraryPath("12");
@@ -66,6 +39,7 @@ export async function inspectMachine(): Promise<MachineFacts> {
     cores: availableParallelism(),
     ramBytes: totalmem(),
     ...driverFacts(),
+    /** Names of the GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them. */
     visibleGpus: visible,
     learner: {
       build: tensorFlowBuild(),
@@ -76,6 +50,7 @@ export async function inspectMachine(): Promise<MachineFacts> {
     },
     actors: {
       onnxruntime: onnxVersion(),
+      /** CUDA that the provider in place was built for; null when there is none. */
       provider,
       providers: actors.providers,
       libraryPath: actorPath,
@@ -84,7 +59,13 @@ export async function inspectMachine(): Promise<MachineFacts> {
   };
 }
 
-function driverFacts(): Pick<MachineFacts, "driver" | "gpus"> {
+interface DriverFacts {
+  /** Version of NVIDIA's kernel module; null without one. */
+  readonly driver: string | null;
+  readonly gpus: readonly { readonly name: string; readonly memoryMiB: number | null }[];
+}
+
+function driverFacts(): DriverFacts {
   const rows = smi(["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]);
   if (rows !== null) {
     const lines = rows.trim().split("\n");
@@ -105,7 +86,8 @@ function driverFacts(): Pick<MachineFacts, "driver" | "gpus"> {
   return { driver: version, gpus: models.map((name) => ({ name: name ?? "?", memoryMiB: null })) };
 }
 
-function tensorFlowBuild(): MachineFacts["learner"]["build"] {
+/** Which TensorFlow is in place; "own" is somebody's own build. */
+function tensorFlowBuild(): "cpu" | "cuda" | "own" | null {
   const path = nativeBindingPath();
   if (!existsSync(path)) return null;
   if (!lstatSync(path).isSymbolicLink()) return "own";

@@ -14,11 +14,7 @@ export interface ProbeRequest {
 }
 
 /** A library: where it was found, or why it was not. */
-export interface LibraryFact {
-  readonly name: string;
-  readonly path: string | null;
-  readonly error: string | null;
-}
+type LibraryFact = ReturnType<typeof openLibrary>;
 
 export interface Probe {
   readonly libraries: readonly LibraryFact[];
@@ -34,7 +30,7 @@ export interface Probe {
 const RTLD_NODELETE = 0x1000;
 const NOT_AN_ADDON = /self-register|initializer|undefined symbol: napi_register/;
 
-function openLibrary(name: string): LibraryFact {
+function openLibrary(name: string): { name: string; path: string | null; error: string | null } {
   try {
     process.dlopen({ exports: {} }, name, constants.dlopen.RTLD_LAZY | RTLD_NODELETE);
   } catch (error) {

@@ -38,8 +38,7 @@ export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "clos
   const state = { running: false, stopping: false };
   let steps = 0;
   const post = (message: FromEngine) => port.postMessage(message);
-  const fail = (error: unknown) =>
-    post({ type: "failed", message: messageOf(error), user: error instanceof UserError });
+  const fail = (error: unknown) => post(failed(error));
   const run = async () => {
     state.running = true;
     while (engine.pending > 0 && !state.stopping) {
@@ -64,10 +63,7 @@ export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "clos
         if (!state.running) end().catch(fail);
         return;
       }
-      if (message.type === "load") {
-        void load(message.packed, message.iteration).catch(fail);
-        return;
-      }
+      if (message.type === "load") return void load(message.packed, message.iteration).catch(fail);
       if (message.type === "cancel") return engine.cancel(message.requestId, message.completion);
       engine.submit(message.request);
       if (!state.running) run().catch(fail);
@@ -77,13 +73,14 @@ export function serveEngine(port: Pick<MessagePort, "postMessage" | "on" | "clos
   });
 }
 
+function failed(error: unknown): FromEngine {
+  return { type: "failed", message: messageOf(error), user: error instanceof UserError };
+}
+
 async function main({ shape, options, lora }: EngineThreadData): Promise<void> {
   const { OrtEngine } = await import("./engine.js");
   serveEngine(parentPort!, await OrtEngine.create(shape, options, lora));
 }
 
 if (!isMainThread && parentPort !== null)
-  main(workerData as EngineThreadData).catch((error: unknown) => {
-    const failed: FromEngine = { type: "failed", message: messageOf(error), user: error instanceof UserError };
-    parentPort!.postMessage(failed);
-  });
+  main(workerData as EngineThreadData).catch((error: unknown) => parentPort!.postMessage(failed(error)));

@@ -26,15 +26,6 @@ export interface TopTokens {
   readonly logprobs: Float32Array;
 }
 
-/** What one completion gained in the last segment. */
-export interface StreamedTokens {
-  readonly requestId: string;
-  readonly completion: number;
-  readonly ids: Int32Array;
-  readonly logprobs: Float32Array;
-  readonly top?: TopTokens;
-}
-
 export interface GeneratedCompletion {
   readonly ids: Int32Array;
   /** [T] nats, see Completion.behaviourLogprobs */
@@ -43,6 +34,12 @@ export interface GeneratedCompletion {
   readonly version: PolicyVersion;
   /** Where the request asked for it. */
   readonly top?: TopTokens;
+}
+
+/** What one completion gained in the last segment. */
+export interface StreamedTokens extends Pick<GeneratedCompletion, "ids" | "logprobs" | "top"> {
+  readonly requestId: string;
+  readonly completion: number;
 }
 
 export interface GeneratedGroup {

@@ -2,17 +2,15 @@
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import type { PolicyVersion } from "../model/identity.js";
-import { Batch, addToken, generatedGroup, inFlight, stopIdsOf, type OpenGroup } from "./batch.js";
+import { Batch, PREFILL_SCORES, addToken, generatedGroup, inFlight, stopIdsOf, type OpenGroup } from "./batch.js";
 import { checkRequest } from "./check-request.js";
 import type { Engine, EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } from "./engine-types.js";
 import { weightsAsInitializers } from "./weights-as-initializers.js";
 import { weightsAsInputs } from "./weights-as-inputs.js";
-import { segmentSession } from "./sessions.js";
+import { segmentSession, type EngineWeights } from "./sessions.js";
 import type { AdaptersOnBase } from "./engine-types.js";
-import type { EngineWeights } from "./sessions.js";
 import { MASKED, cacheNames } from "./graph/qwen2.js";
 import { GeneratedCache, PromptCache, newValues, valuesOf } from "./kv-cache.js";
-import { PREFILL_SCORES } from "./batch.js";
 import { fillUniforms } from "./noise.js";
 
 export class OrtEngine implements Engine {
@@ -57,10 +55,8 @@ export class OrtEngine implements Engine {
   async load(packed: Float32Array, iteration: number): Promise<PolicyVersion> {
     if (this.#busy || this.#batch.active.length > 0)
       throw new Error("weights may only change while no completion is in flight");
-    const expected = this.#weights.size;
-    if (packed.length !== expected) {
-      throw new Error(`published weights have ${packed.length} elements, expected ${expected}`);
-    }
+    const { size } = this.#weights;
+    if (packed.length !== size) throw new Error(`published weights have ${packed.length} elements, expected ${size}`);
     this.#busy = true;
     try {
       this.#loaded = { iteration, sha256: await this.#weights.load(packed) };

@@ -1,19 +1,12 @@
 /** Writes a model for other programs, one tensor at a time; `merge`: W + (lora_alpha / r) · B A. */
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statfsSync,
-} from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statfsSync } from "node:fs";
 import { constants, availableParallelism } from "node:os";
 import { dirname, join, resolve, sep } from "node:path";
+import { z } from "zod";
 import { createMatrixMerge, matrixOf, type MatrixMerge } from "./adapter.js";
 import { UserError } from "../errors.js";
-import { writeJson } from "../files.js";
+import { readJson, writeJson } from "../files.js";
+import type { DownloadProgress } from "../model/download.js";
 import { copyTokenizerFiles, writeConfig } from "../model/folder.js";
 import { isHubId, missingFiles, originOf } from "../model/hub.js";
 import { adapterPairs, adapterTensors, loraLayout, type LoraSpec } from "../model/lora.js";
@@ -46,10 +39,7 @@ const dtypes: Readonly<Record<NonNullable<ExportOptions["dtype"]>, { stored: Sto
 const note = (line: string): boolean => process.stderr.write(`note: ${line}\n`);
 
 /** Told how many bytes are to be written and how many have been. */
-export interface ExportProgress {
-  total(bytes: number, present: number): void;
-  add(bytes: number): void;
-}
+type ExportProgress = Pick<DownloadProgress, "total" | "add">;
 
 /** @returns files and hashes @throws UserError when the model, target or a value does not fit */
 export async function exportModel(
@@ -78,12 +68,7 @@ export async function exportModel(
   return names.map((name) => ({ name, sha256: sha256OfFile(join(out, name)) }));
 }
 
-async function writeModel(
-  folder: string,
-  model: ModelFiles,
-  options: ExportOptions,
-  progress: ExportProgress,
-): Promise<void> {
+async function writeModel(folder: string, model: ModelFiles, options: ExportOptions, progress: ExportProgress) {
   const { stored, torch } = dtypes[options.dtype ?? "bf16"];
   writeConfig(folder, model.baseFolder, torch);
   const merge =
@@ -111,13 +96,10 @@ function tensorsOf(model: ModelFiles, merge: MatrixMerge | null) {
     size,
     data: async () => {
       const pair = pairs.get(name);
-      const base = readTensor(stored);
-      const values = pair === undefined ? base : new Float32Array(size);
+      const base = { values: readTensor(stored), shape };
+      const { values } = pair === undefined ? base : { values: new Float32Array(size) };
       if (pair !== undefined)
-        await merge!.run({ values: base, shape }, matrixOf(adapters, pair.b), matrixOf(adapters, pair.a), {
-          values,
-          shape,
-        });
+        await merge!.run(base, matrixOf(adapters, pair.b), matrixOf(adapters, pair.a), { values, shape });
       const bad = nonFinite(values);
       if (bad !== undefined)
         throw new UserError(`${name}: expected numbers, found ${bad}. Export a checkpoint from before that happened.`);
@@ -131,10 +113,11 @@ function writeAdapter(folder: string, model: ModelFiles, lora: LoraSpec, options
   const { stored } = dtypes[options.dtype ?? "fp32"];
   const packed = model.published();
   const tensors = adapterTensors(loraLayout(model.shape, lora), packed);
-  writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { dtype: stored });
-  const json = JSON.parse(readFileSync(join(model.folder, "adapter_config.json"), "utf8")) as {
-    base_model_name_or_path: string;
-  };
+  writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, stored);
+  const json = readJson(
+    join(model.folder, "adapter_config.json"),
+    z.looseObject({ base_model_name_or_path: z.string() }),
+  );
   const base = json.base_model_name_or_path;
   const origin = originOf(base);
   const named = origin === undefined ? {} : { base_model_name_or_path: origin.repo, revision: origin.commit };
@@ -150,9 +133,7 @@ function checkTarget(out: string, force: boolean, sources: readonly string[]): v
     throw new UserError(
       `--out ${out}: expected a new or an empty folder, found files in it. Choose another, or add --force to replace it.`,
     );
-  const source = sources
-    .map((folder) => resolve(folder))
-    .find((folder) => `${folder}${sep}`.startsWith(`${out}${sep}`));
+  const source = sources.map((folder) => resolve(folder)).find((path) => `${path}${sep}`.startsWith(`${out}${sep}`));
   if (source !== undefined)
     throw new UserError(
       `--out ${out}: expected another folder than the model's own, found ${source} in it. Choose another.`,

@@ -4,11 +4,7 @@ import { UserError, messageOf } from "../errors.js";
 import { DATA_TYPE, Graph } from "./graph/onnx.js";
 import { halfBits } from "./kv-cache.js";
 
-export interface HalfConverter {
-  /** Rounded to nearest even; beyond ±65,504 infinite. */
-  convert(values: Float32Array): Promise<Uint16Array>;
-  release(): Promise<void>;
-}
+export type HalfConverter = Awaited<ReturnType<typeof halfConverter>>;
 
 /** Casts x [n] to float16. */
 function castGraph(): Uint8Array {
@@ -33,10 +29,11 @@ export async function checkCuda(): Promise<void> {
   }
 }
 
-export async function halfConverter(threads: number): Promise<HalfConverter> {
+export async function halfConverter(threads: number) {
   const session = await InferenceSession.create(castGraph(), { intraOpNumThreads: threads, enableMemPattern: false });
   return {
-    async convert(values) {
+    /** Rounded to nearest even; beyond ±65,504 infinite. */
+    async convert(values: Float32Array): Promise<Uint16Array> {
       const outputs = await session.run({ x: new Tensor("float32", values, [values.length]) });
       return halfBits(outputs["half"]!);
     },

@@ -1,22 +1,8 @@
 /** An engine in this process, as in training, for commands that need no learner. */
 import { availableParallelism } from "node:os";
-import type { ModelConfig } from "../model/config.js";
-import { readModel, type ModelFiles } from "../model/read-model.js";
-import type { Tokenizer } from "../model/tokenizer.js";
+import type { ModelFiles } from "../model/read-model.js";
 import type { GenerateRequest, GeneratedGroup } from "./engine-types.js";
 import { OrtEngine } from "./engine.js";
-
-export interface LocalModel {
-  readonly shape: ModelConfig;
-  readonly tokenizer: Tokenizer;
-  readonly engine: OrtEngine;
-}
-
-/** Opens a model in this thread. @param spec as in readModel @param threads 0 = all cores */
-export async function openModel(spec: string, threads: number): Promise<LocalModel> {
-  const model = readModel(spec);
-  return { shape: model.shape, tokenizer: model.tokenizer, engine: await startEngine(model, threads) };
-}
 
 /** An engine that holds the model. @param threads of ONNX Runtime; 0 = all cores */
 export async function startEngine(

@@ -28,21 +28,15 @@ export function philox4x32(
   let [c0, c1, c2, c3] = counter;
   let [k0, k1] = key;
   for (let round = 0; round < ROUNDS; round++) {
-    const high0 = mulHigh(0xd2511f53, c0);
-    const low0 = Math.imul(0xd2511f53, c0) >>> 0;
-    const high1 = mulHigh(0xcd9e8d57, c2);
-    const low1 = Math.imul(0xcd9e8d57, c2) >>> 0;
-    c0 = (high1 ^ c1 ^ k0) >>> 0;
-    c1 = low1;
-    c2 = (high0 ^ c3 ^ k1) >>> 0;
-    c3 = low0;
+    const [a, b] = [c0, c2];
+    c0 = (mulHigh(0xcd9e8d57, b) ^ c1 ^ k0) >>> 0;
+    c1 = Math.imul(0xcd9e8d57, b) >>> 0;
+    c2 = (mulHigh(0xd2511f53, a) ^ c3 ^ k1) >>> 0;
+    c3 = Math.imul(0xd2511f53, a) >>> 0;
     k0 = (k0 + 0x9e3779b9) >>> 0;
     k1 = (k1 + 0xbb67ae85) >>> 0;
   }
-  out[0] = c0;
-  out[1] = c1;
-  out[2] = c2;
-  out[3] = c3;
+  out.set([c0, c1, c2, c3]);
 }
 
 const words = new Uint32Array(4);

@@ -69,14 +69,7 @@ interface Value {
   readonly decimals: number;
 }
 
-interface Side {
-  readonly value: Value;
-  readonly first: Value;
-  /** Whether it holds `100%`: `1 / 4 * 100% = 25` is meant in percent. */
-  readonly hundred: boolean;
-  readonly operations: Operator[];
-  readonly next: number;
-}
+type Side = NonNullable<ReturnType<Parser["side"]>>;
 
 /** Recursive descent over tokens. Each method returns undefined where nothing can be judged. */
 class Parser {
@@ -88,11 +81,12 @@ class Parser {
     this.#list = list;
   }
 
-  side(at: number): Side | undefined {
+  side(at: number) {
     this.#operations = [];
     this.#first = undefined;
     const parsed = this.#sum(at);
     if (parsed === undefined) return undefined;
+    // `1 / 4 * 100% = 25` is meant in percent
     const hundred = this.#list
       .slice(at, parsed[1])
       .some((token, i, side) => token.kind === "percent" && side[i - 1]?.text === "100");

@@ -1,20 +1,10 @@
 /** Whether results can be compared: of the same questions, asked alike, and paired by seed. */
 import { UserError } from "../errors.js";
 import { type EvalResult, modesOf } from "./folder/read-results.js";
-import { differencesOf } from "./folder/settings.js";
+import { comparable, differencesOf } from "./folder/settings.js";
 
 /** What must be equal for question i of two results to be one question, asked in one way. */
-const sameness = [
-  "n",
-  "questions_sha256",
-  "prompt",
-  "prompt_sha256",
-  "max_new_tokens",
-  "temperature",
-  "samples",
-  "dtype",
-  "modes",
-] as const;
+const sameness = comparable.filter((key) => !/^(version|weights_sha256|seed|device)$/.test(key));
 
 /** @throws UserError naming two files and everything in which they differ */
 export function refuseDifferent(results: readonly EvalResult[]): void {
@@ -42,16 +32,13 @@ export function refuseUnpaired(a: readonly EvalResult[], b: readonly EvalResult[
     );
   for (const [side, results] of Object.entries({ a, b }))
     for (const [i, result] of results.entries()) {
+      const isSame = (other: EvalResult): boolean => other.weights_sha256 === result.weights_sha256;
       const twin = results
         .slice(0, i)
-        .find(
-          (other) =>
-            other.weights_sha256 === result.weights_sha256 ||
-            (other.train_seed !== null && other.train_seed === result.train_seed),
-        );
+        .find((other) => isSame(other) || (other.train_seed !== null && other.train_seed === result.train_seed));
       if (twin !== undefined)
         throw new UserError(
-          `--${side}: expected every seed once; ${twin.file} and ${result.file} are of the same ${twin.weights_sha256 === result.weights_sha256 ? "weights" : `training seed ${result.train_seed}`}. Remove one.`,
+          `--${side}: expected every seed once; ${twin.file} and ${result.file} are of the same ${isSame(twin) ? "weights" : `training seed ${result.train_seed}`}. Remove one.`,
         );
     }
   for (const [i, result] of a.entries()) {

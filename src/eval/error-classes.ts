@@ -25,24 +25,8 @@ export function classOf({ outcome, extracted, text }: Prediction): AnswerClass {
   return equations.every(({ holds }) => holds) ? "wrong_setup" : "arithmetic_slip";
 }
 
-export interface ClassCounts {
-  readonly group: string;
-  readonly n: number;
-  readonly classes: Readonly<Record<AnswerClass, number>>;
-}
-
-export interface Analysis {
-  readonly mode: Mode;
-  readonly all: ClassCounts;
-  /** Quarters of the completions by length in tokens. */
-  readonly by_length: readonly ClassCounts[];
-  /** Equations in the data set's own solution. */
-  readonly by_steps: readonly ClassCounts[];
-  /** Operations in that solution; a question with two of them counts in both rows. */
-  readonly by_operation: readonly ClassCounts[];
-  /** The first equations that do not hold, with the question they belong to. */
-  readonly slips: readonly { readonly id: string; readonly equation: string; readonly value: number }[];
-}
+export type ClassCounts = Analysis["all"];
+export type Analysis = ReturnType<typeof analyzeMode>;
 
 const SLIPS_SHOWN = 10;
 
@@ -55,18 +39,16 @@ export function analyze(predictions: readonly Prediction[]): Analysis[] {
   );
 }
 
-function analyzeMode(mode: Mode, predictions: readonly Prediction[]): Analysis {
+function analyzeMode(mode: Mode, predictions: readonly Prediction[]) {
   const judged = predictions.map((prediction) => ({
     prediction,
     class: classOf(prediction),
     gold: equationsOf(prediction.answer),
   }));
   type Judged = (typeof judged)[number];
-  const counts = (group: string, members: readonly Judged[]): ClassCounts => {
-    const classes = Object.fromEntries(Object.keys(answerClasses).map((name) => [name, 0])) as Record<
-      AnswerClass,
-      number
-    >;
+  const counts = (group: string, members: readonly Judged[]) => {
+    const names = Object.keys(answerClasses) as AnswerClass[];
+    const classes = Object.fromEntries(names.map((name) => [name, 0])) as Record<AnswerClass, number>;
     for (const member of members) classes[member.class]++;
     return { group, n: members.length, classes };
   };
@@ -82,16 +64,20 @@ function analyzeMode(mode: Mode, predictions: readonly Prediction[]): Analysis {
   return {
     mode,
     all: counts("all", judged),
+    /** Quarters of the completions by length in tokens. */
     by_length: grouped((one) => [quarterOf(one.prediction.tokens)], ascending).map(([quarter, members]) =>
       counts(`${bounds[quarter]!.join("–")} tokens`, members),
     ),
+    /** Equations in the data set's own solution. */
     by_steps: grouped((one) => [one.gold.length], ascending).map(([steps, members]) =>
       counts(steps === 1 ? "1 step" : `${steps} steps`, members),
     ),
+    /** Operations in that solution; a question with two of them counts in both rows. */
     by_operation: grouped(
       (one) => one.gold.flatMap((equation) => equation.operations),
       (a, b) => operations.indexOf(a) - operations.indexOf(b),
     ).map(([operation, members]) => counts(operation, members)),
+    /** The first equations that do not hold, with the question they belong to. */
     slips: judged
       .filter((one) => one.class === "arithmetic_slip")
       .slice(0, SLIPS_SHOWN)
@@ -110,23 +96,10 @@ function quarters(values: readonly number[]): [first: number, last: number][] {
 }
 
 /** Right and wrong before and after, by question (and sample). */
-export interface Changes {
-  readonly mode: Mode;
-  readonly n: number;
-  readonly right_right: number;
-  readonly wrong_right: number;
-  readonly right_wrong: number;
-  readonly wrong_wrong: number;
-  /** Completions by class before and class after; pairs that do not occur are left out. */
-  readonly classes: readonly { readonly before: AnswerClass; readonly after: AnswerClass; readonly n: number }[];
-}
+export type Changes = ReturnType<typeof changes>[number];
 
 /** Pairs completions in the modes both have. @throws UserError when the questions differ */
-export function changes(
-  before: readonly Prediction[],
-  after: readonly Prediction[],
-  names: readonly [string, string],
-): Changes[] {
+export function changes(before: readonly Prediction[], after: readonly Prediction[], names: readonly [string, string]) {
   const shared = modesOf(before).filter((mode) => modesOf(after).includes(mode));
   if (shared.length === 0)
     throw new UserError(
@@ -150,6 +123,7 @@ export function changes(
       wrong_right: count(false, true),
       right_wrong: count(true, false),
       wrong_wrong: count(false, false),
+      /** Completions by class before and class after; pairs that do not occur are left out. */
       classes: [...classes.values()].sort((x, y) => y.n - x.n),
     };
   });

@@ -60,7 +60,8 @@ export async function evaluate(options: EvalOptions): Promise<void> {
   const files = readModel(target.model);
   const { tokenizer, shape } = files;
   const promptIds = prompts.texts.map((text) => promptIdsOf(tokenizer, text));
-  refuseLong(promptIds, problems, options.maxNewTokens, shape.maxPositions);
+  const questions: Questions = { problems, promptIds, prompts, tokenizer };
+  refuseLong(questions, options.maxNewTokens, shape.maxPositions);
   const wanted = modes.filter((mode) => options.modes.includes(mode));
 
   const { pool, version } = await EnginePool.open(files, options.engines);
@@ -91,7 +92,7 @@ export async function evaluate(options: EvalOptions): Promise<void> {
     const figures: Partial<Record<Mode, ModeMetrics>> = {};
     const earlier = folder.seconds.wall;
     for (const mode of wanted) {
-      const ofMode = await answer(mode, { problems, promptIds, prompts, tokenizer }, pool, folder, options);
+      const ofMode = await answer(mode, questions, pool, folder, options);
       folder.seconds.wall = earlier + (performance.now() - begun) / 1000;
       predictions.push(...ofMode);
       figures[mode] = summarize(ofMode, samplesOf(mode, options), folder.seconds.modes[mode] ?? Number.NaN);
@@ -118,24 +119,15 @@ function choosePrompts(options: EvalOptions, target: Target, problems: readonly 
     );
   if (name !== "lm-eval-5shot" && fewshot !== undefined)
     throw new UserError(`--fewshot is of --prompt lm-eval-5shot, found --prompt ${name}. Leave it out.`);
-  const choice = {
-    name,
+  const questions = problems.map(({ question }) => question);
+  const asked = {
     system: system ?? target.prompt?.system ?? null,
     suffix: promptSuffix ?? target.prompt?.suffix ?? "",
-    ...(fewshot !== undefined && { fewshot }),
   };
-  return makePrompts(
-    choice,
-    problems.map(({ question }) => question),
-  );
+  return makePrompts({ name, ...asked, ...(fewshot !== undefined && { fewshot }) }, questions);
 }
 
-function refuseLong(
-  promptIds: readonly Int32Array[],
-  problems: readonly Problem[],
-  maxNewTokens: number,
-  context: number,
-): void {
+function refuseLong({ promptIds, problems }: Questions, maxNewTokens: number, context: number): void {
   for (const [i, { length }] of promptIds.entries())
     if (length + maxNewTokens > context)
       throw new UserError(
@@ -193,8 +185,6 @@ async function answerQuestion(
     stopIds: tokenizer.stopIds,
     stops: prompts.stopStrings,
     seed: taskSeed(options.seed, requestId),
-    top: false,
-    scorePrompt: false,
   };
   const { choices } = await generate(pool, decoder, generation);
   return choices.map(({ text, tokens, finishReason }, sample) =>

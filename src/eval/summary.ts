@@ -2,7 +2,7 @@
 import { isWellFormed } from "../tasks/extract.js";
 import { extractorNames, type Prediction } from "./folder/predictions.js";
 import type { ModeMetrics } from "./folder/read-results.js";
-import { majAtK, passAtK, wilsonInterval } from "../math/statistics.js";
+import { majAtK, mean, passAtK, wilsonInterval } from "../math/statistics.js";
 
 /** @param predictions all of one mode, by question and sample @param seconds of generating */
 export function summarize(predictions: readonly Prediction[], samples: number, seconds: number): ModeMetrics {
@@ -44,23 +44,18 @@ export function summarize(predictions: readonly Prediction[], samples: number, s
 /** Means over the questions of pass@k and maj@k; the answers are those of our extractor. */
 function atK(questions: readonly (readonly Prediction[])[], samples: number) {
   const ks = Array.from({ length: Math.floor(Math.log2(samples)) + 1 }, (_, i) => 2 ** i);
-  const mean = (of: (question: readonly Prediction[]) => number): number =>
-    questions.reduce((sum, question) => sum + of(question), 0) / questions.length;
+  const byK = (of: (question: readonly Prediction[], k: number) => number): Record<string, number> =>
+    Object.fromEntries(ks.map((k) => [String(k), mean(questions.map((question) => of(question, k)))]));
   const rightOf = (question: readonly Prediction[]): Prediction[] =>
     question.filter(({ outcome }) => outcome === "correct");
   /** A truncated completion does not vote, even if its last digits look like an answer. */
   const vote = ({ outcome, extracted }: Prediction): string | undefined =>
     outcome === "truncated" ? undefined : extracted.ours.answer;
   return {
-    pass_at_k: byK(ks, (k) => mean((question) => passAtK(samples, rightOf(question).length, k))),
-    maj_at_k: byK(ks, (k) =>
-      mean((question) => {
-        const right = new Set(rightOf(question).map(vote));
-        return Number(majAtK(question.map(vote), k, (answer) => right.has(answer)));
-      }),
-    ),
+    pass_at_k: byK((question, k) => passAtK(samples, rightOf(question).length, k)),
+    maj_at_k: byK((question, k) => {
+      const right = new Set(rightOf(question).map(vote));
+      return Number(majAtK(question.map(vote), k, (answer) => right.has(answer)));
+    }),
   };
 }
-
-const byK = (ks: readonly number[], value: (k: number) => number): Record<string, number> =>
-  Object.fromEntries(ks.map((k) => [String(k), value(k)]));

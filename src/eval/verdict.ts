@@ -10,7 +10,6 @@ import {
   mean,
   pairedBootstrapInterval,
   tTest,
-  type Interval,
   wilsonInterval,
 } from "../math/statistics.js";
 
@@ -19,27 +18,8 @@ const BOOTSTRAP_SEED = 1;
 /** Level of all tests, after Holm's correction. */
 const LEVEL = 0.05;
 
-export interface CheckpointComparison {
-  readonly mode: Mode;
-  /** Indices into the files compared; differences are b − a. */
-  readonly a: number;
-  readonly b: number;
-  readonly n: number;
-  readonly accuracy: readonly [a: number, b: number];
-  /** Wilson. */
-  readonly ci95: readonly [a: Interval, b: Interval];
-  readonly difference: number;
-  /** Paired bootstrap over questions. */
-  readonly difference_ci95: Interval;
-  /** Questions only one of the two got right. */
-  readonly only_a: number;
-  readonly only_b: number;
-  /** Mid-p McNemar. */
-  readonly p: number;
-  readonly p_holm: number;
-  /** The difference found 4 times in 5, at LEVEL / tests and as many that differ; null: too few. */
-  readonly detectable: number | null;
-}
+/** Two checkpoints in one mode; differences are b − a. */
+export type CheckpointComparison = ReturnType<typeof compareCheckpoints>[number];
 
 export const allPairs = (results: readonly unknown[]): (readonly [a: number, b: number])[] =>
   results.flatMap((_, a) => results.slice(a + 1).map((_, i) => [a, a + 1 + i] as const));
@@ -48,19 +28,13 @@ export const allPairs = (results: readonly unknown[]): (readonly [a: number, b: 
 export function compareCheckpoints(
   results: readonly EvalResult[],
   pairs: readonly (readonly [a: number, b: number])[] = allPairs(results),
-): CheckpointComparison[] {
+) {
   const modes = modesOf(results[0]!);
   const level = LEVEL / (pairs.length * modes.length);
   return withHolm(pairs.flatMap(([a, b]) => modes.map((mode) => comparePair(results, a, b, mode, level))));
 }
 
-function comparePair(
-  results: readonly EvalResult[],
-  a: number,
-  b: number,
-  mode: Mode,
-  level: number,
-): Omit<CheckpointComparison, "p_holm"> {
+function comparePair(results: readonly EvalResult[], a: number, b: number, mode: Mode, level: number) {
   const [answersA, answersB] = [results[a]![mode]!.correct, results[b]![mode]!.correct];
   const n = answersA.length;
   const [rightA, rightB] = [count(answersA), count(answersB)];
@@ -69,16 +43,19 @@ function comparePair(
   const onlyB = differences.filter((d) => d > 0).length;
   return {
     mode,
+    /** Indices into the files compared. */
     a,
     b,
     n,
-    accuracy: [rightA / n, rightB / n],
-    ci95: [wilsonInterval(rightA, n), wilsonInterval(rightB, n)],
+    accuracy: [rightA / n, rightB / n] as const,
+    ci95: [wilsonInterval(rightA, n), wilsonInterval(rightB, n)] as const,
     difference: (rightB - rightA) / n,
     difference_ci95: pairedBootstrapInterval(differences, BOOTSTRAP_SEED),
+    /** Questions only one of the two got right. */
     only_a: onlyA,
     only_b: onlyB,
     p: mcnemarMidP(onlyA, onlyB),
+    /** The difference found 4 times in 5, by as many questions that differ; null: too few. */
     detectable: detectablePaired(n, (onlyA + onlyB) / n, level),
   };
 }
@@ -92,23 +69,10 @@ export interface SeedPairs {
   readonly b: readonly number[];
 }
 
-export interface SeedComparison extends SeedPairs {
-  readonly seeds: number;
-  readonly accuracy: readonly [a: number, b: number];
-  /** [seeds] accuracy of b − a. */
-  readonly differences: readonly number[];
-  readonly difference: number;
-  readonly sd: number;
-  /** Student's t, seeds − 1 degrees of freedom. */
-  readonly difference_ci95: Interval;
-  readonly p: number;
-  readonly p_holm: number;
-  /** Smallest mean difference that would be shown 4 times in 5 at this sd and LEVEL / tests. */
-  readonly detectable: number;
-}
+export type SeedComparison = ReturnType<typeof compareSeeds<SeedPairs>>[number];
 
 /** Compares seed i of one with seed i of the other; Holm's correction is over the whole family. */
-export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & SeedComparison)[] {
+export function compareSeeds<T extends SeedPairs>(family: readonly T[]) {
   return withHolm(
     family.map((pairs) => {
       const { a, b, n } = pairs;
@@ -119,11 +83,14 @@ export function compareSeeds<T extends SeedPairs>(family: readonly T[]): (T & Se
         ...pairs,
         seeds: a.length,
         accuracy: [mean(a), mean(b)] as const,
+        /** [seeds] accuracy of b − a. */
         differences,
         difference,
         sd,
+        /** Student's t, seeds − 1 degrees of freedom. */
         difference_ci95: interval,
         p,
+        /** Smallest mean difference that would be shown 4 times in 5 at this sd. */
         detectable: detectableOverSeeds(sd, a.length, LEVEL / family.length),
       };
     }),

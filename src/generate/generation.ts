@@ -12,10 +12,10 @@ export interface Generation {
   /** 0 only where the prompt is scored and nothing generated. */
   readonly maxTokens: number;
   readonly stopIds: readonly number[];
-  readonly stops: readonly string[];
+  readonly stops?: readonly string[];
   readonly seed: bigint;
-  readonly top: boolean;
-  readonly scorePrompt: boolean;
+  readonly top?: boolean;
+  readonly scorePrompt?: boolean;
 }
 
 export interface TokenInfo {
@@ -39,26 +39,20 @@ export interface Choice extends ChoiceDelta {
 
 /** What the engine will be asked: completions, and the prompt's score. */
 export function engineRequests(generation: Generation): GenerateRequest[] {
-  const { requestId, promptIds, n, temperature, maxTokens, stopIds, seed, top, scorePrompt } = generation;
-  const requests: GenerateRequest[] = [];
-  if (maxTokens > 0) {
-    const sampling = { temperature, maxNewTokens: maxTokens, stopIds };
-    requests.push({ requestId, promptIds, groupSize: n, seed, sampling, top, stream: true });
-  }
-  if (scorePrompt)
-    requests.push({
-      requestId: scoreId(requestId),
-      promptIds: promptIds.subarray(0, 1),
-      groupSize: 1,
-      seed,
-      sampling: { temperature, maxNewTokens: 1, stopIds: [] },
-      forced: [promptIds.slice(1)],
-      top,
-    });
-  return requests;
+  const { requestId, promptIds, n, temperature, maxTokens, stopIds, seed, top = false, scorePrompt } = generation;
+  const sampling = { temperature, maxNewTokens: maxTokens, stopIds };
+  const completions = { requestId, promptIds, groupSize: n, seed, sampling, top, stream: true };
+  const score = {
+    requestId: `${requestId}-score`,
+    promptIds: promptIds.subarray(0, 1),
+    groupSize: 1,
+    seed,
+    sampling: { temperature, maxNewTokens: 1, stopIds: [] },
+    forced: [promptIds.slice(1)],
+    top,
+  };
+  return [...(maxTokens > 0 ? [completions] : []), ...(scorePrompt ? [score] : [])];
 }
-
-const scoreId = (requestId: string): string => `${requestId}-score`;
 
 /** @returns choices in order, and prompt tokens with `scorePrompt` @throws Cancelled on abort */
 export async function generate(
@@ -161,11 +155,7 @@ class GrowingChoice {
   }
 
   whole(): Choice {
-    return {
-      index: this.#index,
-      text: this.#text.text,
-      tokens: this.#tokens,
-      finishReason: this.#finishReason ?? "length",
-    };
+    const { text } = this.#text;
+    return { index: this.#index, text, tokens: this.#tokens, finishReason: this.#finishReason ?? "length" };
   }
 }

@@ -79,16 +79,7 @@ export function parsePrompt({ where, text }: PromptLine): {
   return { prompt: given[0]!, ...(id !== undefined && { id }) };
 }
 
-export interface AnswerFile {
-  readonly kept: number;
-  /** What is wrong with lines that have no answer, by index; each begins with its place. */
-  readonly errors: ReadonlyMap<number, string>;
-  /** Whether a line is to be answered: it is not there, or its error is to be tried again. */
-  readonly isOpen: (line: PromptLine) => boolean;
-  /** Takes a line in any order. */
-  add(line: AnswerLine): void;
-  close(): void;
-}
+export type AnswerFile = ReturnType<typeof openAnswerFile>;
 
 /** Opens a new output file, or one to go on with. @throws UserError when it holds anything else */
 export function openAnswerFile(
@@ -97,35 +88,35 @@ export function openAnswerFile(
   lines: readonly PromptLine[],
   settingsHash: string,
   { overwrite, retryErrors = false }: { readonly overwrite: boolean; readonly retryErrors?: boolean },
-): AnswerFile {
+) {
   if (resolve(file) === resolve(input))
     throw new UserError(`--output ${file}: expected another file than --input. Choose another name.`);
   mkdirSync(dirname(resolve(file)), { recursive: true });
   if (overwrite) rmSync(file, { force: true });
-  const kept = existsSync(file)
-    ? keepWhole(file, input, lines, settingsHash)
-    : { count: 0, errors: new Map<number, string>() };
-  const { errors } = kept;
-  let next = kept.count;
+  const { kept, errors } = keepWhole(file, input, lines, settingsHash);
+  let next = kept;
   /** Lines that wait for one before them. */
   const early = new Map<number, AnswerLine>();
   const again = new Set(retryErrors ? errors.keys() : []);
   const replaced = new Map<number, AnswerLine>();
   const handle = openSync(file, "a");
   return {
-    kept: kept.count,
+    kept,
+    /** What is wrong with lines that have no answer, by index; each begins with its place. */
     errors,
-    isOpen: ({ index }) => index >= kept.count || again.has(index),
-    add(line) {
+    /** Whether a line is to be answered: it is not there, or its error is to be tried again. */
+    isOpen: ({ index }: PromptLine): boolean => index >= kept || again.has(index),
+    /** Takes a line in any order. */
+    add(line: AnswerLine): void {
       errors.delete(line.index);
       if ("error" in line) errors.set(line.index, line.error);
-      (line.index < kept.count ? replaced : early).set(line.index, line);
+      (line.index < kept ? replaced : early).set(line.index, line);
       for (let due = early.get(next); due !== undefined; due = early.get(next)) {
         early.delete(next++);
         appendFileSync(handle, `${JSON.stringify(due)}\n`);
       }
     },
-    close() {
+    close(): void {
       closeSync(handle);
       if (replaced.size === 0) return;
       const whole = readFileSync(file, "utf8").split("\n");
@@ -135,19 +126,15 @@ export function openAnswerFile(
 }
 
 /** Cuts off a torn last line, and checks that the others answer the input's. */
-function keepWhole(
-  file: string,
-  input: string,
-  lines: readonly PromptLine[],
-  settingsHash: string,
-): { count: number; errors: Map<number, string> } {
+function keepWhole(file: string, input: string, lines: readonly PromptLine[], settingsHash: string) {
+  const errors = new Map<number, string>();
+  if (!existsSync(file)) return { kept: 0, errors };
   const bytes = readFileSync(file);
   const end = bytes.lastIndexOf("\n") + 1;
   const written = bytes.subarray(0, end).toString("utf8").split("\n").slice(0, -1);
   const refuse = (line: number, found: string): never => {
     throw new UserError(`${file}:${line}: ${found}. Choose another --output, or give --overwrite.`);
   };
-  const errors = new Map<number, string>();
   for (const [i, text] of written.entries()) {
     const parsed = writtenSchema.safeParse(jsonOf(text));
     if (!parsed.success) return refuse(i + 1, "expected a line that infer wrote, found something else");
@@ -164,5 +151,5 @@ function keepWhole(
     if (error !== undefined) errors.set(i, error);
   }
   truncateSync(file, end);
-  return { count: written.length, errors };
+  return { kept: written.length, errors };
 }

@@ -61,12 +61,10 @@ function chatOf(prompt: string | readonly ChatMessage[], { system }: Asking): Ch
 }
 
 export function answersOf({ completions }: GeneratedGroup, { tokenizer }: Pick<ModelFiles, "tokenizer">): Answer[] {
-  return completions.map(({ ids, logprobs, finishReason }) => {
-    return {
-      text: completionText(tokenizer, { ids, finishReason }),
-      finish_reason: finishReason,
-      tokens: ids.length,
-      logprob: logprobs.reduce((sum, logprob) => sum + logprob, 0),
-    };
-  });
+  return completions.map(({ ids, logprobs, finishReason }) => ({
+    text: completionText(tokenizer, { ids, finishReason }),
+    finish_reason: finishReason,
+    tokens: ids.length,
+    logprob: logprobs.reduce((sum, logprob) => sum + logprob, 0),
+  }));
 }

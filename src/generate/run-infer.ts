@@ -121,10 +121,7 @@ async function streamAnswer({ pool, files, asking }: Asked, request: GenerateReq
     temperature: asking.temperature,
     maxTokens: sampling.maxNewTokens,
     stopIds: sampling.stopIds,
-    stops: [],
     seed,
-    top: false,
-    scorePrompt: false,
   };
   await generate(pool, files.tokenizer, generation, undefined, ({ text }) => void process.stdout.write(text));
   process.stdout.write("\n");

@@ -14,13 +14,8 @@ import { loadDataset } from "../tasks/dataset.js";
 import { starterCorpus } from "../tasks/starter.js";
 
 export interface SftFlags extends SftOptions {
-  /** Hugging Face folder; with `fromScratch` only its config.json and tokenizer are read. */
-  readonly model: string;
   readonly data: string;
-  /** Folder that becomes the trained model; checkpoints go to its checkpoints/. */
-  readonly out: string;
   readonly fromScratch: boolean;
-  readonly resume: boolean;
   readonly backend: BackendChoice;
 }
 
@@ -61,17 +56,7 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
     `${layoutSize(weightLayout(config)).toLocaleString("en")} parameters, ${size.toLocaleString("en")} examples, ${backend.library}`,
   );
   const settings = { ...options, saveSteps: options.saveSteps === 0 ? options.maxSteps : options.saveSteps };
-  await trainSft(
-    backend.tf,
-    config,
-    base,
-    options.model,
-    options.out,
-    { size, example },
-    settings,
-    options.resume,
-    onStep,
-  );
+  await trainSft(backend.tf, config, base, { size, example }, settings, onStep);
 }
 
 function examples(data: string): { size: number; problem: (i: number) => { question: string; answer: string } } {

@@ -12,6 +12,11 @@ import { groupTokens, type SequenceGroup } from "./policy/packing.js";
 import { PolicyOptimizer } from "./policy/step.js";
 
 export interface SftOptions {
+  /** Hugging Face folder; with `fromScratch` only its config.json and tokenizer are read. */
+  readonly model: string;
+  /** Folder that becomes the trained model; checkpoints go to its checkpoints/. */
+  readonly out: string;
+  readonly resume: boolean;
   readonly maxSteps: number;
   readonly batchSize: number;
   readonly learningRate: number;
@@ -59,9 +64,9 @@ export interface SftExamples {
   readonly example: (i: number) => SequenceGroup;
 }
 
-function sftRun(sourceFolder: string, options: SftOptions): RunConfig {
+function sftRun(options: SftOptions): RunConfig {
   return runConfigSchema.parse({
-    model: { path: sourceFolder },
+    model: { path: options.model },
     seed: options.seed,
     max_steps: options.maxSteps,
     learning_rate: options.learningRate,
@@ -74,19 +79,17 @@ function sftRun(sourceFolder: string, options: SftOptions): RunConfig {
   });
 }
 
-/** Leaves the final model as an HF folder in `outDir`; `sourceFolder` has its other files. */
+/** Leaves the final model as an HF folder in `out`; the source folder has its other files. */
 export async function trainSft(
   tf: TF,
   shape: ModelConfig,
   base: BaseWeights,
-  sourceFolder: string,
-  outDir: string,
   { size, example }: SftExamples,
   options: SftOptions,
-  resume: boolean,
   onStep: (progress: SftProgress) => void,
 ): Promise<void> {
-  const run = sftRun(sourceFolder, options);
+  const { model: sourceFolder, out: outDir, resume } = options;
+  const run = sftRun(options);
   const last = resume ? listCheckpoints(outDir).at(-1) : undefined;
   const state = last === undefined ? null : loadTrainingState(outDir, last);
   const model = new TrainableModel(tf, shape, run, base, state?.vectors.weights ?? null);

@@ -16,12 +16,6 @@ export interface Counters {
   before: Validation;
 }
 
-interface SavedValues extends Counters {
-  readonly optimizerSteps: number;
-  readonly klCoef: number;
-  readonly skippedUpdates: number;
-}
-
 /** What must be there to go on; the rest is as it was written. */
 const savedSchema = z.looseObject({
   iteration: z.int().nonnegative(),
@@ -32,6 +26,7 @@ const savedSchema = z.looseObject({
   klCoef: z.number(),
   skippedUpdates: z.int().nonnegative(),
 });
+type SavedValues = Counters & Readonly<Record<"optimizerSteps" | "klCoef" | "skippedUpdates", number>>;
 
 /** The last checkpoint of a run, read back; null state when there is none or none is wanted. */
 export class Checkpoints {

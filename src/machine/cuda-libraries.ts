@@ -2,16 +2,9 @@
 import { existsSync } from "node:fs";
 import { readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { cacheRoot, fetchWheel, fillBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, fillBeside, wheel, type Wheel } from "./wheels.js";
 
 export type CudaMajor = "12" | "13";
-
-const wheel = (name: string, version: string, megabytes: number, sha256: string): Wheel => ({
-  name,
-  version,
-  megabytes,
-  sha256,
-});
 
 /** tensorflow 2.21.0's `and-cuda` extra without nvcc; newest 12.x, which ONNX Runtime needs. */
 const CUDA_12: readonly Wheel[] = [

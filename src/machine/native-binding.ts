@@ -12,7 +12,7 @@ import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
-import { cacheRoot, fetchWheel, findPip, firstThatRuns, fillBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, findPip, firstThatRuns, fillBeside, wheel, type Wheel } from "./wheels.js";
 
 const run = promisify(execFile);
 
@@ -21,18 +21,18 @@ export type TensorFlowBuild = "cpu" | "cuda";
 /** The libtensorflow that is used: one PyPI wheel for each build, by version and content. */
 const TENSORFLOW_VERSION = "2.21.0";
 export const TENSORFLOW_WHEELS: Record<TensorFlowBuild, Wheel> = {
-  cpu: {
-    name: "tensorflow-cpu",
-    version: TENSORFLOW_VERSION,
-    sha256: "2b847d217b02ee7731ed91431daf3250daa0196c3c94614d23be27232e6e5b6c",
-    megabytes: 274,
-  },
-  cuda: {
-    name: "tensorflow",
-    version: TENSORFLOW_VERSION,
-    sha256: "9056fbc9ba04235810b71ae6cbd958a196e8804fb53bbcffbf3e23b56155f124",
-    megabytes: 572,
-  },
+  cpu: wheel(
+    "tensorflow-cpu",
+    TENSORFLOW_VERSION,
+    274,
+    "2b847d217b02ee7731ed91431daf3250daa0196c3c94614d23be27232e6e5b6c",
+  ),
+  cuda: wheel(
+    "tensorflow",
+    TENSORFLOW_VERSION,
+    572,
+    "9056fbc9ba04235810b71ae6cbd958a196e8804fb53bbcffbf3e23b56155f124",
+  ),
 };
 
 /** What is taken from the wheel; everything else in it is Python. */
@@ -51,17 +51,12 @@ export const nativeBindingPath = (): string => join(packageFolder(), "lib", "nap
  * Links the binding from the cache, else builds it. Safe to run twice at once. What a machine lacks
  * is the `reason`, not thrown: wasm serves then.
  */
-export async function prepareNativeBinding({
-  log,
-  build = "cpu",
+export async function prepareNativeBinding(
+  log: (line: string) => void,
+  build: TensorFlowBuild = "cpu",
   path = nativeBindingPath(),
   cache = tensorFlowFolder(build),
-}: {
-  log: (line: string) => void;
-  build?: TensorFlowBuild;
-  path?: string;
-  cache?: string;
-}): Promise<NativeBinding> {
+): Promise<NativeBinding> {
   try {
     if (isInPlace(path, cache, build)) return { ok: true, path, built: false };
     const cached = join(cache, BINDING);
@@ -112,27 +107,19 @@ async function buildInto(cache: string, wheel: Wheel, log: (line: string) => voi
   await fillBeside(cache, fill, join(cache, BINDING));
 }
 
-interface Tools {
-  python: string;
-  compiler: string;
-  nodeHeaders: string;
-}
+type Tools = Awaited<ReturnType<typeof findTools>>;
 
 /** Finds everything the build needs before anything is downloaded. */
-async function findTools(): Promise<Tools> {
-  if (process.platform !== "linux" || process.arch !== "x64") {
+async function findTools() {
+  if (process.platform !== "linux" || process.arch !== "x64")
     throw new Error(`it is prepared on Linux x64 only, this is ${process.platform} ${process.arch}`);
-  }
   const missing: string[] = [];
   const python = await findPip();
   if (python === undefined) missing.push("python3 with pip (Debian: apt install python3-pip)");
   const compiler = await firstThatRuns([process.env["CXX"] || "g++", "clang++"], ["--version"]);
   if (compiler === undefined) missing.push("g++ (Debian: apt install g++)");
-  const headers = [
-    join(dirname(dirname(process.execPath)), "include", "node"),
-    "/usr/include/node",
-    "/usr/local/include/node",
-  ];
+  const prefixes = [dirname(dirname(process.execPath)), "/usr", "/usr/local"];
+  const headers = prefixes.map((prefix) => join(prefix, "include", "node"));
   const nodeHeaders = headers.find((folder) => existsSync(join(folder, "node_api.h")));
   if (nodeHeaders === undefined)
     missing.push("node_api.h (Debian: apt install libnode-dev; nodejs.org's own archives have it)");
@@ -160,26 +147,14 @@ async function compile({ compiler, nodeHeaders }: Tools, folder: string): Promis
   const libraries = [`-L${folder}`, ...LIBRARIES.map((name) => `-l:${name}`), "-Wl,-rpath,$ORIGIN"];
   const output = join(folder, BINDING);
   try {
-    await run(compiler, [
-      "-std=c++17",
-      "-O2",
-      "-fPIC",
-      "-shared",
-      "-DNAPI_VERSION=8",
-      ...include,
-      ...sources,
-      ...libraries,
-      "-o",
-      output,
-    ]);
+    const options = ["-std=c++17", "-O2", "-fPIC", "-shared", "-DNAPI_VERSION=8", ...include];
+    await run(compiler, [...options, ...sources, ...libraries, "-o", output]);
     await run(process.execPath, ["-e", "require(process.argv[1])", output], {
       env: { ...process.env, TF_CPP_MIN_LOG_LEVEL: "2" },
     });
   } catch (error) {
-    const why =
-      messageOf(error)
-        .split("\n")
-        .find((line) => /error/i.test(line)) ?? messageOf(error);
+    const said = messageOf(error).split("\n");
+    const why = said.find((line) => /error/i.test(line)) ?? messageOf(error);
     throw new Error(`the binding did not build with ${compiler} (${why.slice(0, 200)})`, { cause: error });
   }
 }

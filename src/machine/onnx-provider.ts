@@ -12,7 +12,7 @@ import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
 import { type CudaMajor, cudaLibraryPath } from "./cuda-libraries.js";
-import { cacheRoot, fetchWheel, fillBeside, type Wheel } from "./wheels.js";
+import { cacheRoot, fetchWheel, fillBeside, wheel } from "./wheels.js";
 
 const run = promisify(execFile);
 
@@ -21,12 +21,12 @@ const INSTALL_TIMEOUT_MS = 30 * 60_000;
 const PROVIDER = ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"];
 
 /** The wheel that holds the provider for CUDA 13; its version must be onnxruntime-node's. */
-export const ONNX_CUDA_13: Wheel = {
-  name: "onnxruntime-gpu",
-  version: "1.30.0",
-  sha256: "4fbf0c5d7b5fb99266c2e8a802e3e64af68bdc383e0f3c7349b985f1087eedaa",
-  megabytes: 247,
-};
+export const ONNX_CUDA_13 = wheel(
+  "onnxruntime-gpu",
+  "1.30.0",
+  247,
+  "4fbf0c5d7b5fb99266c2e8a802e3e64af68bdc383e0f3c7349b985f1087eedaa",
+);
 
 const packageFolder = (): string => dirname(createRequire(import.meta.url).resolve("onnxruntime-node/package.json"));
 

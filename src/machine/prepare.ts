@@ -16,12 +16,10 @@ export interface SetupOptions {
 /** Prepares native TensorFlow, else wasm serves. @throws UserError when a `cuda` part fails */
 export async function setup({ cuda, actorCuda, dryRun }: SetupOptions): Promise<void> {
   if (cuda) return dryRun ? listCuda(actorCuda) : setupCuda(actorCuda);
-  const binding = await prepareNativeBinding({ log: tell });
-  if (binding.ok) {
-    if (binding.built) tell("TensorFlow is ready");
-  } else {
+  const binding = await prepareNativeBinding(tell);
+  if (!binding.ok)
     tell(`TensorFlow could not be prepared, so the learner runs on wasm, about 4x slower; ${binding.reason}`);
-  }
+  else if (binding.built) tell("TensorFlow is ready");
 }
 
 const tell = (line: string): void => console.error(line);
@@ -34,7 +32,7 @@ async function setupCuda(actorCuda: CudaMajor): Promise<void> {
   const attempt = (what: string, work: () => Promise<void>) =>
     work().catch((error: unknown) => void failures.push(`${what}: ${messageOf(error)}`));
   await attempt("TensorFlow's CUDA build", async () => {
-    const binding = await prepareNativeBinding({ log: tell, build: "cuda" });
+    const binding = await prepareNativeBinding(tell, "cuda");
     if (!binding.ok) throw new Error(binding.reason);
   });
   await attempt("ONNX Runtime's CUDA provider", () => prepareOnnxProvider(python, actorCuda, tell));

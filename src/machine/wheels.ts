@@ -10,13 +10,14 @@ import { promisify } from "node:util";
 
 const run = promisify(execFile);
 
-export interface Wheel {
-  readonly name: string;
-  readonly version: string;
-  readonly sha256: string;
-  /** Size of the download, in units of 10^6 bytes. */
-  readonly megabytes: number;
-}
+/** @param megabytes size of the download, in units of 10^6 bytes */
+export const wheel = (name: string, version: string, megabytes: number, sha256: string) => ({
+  name,
+  version,
+  megabytes,
+  sha256,
+});
+export type Wheel = ReturnType<typeof wheel>;
 
 /** The user's cache folder of this program: under $XDG_CACHE_HOME, else ~/.cache. */
 export const cacheRoot = (): string => join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "finellama-rl");
@@ -30,11 +31,7 @@ export const findPip = (): Promise<string | undefined> =>
 
 export async function firstThatRuns(commands: string[], args: string[]): Promise<string | undefined> {
   for (const command of commands) {
-    const runs = await run(command, args).then(
-      () => true,
-      () => false,
-    );
-    if (runs) return command;
+    if (await run(command, args).catch(() => false)) return command;
   }
   return undefined;
 }

@@ -59,23 +59,18 @@ function quantile(sorted: Float64Array, p: number): number {
   return low + (position - below) * (sorted[Math.min(below + 1, sorted.length - 1)]! - low);
 }
 
-export interface TTest {
-  readonly mean: number;
-  /** Unbiased standard deviation of the values, or `leastSd` where that is larger. */
-  readonly sd: number;
-  readonly interval: Interval;
-  /** Probability under a mean of 0; without any spread 0, or 1 when all values are 0. */
-  readonly p: number;
-}
-
 /** One-sample t test, df n − 1, of at least two values. @param leastSd least deviation to assume */
-export function tTest(values: readonly number[], leastSd = 0): TTest {
+export function tTest(
+  values: readonly number[],
+  leastSd = 0,
+): { mean: number; sd: number; interval: Interval; p: number } {
   const n = values.length;
   if (n < 2) throw new RangeError(`a t interval needs at least 2 values, found ${n}`);
-  const mean = values.reduce((sum, x) => sum + x, 0) / n;
+  const mean = sum(values) / n;
   const sd = Math.max(leastSd, Math.sqrt(values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (n - 1)));
   const standardError = sd / Math.sqrt(n);
   const half = studentQuantile(0.975, n - 1) * standardError;
+  // under a mean of 0; without any spread 0, or 1 when all values are 0
   const p = mean === 0 ? 1 : 2 * Math.max(0, 1 - studentCdf(Math.abs(mean) / standardError, n - 1));
   return { mean, sd, interval: [mean - half, mean + half], p };
 }

@@ -7,24 +7,7 @@ import { z } from "zod";
 import { layoutSize, weightLayout } from "./layout.js";
 import { hubCache, isHubId } from "./hub.js";
 
-export interface ModelConfig {
-  readonly modelType: "qwen2" | "llama";
-  readonly vocabSize: number;
-  readonly hiddenSize: number;
-  readonly intermediateSize: number;
-  readonly numLayers: number;
-  readonly numHeads: number;
-  readonly numKvHeads: number;
-  readonly headDim: number;
-  /** Longest sequence (prompt + completion) in tokens. */
-  readonly maxPositions: number;
-  readonly rmsNormEps: number;
-  readonly ropeTheta: number;
-  /** True when the LM head is the embedding matrix. */
-  readonly tieWordEmbeddings: boolean;
-  /** True when q, k and v projections have a bias (qwen2). */
-  readonly qkvBias: boolean;
-}
+export type ModelConfig = ReturnType<typeof parseModelConfig>;
 
 const rope = z.looseObject({
   rope_type: z.string().optional(),
@@ -67,7 +50,7 @@ const ROPE_CURES: Readonly<Record<string, string>> = {
 };
 
 /** @param where named in errors @throws UserError for an architecture that is not supported */
-export function parseModelConfig(json: unknown, where: string): ModelConfig {
+export function parseModelConfig(json: unknown, where: string) {
   const parsed = raw.safeParse(json);
   if (!parsed.success) throw new UserError(`${where}: not a model config: ${z.prettifyError(parsed.error)}`);
   const c = parsed.data;
@@ -104,7 +87,7 @@ export function parseModelConfig(json: unknown, where: string): ModelConfig {
   const headDim = c.head_dim ?? c.hidden_size / c.num_attention_heads;
   if (!Number.isInteger(headDim) || headDim % 2 !== 0)
     refuse(`the head dimension (${headDim}) is not an even integer`, "The file is damaged.");
-  const config: ModelConfig = {
+  const config = {
     modelType: c.model_type as "qwen2" | "llama",
     vocabSize: c.vocab_size,
     hiddenSize: c.hidden_size,
@@ -113,10 +96,13 @@ export function parseModelConfig(json: unknown, where: string): ModelConfig {
     numHeads: c.num_attention_heads,
     numKvHeads: kv,
     headDim,
+    /** Longest sequence (prompt + completion) in tokens. */
     maxPositions: c.max_position_embeddings,
     rmsNormEps: c.rms_norm_eps,
     ropeTheta: rotary?.rope_theta ?? c.rope_theta ?? 10_000,
+    /** True when the LM head is the embedding matrix. */
     tieWordEmbeddings: c.tie_word_embeddings,
+    /** True when q, k and v projections have a bias (qwen2). */
     qkvBias: c.model_type === "qwen2",
   };
   const parameters = layoutSize(weightLayout(config));

@@ -12,6 +12,7 @@ import { listFiles, modelInfo } from "@huggingface/hub";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
 import { type Environment, findSnapshot, hubCache, isCommit, isHubId, missingFiles, repoCache } from "./hub.js";
+import { optionalFiles, requiredFiles } from "./folder.js";
 import { SHARD_INDEX, readShardIndex } from "./safetensors/read.js";
 import { type HubClient, Transient, hubClient, isOffline, networkReason } from "./hub-client.js";
 
@@ -36,14 +37,8 @@ export interface DownloadOptions {
 
 const smallFiles = [
   "config.json",
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "chat_template.jinja",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "vocab.json",
-  "merges.txt",
+  ...requiredFiles,
+  ...optionalFiles,
   "adapter_config.json",
   "adapter_model.safetensors",
 ];
@@ -51,20 +46,21 @@ const smallFiles = [
 const FRUITLESS_ATTEMPTS = 5;
 
 const hex = (digits: number) => z.string().regex(new RegExp(`^[0-9a-f]{${digits}}$`));
-const entrySchema = z.object({
-  path: z.string(),
-  size: z.int().nonnegative(),
-  oid: hex(40),
-  lfs: z.object({ oid: hex(64), size: z.int().nonnegative() }).optional(),
-});
-
-/** A file of the repository, and the name its content has in blobs/. */
-interface RemoteFile {
-  readonly name: string;
-  readonly size: number;
-  readonly etag: string;
-  readonly isLfs: boolean;
-}
+/** A file of the repository; `etag` is the name its content has in blobs/. */
+const remoteFile = z
+  .object({
+    path: z.string(),
+    size: z.int().nonnegative(),
+    oid: hex(40),
+    lfs: z.object({ oid: hex(64), size: z.int().nonnegative() }).optional(),
+  })
+  .transform(({ path: name, size, oid, lfs }) => ({
+    name,
+    size: lfs?.size ?? size,
+    etag: lfs?.oid ?? oid,
+    isLfs: lfs !== undefined,
+  }));
+type RemoteFile = z.infer<typeof remoteFile>;
 
 /** Where a download reads from and writes to. */
 interface Place {
@@ -133,8 +129,8 @@ async function inspect(hub: HubClient, repo: string, revision: string) {
     const commit = hex(40).parse(sha);
     for await (const listed of listFiles({ ...asked, repo, revision: commit })) {
       if (listed.type !== "file" || listed.path.includes("/")) continue;
-      const { path: name, size, oid, lfs } = entrySchema.parse(listed);
-      files.set(name, { name, size: lfs?.size ?? size, etag: lfs?.oid ?? oid, isLfs: lfs !== undefined });
+      const file = remoteFile.parse(listed);
+      files.set(file.name, file);
     }
     return { commit, files };
   } catch (error) {

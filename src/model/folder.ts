@@ -8,8 +8,8 @@ import type { ModelConfig } from "./config.js";
 import { layoutSize, weightLayout } from "./layout.js";
 import { writeSafetensors } from "./safetensors/write.js";
 
-const requiredFiles = ["tokenizer.json", "tokenizer_config.json"];
-const optionalFiles = [
+export const requiredFiles = ["tokenizer.json", "tokenizer_config.json"];
+export const optionalFiles = [
   "generation_config.json",
   "chat_template.jinja",
   "special_tokens_map.json",

@@ -6,50 +6,34 @@ import { readJson } from "../files.js";
 
 const schema = z.looseObject({ do_sample: z.boolean().nullish(), temperature: z.number().nonnegative().nullish() });
 
-/** Settings that act on sampling alone, with the value at which they do nothing. */
-const ofSampling = { top_p: 1, top_k: 0, min_p: 0, typical_p: 1, epsilon_cutoff: 0, eta_cutoff: 0 };
+const actOnSampling = /^(top_[pk]|min_p|typical_p|(epsilon|eta)_cutoff)$/;
+const actOnGreedyToo =
+  /^((repetition|no_repeat).*|num_beams|min_(length|new_tokens)|.*suppress_tokens|bad_words_ids|sequence_bias|stop_strings|forced_[be]os.*)$/;
+const neutralAtOne = /^(top_p|typical_p|repetition_penalty|num_beams)$/;
 
-/** Settings that act on greedy decoding too. */
-const ofEither = {
-  repetition_penalty: 1,
-  no_repeat_ngram_size: 0,
-  num_beams: 1,
-  min_length: 0,
-  min_new_tokens: 0,
-  suppress_tokens: null,
-  begin_suppress_tokens: null,
-  bad_words_ids: null,
-  sequence_bias: null,
-  stop_strings: null,
-  forced_bos_token_id: null,
-  forced_eos_token_id: null,
-};
+/** Whether a setting does nothing; a forced token may be 0. */
+const isOff = (name: string, value: unknown): boolean =>
+  value === null ||
+  (Array.isArray(value) && value.length === 0) ||
+  (value === (neutralAtOne.test(name) ? 1 : 0) && !name.startsWith("forced"));
 
-export interface GenerationSettings {
-  /** 0 where do_sample is false, else the file's temperature, else 1. */
-  readonly temperature: number;
-  /** Settings of the file that are not applied, such as "top_p 0.8". */
-  readonly notApplied: readonly string[];
-  /** Those of them that matter at temperature 0. */
-  readonly notAppliedGreedy: readonly string[];
-}
+export type GenerationSettings = ReturnType<typeof readGenerationConfig>;
 
 /** @param folder model folder; without a generation_config.json, plain sampling */
-export function readGenerationConfig(folder: string): GenerationSettings {
+export function readGenerationConfig(folder: string) {
   const file = join(folder, "generation_config.json");
   const json = existsSync(file) ? readJson(file, schema, "Mend the file or delete it.") : {};
-  const asked = (settings: Readonly<Record<string, unknown>>): string[] =>
-    Object.entries(settings).flatMap(([name, neutral]) => {
-      const value = (json as Record<string, unknown>)[name] ?? neutral;
-      const isEmpty = Array.isArray(value) && value.length === 0;
-      return value === neutral || isEmpty
-        ? []
-        : [`${name} ${typeof value === "number" ? value : JSON.stringify(value)}`];
-    });
-  const notAppliedGreedy = asked(ofEither);
+  const asked = (names: RegExp): string[] =>
+    Object.entries(json).flatMap(([name, value]) =>
+      names.test(name) && !isOff(name, value) ? [`${name} ${JSON.stringify(value)}`] : [],
+    );
+  const notAppliedGreedy = asked(actOnGreedyToo);
   return {
+    /** 0 where do_sample is false, else the file's temperature, else 1. */
     temperature: json.do_sample === false ? 0 : (json.temperature ?? 1),
-    notApplied: [...asked(ofSampling), ...notAppliedGreedy],
+    /** Settings of the file that are not applied, such as "top_p 0.8". */
+    notApplied: [...asked(actOnSampling), ...notAppliedGreedy],
+    /** Those of them that matter at temperature 0. */
     notAppliedGreedy,
   };
 }

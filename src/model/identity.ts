@@ -29,11 +29,6 @@ export function hashOfLines(lines: readonly string[]): string {
     .digest("hex");
 }
 
-/** Hash of a policy with LoRA: of the frozen base and the adapter. */
-function hashPair(baseSha256: string, adapterSha256: string): string {
-  return createHash("sha256").update(`base ${baseSha256}\nadapter ${adapterSha256}\n`).digest("hex");
-}
-
 export function publishedLayout(shape: ModelConfig, lora: LoraSpec | null): LayoutEntry[] {
   return lora === null ? weightLayout(shape) : loraLayout(shape, lora);
 }
@@ -43,7 +38,8 @@ export function publishedHash(packed: Float32Array, layout: readonly LayoutEntry
   if (packed.length !== layoutSize(layout))
     throw new Error(`${packed.length} published values, the layout has ${layoutSize(layout)}`);
   const sha256 = hashPacked(packed, layout);
-  return baseSha256 === null ? sha256 : hashPair(baseSha256, sha256);
+  if (baseSha256 === null) return sha256;
+  return createHash("sha256").update(`base ${baseSha256}\nadapter ${sha256}\n`).digest("hex");
 }
 
 /** Read piece by piece: a training state may exceed memory, and readFileSync's 2 GiB. */

@@ -45,15 +45,8 @@ export function loraLayout(shape: ModelConfig, lora: Pick<LoraSpec, "r" | "targe
   return packShapes(shapes);
 }
 
-/** The two matrices of one adapted module. */
-export interface AdapterPair {
-  /** Name of the base's weight that they change. */
-  readonly target: string;
-  readonly a: LayoutEntry;
-  readonly b: LayoutEntry;
-}
-
-export function adapterPairs(layout: readonly LayoutEntry[]): AdapterPair[] {
+/** The two matrices of each adapted module; `target` is the weight of the base that they change. */
+export function adapterPairs(layout: readonly LayoutEntry[]) {
   // loraLayout puts each module's A and B side by side.
   return layout.flatMap((a, i) =>
     i % 2 === 1 ? [] : [{ target: a.name.replace(".lora_A.", "."), a, b: layout[i + 1]! }],
@@ -75,7 +68,7 @@ export function saveAdapterFolder(
   baseFolder: string,
   layout: readonly LayoutEntry[],
   packed: Float32Array,
-  lora: LoraSpec,
+  { r, lora_alpha, lora_dropout, target_modules }: LoraSpec,
 ): void {
   mkdirSync(target, { recursive: true });
   copyTokenizerFiles(target, baseFolder);
@@ -83,10 +76,10 @@ export function saveAdapterFolder(
     peft_type: "LORA",
     task_type: "CAUSAL_LM",
     base_model_name_or_path: baseFolder,
-    r: lora.r,
-    lora_alpha: lora.lora_alpha,
-    lora_dropout: lora.lora_dropout,
-    target_modules: lora.target_modules,
+    r,
+    lora_alpha,
+    lora_dropout,
+    target_modules,
     bias: "none",
     fan_in_fan_out: false,
     inference_mode: true,
@@ -186,16 +179,10 @@ export function readAdapterConfig(folder: string): { lora: LoraSpec; base: strin
 
 function checkAdapterConfig(folder: string, lora: LoraSpec): void {
   const { lora: found } = readAdapterConfig(folder);
-  const sorted = (modules: readonly string[]): string => [...modules].sort().join(", ");
-  const differences = (
-    [
-      ["r", found.r, lora.r],
-      ["lora_alpha", found.lora_alpha, lora.lora_alpha],
-      ["target_modules", sorted(found.target_modules), sorted(lora.target_modules)],
-    ] as const
-  ).flatMap(([key, found, expected]) =>
-    found === expected ? [] : [`lora.${key}: expected ${expected}, found ${found}`],
-  );
+  const differences = (["r", "lora_alpha", "target_modules"] as const).flatMap((key) => {
+    const [expected, has] = [lora, found].map((spec) => [spec[key]].flat().map(String).toSorted().join(", "));
+    return has === expected ? [] : [`lora.${key}: expected ${expected}, found ${has}`];
+  });
   if (differences.length > 0)
     throw new UserError(
       `${join(folder, "adapter_config.json")}: ${differences.join("; ")}. Give the run the adapter's values.`,

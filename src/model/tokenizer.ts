@@ -147,9 +147,8 @@ function chatTemplateText(folder: string, settings: Json): string | undefined {
   return typeof named?.template === "string" ? named.template : undefined;
 }
 
-function jsonAt(file: string): Json | undefined {
-  return existsSync(file) ? readJson(file, z.looseObject({}), "Download the file again.") : undefined;
-}
+const jsonAt = (file: string): Json | undefined =>
+  existsSync(file) ? readJson(file, z.looseObject({}), "Download the file again.") : undefined;
 
 /** tokenizer_config.json writes a token as a string or as {content: string, …}. */
 function contentOf(token: unknown): string | undefined {

@@ -3,12 +3,12 @@ import type { Context } from "hono";
 import { HTTPException } from "hono/http-exception";
 import { streamSSE } from "hono/streaming";
 import { Cancelled, type EnginePool } from "../engine/pool.js";
+import { sum } from "../math/statistics.js";
 import { messageOf } from "../errors.js";
 import { type ChoiceDelta, generate } from "../generate/generation.js";
 import type { Tokenizer } from "../model/tokenizer.js";
 import { errorBody } from "./access.js";
 import { RequestError } from "./requests.js";
-import { usage } from "./responses.js";
 import type { Work } from "./work.js";
 
 type Result = Awaited<ReturnType<typeof generate>>;
@@ -110,13 +110,16 @@ export class Answering {
   }
 
   #used(work: Work, results: readonly Result[]) {
-    const promptTokens = work.generations.reduce((sum, { promptIds }) => sum + promptIds.length, 0);
-    const choices = results.flatMap((result) => result.choices);
-    const completionTokens = choices.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    const promptTokens = sum(work.generations.map(({ promptIds }) => promptIds.length));
+    const completionTokens = sum(results.flatMap(({ choices }) => choices.map(({ tokens }) => tokens.length)));
     this.counts.answered++;
     this.counts.prompt_tokens += promptTokens;
     this.counts.completion_tokens += completionTokens;
-    return usage(promptTokens, completionTokens);
+    return {
+      prompt_tokens: promptTokens,
+      completion_tokens: completionTokens,
+      total_tokens: promptTokens + completionTokens,
+    };
   }
 
   #failure(error: unknown) {

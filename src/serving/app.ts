@@ -26,14 +26,7 @@ export interface AppOptions {
   readonly log: (line: string) => void;
 }
 
-export interface ServeApp {
-  readonly fetch: Hono["fetch"];
-  readonly request: Hono["request"];
-  /** From now on 503: what runs is still answered. Returns how many requests that are. */
-  drain(): number;
-}
-
-export function createApp(options: AppOptions): ServeApp {
+export function createApp(options: AppOptions) {
   const { pool, model, maxQueue, apiKey, log } = options;
   const answering = new Answering(pool, model.tokenizer, maxQueue, log);
   const started = seconds();
@@ -67,7 +60,8 @@ export function createApp(options: AppOptions): ServeApp {
   return {
     fetch: app.fetch,
     request: app.request,
-    drain() {
+    /** From now on 503: what runs is still answered. Returns how many requests that are. */
+    drain(): number {
       answering.draining = true;
       return answering.open;
     },

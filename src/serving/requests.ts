@@ -9,14 +9,11 @@ const MAX_CHOICES = 128;
 const MAX_STOPS = 16;
 
 /** Only `value` (no effect), or absent. */
-const neutral = (value: number, extra?: number) =>
-  z
-    .literal(
-      extra === undefined ? [value] : [value, extra],
-      `only ${value} is served: sampling is by temperature alone`,
-    )
-    .nullish();
+const neutral = (value: number, ...others: number[]) =>
+  z.literal([value, ...others], `only ${value} is served: sampling is by temperature alone`).nullish();
 const tokenIds = z.array(z.int().nonnegative()).nonempty();
+
+const logprobs = z.int().min(0).max(1, "at most 1: beside a token itself, only the most probable one is known");
 
 const common = {
   model: z.string(),
@@ -45,7 +42,7 @@ export const completionRequest = z.strictObject({
   ),
   max_tokens: z.int().min(0).nullish(),
   /** 0: the tokens' own; 1: the most probable one beside it. */
-  logprobs: z.int().min(0).max(1, "at most 1: beside a token itself, only the most probable one is known").nullish(),
+  logprobs: logprobs.nullish(),
   echo: z.boolean().nullish(),
   best_of: z.int().nullish(),
   suffix: z.null("is not served").optional(),
@@ -58,11 +55,7 @@ export const chatRequest = z.strictObject({
   max_tokens: z.int().min(1).nullish(),
   max_completion_tokens: z.int().min(1).nullish(),
   logprobs: z.boolean().nullish(),
-  top_logprobs: z
-    .int()
-    .min(0)
-    .max(1, "at most 1: beside a token itself, only the most probable one is known")
-    .nullish(),
+  top_logprobs: logprobs.nullish(),
   response_format: z.strictObject({ type: z.literal("text", 'only "text" is served') }).nullish(),
   tools: z.tuple([], "is not served").nullish(),
   tool_choice: z.literal("none", "is not served").nullish(),

@@ -3,16 +3,13 @@ import type { Tokenizer } from "../model/tokenizer.js";
 import type { Choice, ChoiceDelta, TokenInfo } from "../generate/generation.js";
 
 type Decode = Tokenizer["decode"];
+export type LogprobsWanted = { readonly top: boolean };
 
 /** Parallel lists for completions. With `top`, each token has the most probable one beside it. */
 function completionLogprobs(decode: Decode, tokens: readonly TokenInfo[], top: boolean, offset: number) {
   const texts = tokens.map(({ id }) => decode([id]));
-  let at = offset;
-  const textOffset = texts.map((text) => {
-    const own = at;
-    at += text.length;
-    return own;
-  });
+  let end = offset;
+  const textOffset = texts.map(({ length }) => (end += length) - length);
   const best = tokens.map((token, t) => {
     if (token.logprob === null) return null;
     const both: Record<string, number> = { [texts[t]!]: token.logprob };
@@ -28,24 +25,17 @@ function completionLogprobs(decode: Decode, tokens: readonly TokenInfo[], top: b
   };
 }
 
-export interface LogprobsWanted {
-  readonly top: boolean;
-}
-
 /** @param offset characters of the choice's text before this piece */
 export function completionChoice(
   decode: Decode,
   choice: ChoiceDelta,
   index: number,
-  logprobs: LogprobsWanted | null,
+  wanted: LogprobsWanted | null,
   offset: number,
 ) {
-  return {
-    index,
-    text: choice.text,
-    logprobs: logprobs === null ? null : completionLogprobs(decode, choice.tokens, logprobs.top, offset),
-    finish_reason: choice.finishReason,
-  };
+  const { text, tokens, finishReason: finish_reason } = choice;
+  const logprobs = wanted === null ? null : completionLogprobs(decode, tokens, wanted.top, offset);
+  return { index, text, logprobs, finish_reason };
 }
 
 function chatLogprobs(decode: Decode, tokens: readonly TokenInfo[], logprobs: LogprobsWanted | null) {
@@ -78,13 +68,5 @@ export function chatDelta(decode: Decode, delta: ChoiceDelta, first: boolean, lo
     delta: { ...(first && { role: "assistant" }), content: delta.text },
     logprobs: chatLogprobs(decode, delta.tokens, logprobs),
     finish_reason: delta.finishReason,
-  };
-}
-
-export function usage(promptTokens: number, completionTokens: number) {
-  return {
-    prompt_tokens: promptTokens,
-    completion_tokens: completionTokens,
-    total_tokens: promptTokens + completionTokens,
   };
 }

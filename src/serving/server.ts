@@ -1,6 +1,7 @@
 /** Listens for HTTP requests and answers them until a signal comes. */
 import type { AddressInfo } from "node:net";
 import type { Server } from "node:http";
+import { setTimeout } from "node:timers/promises";
 import { serve } from "@hono/node-server";
 import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError, messageOf } from "../errors.js";
@@ -84,14 +85,11 @@ async function listening(server: Server, host: string, port: number): Promise<nu
 }
 
 async function closed(server: Server): Promise<void> {
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, GRACE_MS);
-    server.close(() => {
-      clearTimeout(timer);
-      resolve();
-    });
-    server.closeIdleConnections();
-  });
+  const timer = new AbortController();
+  const all = new Promise<void>((resolve) => server.close(() => resolve()));
+  server.closeIdleConnections();
+  await Promise.race([all, setTimeout(GRACE_MS, undefined, { signal: timer.signal }).catch(() => {})]);
+  timer.abort();
 }
 
 function log(line: string): void {

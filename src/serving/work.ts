@@ -67,7 +67,7 @@ export function chatWork(model: ServedModel, limits: EngineOptions, body: ChatRe
   const promptIds = asRequestErrors(() => model.tokenizer.chatPrompt(body.messages));
   const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? room(model, promptIds);
   const top = body.top_logprobs === 1;
-  const generation = { ...commonParts(model, body, 0), promptIds, maxTokens, scorePrompt: false, top };
+  const generation = { ...commonParts(model, body, 0), promptIds, maxTokens, top };
   return checked(model, limits, body, [generation], body.logprobs === true ? { top } : null);
 }
 

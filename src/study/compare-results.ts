@@ -40,12 +40,7 @@ export function runCompare(files: readonly string[], { a, b, json }: CompareOpti
   writeJson(json, report.json);
 }
 
-interface Report {
-  readonly text: string;
-  readonly json: object;
-}
-
-function checkpointReport(files: readonly string[]): Report {
+function checkpointReport(files: readonly string[]) {
   if (files.length < 2)
     throw new UserError(
       `compare: expected at least two result files of eval, or --a FILE… --b FILE…, found ${files.length}.`,
@@ -54,7 +49,7 @@ function checkpointReport(files: readonly string[]): Report {
   refuseDifferent(results);
   const comparisons = compareCheckpoints(results);
   const names = labels(results);
-  const lines = [...headline(results), ...names.map((name, i) => describe(name, results[i]!)), ""];
+  const lines = [headline(results[0]!), ...names.map((name, i) => describe(name, results[i]!)), ""];
   for (const c of comparisons) {
     const [nameA, nameB] = [names[c.a]!, names[c.b]!];
     lines.push(
@@ -73,7 +68,7 @@ function checkpointReport(files: readonly string[]): Report {
   };
 }
 
-function seedReport(a: readonly string[], b: readonly string[]): Report {
+function seedReport(a: readonly string[], b: readonly string[]) {
   const [ofA, ofB] = [a.map(readEvalResult), b.map(readEvalResult)];
   refuseUnpaired(ofA, ofB);
   refuseDifferent([...ofA, ...ofB]);
@@ -83,7 +78,7 @@ function seedReport(a: readonly string[], b: readonly string[]): Report {
     modesOf(ofA[0]!).map((mode) => ({ mode, n: ofA[0]!.n, a: accuracies(ofA, mode), b: accuracies(ofB, mode) })),
   );
   const lines = [
-    ...headline(ofA),
+    headline(ofA[0]!),
     ...ofA.map((result, i) => `${describe(`A${i + 1}`, result)}\n${describe(`B${i + 1}`, ofB[i]!)}`),
     "",
   ];
@@ -102,34 +97,21 @@ function seedReport(a: readonly string[], b: readonly string[]): Report {
   };
 }
 
-function studyReport(dir: string): Report {
+function studyReport(dir: string) {
   const comparison = compareStudy(dir);
   return { text: studyText(comparison, readStudyRecord(dir).differences), json: comparison };
 }
 
-function headline(results: readonly EvalResult[]): string[] {
-  const { n, data, temperature } = results[0]!;
-  return [
-    `${n} questions of ${data}, temperature ${temperature} when sampled; all intervals 95 %, differences in points`,
-  ];
-}
+const headline = ({ n, data, temperature }: EvalResult): string =>
+  `${n} questions of ${data}, temperature ${temperature} when sampled; all intervals 95 %, differences in points`;
 
 function describe(name: string, { file, model, train_seed, weights_sha256 }: EvalResult): string {
   const seed = train_seed === null ? "" : `, training seed ${train_seed}`;
   return `  ${name}: ${file} (${model}${seed}, weights ${weights_sha256.slice(0, 12)})`;
 }
 
-function provenance({
-  file,
-  model,
-  train_seed,
-  seed,
-  weights_sha256,
-  questions_sha256,
-  prompt_sha256,
-}: EvalResult): object {
-  return { file, model, train_seed, seed, weights_sha256, questions_sha256, prompt_sha256 };
-}
+const told = ["file", "model", "train_seed", "seed", "weights_sha256", "questions_sha256", "prompt_sha256"] as const;
+const provenance = (result: EvalResult): object => Object.fromEntries(told.map((key) => [key, result[key]]));
 
 /** The files' own names without .json where they tell the files apart, else A, B, C, … */
 function labels(results: readonly EvalResult[]): string[] {

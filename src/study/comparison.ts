@@ -17,7 +17,7 @@ import {
 import type { Mode } from "../eval/folder/names.js";
 import { refuseDifferent } from "../eval/comparable.js";
 import { type EvalResult, accuracyOf, readEvalResult } from "../eval/folder/read-results.js";
-import { wilsonInterval } from "../math/statistics.js";
+import { mean, wilsonInterval } from "../math/statistics.js";
 import { whole } from "../terminal/format.js";
 import { type Budget, type CurvePoint, budgets, matchedAt, readCurve } from "./curve.js";
 import { type StudyRecord, evalFile, readStudyRecord, runDirOf } from "./directory.js";
@@ -38,37 +38,7 @@ export interface Endpoint {
 
 export type AlgorithmComparison = Endpoint & SeedComparison;
 
-export interface EvaluationRow {
-  /** null = the baseline. */
-  readonly algorithm: string | null;
-  readonly seed: number | null;
-  readonly prompt: string;
-  readonly mode: Mode;
-  readonly n: number;
-  /** Accuracy of the first samples. */
-  readonly accuracy: number;
-  /** Wilson. */
-  readonly ci95: readonly [low: number, high: number];
-  /** Accuracy of all samples, which the comparison of algorithms takes. */
-  readonly accuracy_all_samples: number;
-  /** The checkpoint against the baseline on the same questions; null for the baseline itself. */
-  readonly against_baseline: Omit<CheckpointComparison, "mode" | "a" | "b" | "n" | "accuracy" | "ci95"> | null;
-}
-
-export interface StudyComparison {
-  readonly version: 1;
-  readonly study: string;
-  readonly algorithms: readonly string[];
-  readonly seeds: readonly number[];
-  readonly endpoint: { readonly mode: Mode; readonly prompt: string; readonly matched_by: "rollouts" };
-  readonly primary: readonly AlgorithmComparison[];
-  readonly secondary: readonly AlgorithmComparison[];
-  readonly evaluations: readonly EvaluationRow[];
-  /** The sentences on the primary endpoint. */
-  readonly verdict: string;
-  /** What could not be compared, and why. */
-  readonly notes: readonly string[];
-}
+export type StudyComparison = ReturnType<typeof compareStudy>;
 
 interface EvaluatedRun {
   readonly algorithm: string;
@@ -79,7 +49,7 @@ interface EvaluatedRun {
 }
 
 /** @throws UserError when a part of the study is missing, or evaluations cannot be compared */
-export function compareStudy(dir: string): StudyComparison {
+export function compareStudy(dir: string) {
   const record = readStudyRecord(dir);
   const { definition } = record;
   const { prompts, modes } = definition.eval;
@@ -103,24 +73,23 @@ export function compareStudy(dir: string): StudyComparison {
   const primary: (Endpoint & SeedPairs)[] = [];
   const secondary: (Endpoint & SeedPairs)[] = [];
   for (const [i, j] of allPairs(algorithms)) {
-    const pair = [algorithms[i]!, algorithms[j]!] as const;
-    const [a, b] = pair.map((name) => runs.filter(({ algorithm }) => algorithm === name)) as [
+    const [a, b] = [i, j].map((k) => runs.filter(({ algorithm }) => algorithm === algorithms[k])) as [
       EvaluatedRun[],
       EvaluatedRun[],
     ];
+    const pair: Pair = { algorithms: [algorithms[i]!, algorithms[j]!], a, b, configs: record.configs };
     for (const prompt of prompts)
-      for (const mode of modes)
-        (isPrimary(mode, prompt) ? primary : secondary).push(byRollouts(pair, a, b, prompt, mode, record));
+      for (const mode of modes) (isPrimary(mode, prompt) ? primary : secondary).push(byRollouts(pair, prompt, mode));
     for (const budget of budgets)
       for (const mode of modes) {
-        const matched = byBudget(pair, a, b, budget, mode, prompts[0]!, record);
+        const matched = byBudget(pair, budget, mode, prompts[0]!);
         if (typeof matched === "string") notes.push(matched);
         else secondary.push(matched);
       }
   }
   const judged = compareSeeds(primary);
   return {
-    version: 1,
+    version: 1 as const,
     study: definition.name,
     algorithms,
     seeds: definition.seeds,
@@ -128,45 +97,44 @@ export function compareStudy(dir: string): StudyComparison {
     primary: judged,
     secondary: compareSeeds(secondary),
     evaluations: prompts.flatMap((prompt) => evaluationRows(prompt, baseline, runs, modes)),
+    /** The sentences on the primary endpoint. */
     verdict: judged.map(sentence).join(" "),
+    /** What could not be compared, and why. */
     notes: [...new Set(notes)],
   };
 }
 
 export function sentence(comparison: AlgorithmComparison): string {
   const { mode, n, seeds, matched_by, prompt, budgets: spent, interpolated, samples, algorithms } = comparison;
-  const mean = spent.reduce((sum, x) => sum + x, 0) / spent.length;
-  const budget = {
-    rollouts: `${whole(mean)} completions`,
-    tokens: `${whole(mean)} completion tokens`,
-    wall_time: `${whole(mean)} s of training`,
-  }[matched_by];
+  const unit = { rollouts: "completions", tokens: "completion tokens", wall_time: "s of training" }[matched_by];
+  const budget = `${whole(mean(spent))} ${unit}`;
   const prompted = prompt === "default" ? "" : `, prompt ${prompt}`;
   const times = samples === 1 ? "" : ` × ${samples} samples`;
   const where = interpolated ? `${whole(n)} validation questions, interpolated` : `${whole(n)} questions${times}`;
   return `${mode[0]!.toUpperCase()}${mode.slice(1)} accuracy after ${budget} (${where}${prompted}, ${seeds} seeds): ${verdict(comparison, ...algorithms)}`;
 }
 
-function byRollouts(
-  algorithms: Endpoint["algorithms"],
-  a: readonly EvaluatedRun[],
-  b: readonly EvaluatedRun[],
-  prompt: string,
-  mode: Mode,
-  { configs }: StudyRecord,
-): Endpoint & SeedPairs {
+interface Pair extends Pick<StudyRecord, "configs"> {
+  readonly algorithms: Endpoint["algorithms"];
+  /** Both algorithms' runs, by seed. */
+  readonly a: readonly EvaluatedRun[];
+  readonly b: readonly EvaluatedRun[];
+}
+
+function byRollouts({ algorithms, a, b, configs }: Pair, prompt: string, mode: Mode): Endpoint & SeedPairs {
   const rollouts = algorithms.map((name) => configs[name]!.max_steps * configs[name]!.generation_batch_size);
   const of = (runs: readonly EvaluatedRun[]): number[] =>
     runs.map(({ results }) => accuracyOf(results.get(prompt)!, mode));
+  const { samples, n } = a[0]!.results.get(prompt)!;
   return {
     prompt,
     algorithms,
     matched_by: "rollouts",
     budgets: a.map(() => Math.max(...rollouts)),
     interpolated: false,
-    samples: mode === "greedy" ? 1 : a[0]!.results.get(prompt)!.samples,
+    samples: mode === "greedy" ? 1 : samples,
     mode,
-    n: a[0]!.results.get(prompt)!.n,
+    n,
     a: of(a),
     b: of(b),
   };
@@ -174,22 +142,19 @@ function byRollouts(
 
 /** Returns a note when the curves do not allow it. */
 function byBudget(
-  algorithms: Endpoint["algorithms"],
-  a: readonly EvaluatedRun[],
-  b: readonly EvaluatedRun[],
+  { algorithms, a, b, configs }: Pair,
   budget: Budget,
   mode: Mode,
   prompt: string,
-  { configs }: StudyRecord,
 ): (Endpoint & SeedPairs) | string {
-  const what = `${mode} accuracy at equal ${budget === "tokens" ? "tokens" : "wall time"}`;
+  const what = `${mode} accuracy at equal ${budget === "tokens" ? "tokens" : "wall time"} is not compared`;
   if (algorithms.some((name) => configs[name]!.eval_steps === 0))
-    return `${what} is not compared: without eval_steps there is no learning curve.`;
+    return `${what}: without eval_steps there is no learning curve.`;
   const curves = [a, b].map((runs) => runs.map(({ curve }) => curve)) as [CurvePoint[][], CurvePoint[][]];
   if (curves.flat().some((curve) => curve.at(-1)![budget] === null))
-    return `${what} is not compared: metrics.jsonl of a run does not count tokens.`;
+    return `${what}: metrics.jsonl of a run does not count tokens.`;
   const matched = matchedAt(...curves, budget, mode);
-  if (matched === null) return `${what} is not compared: eval.${mode} is false in training.`;
+  if (matched === null) return `${what}: eval.${mode} is false in training.`;
   const n = curves[0][0]!.at(-1)!.validation[mode]!.n;
   return { prompt, algorithms, matched_by: budget, interpolated: true, samples: 1, mode, n, ...matched };
 }
@@ -199,48 +164,52 @@ function evaluationRows(
   baseline: ReadonlyMap<string, EvalResult>,
   runs: readonly EvaluatedRun[],
   modes: readonly Mode[],
-): EvaluationRow[] {
+) {
   const results = [baseline.get(prompt)!, ...runs.map((run) => run.results.get(prompt)!)];
   const comparisons = compareCheckpoints(
     results,
     runs.map((_, i) => [0, i + 1] as const),
   );
   return results.flatMap((result, i) =>
-    modes.map((mode): EvaluationRow => {
+    modes.map((mode) => {
       const right = result[mode]!.correct.filter((x) => x === 1).length;
       const found = comparisons.find((comparison) => comparison.b === i && comparison.mode === mode);
       return {
+        /** Null with its seed for the baseline. */
         algorithm: runs[i - 1]?.algorithm ?? null,
         seed: runs[i - 1]?.seed ?? null,
         prompt,
         mode,
         n: result.n,
+        /** Accuracy of the first samples, and Wilson's interval. */
         accuracy: right / result.n,
         ci95: wilsonInterval(right, result.n),
+        /** Accuracy of all samples, which the comparison of algorithms takes. */
         accuracy_all_samples: accuracyOf(result, mode),
+        /** Against the baseline on the same questions; null for the baseline itself. */
         against_baseline: found === undefined ? null : withoutRepeats(found),
       };
     }),
   );
 }
 
-function withoutRepeats(comparison: CheckpointComparison): EvaluationRow["against_baseline"] {
-  const { difference, difference_ci95, only_a, only_b, p, p_holm, detectable } = comparison;
+function withoutRepeats({ difference, difference_ci95, only_a, only_b, p, p_holm, detectable }: CheckpointComparison) {
   return { difference, difference_ci95, only_a, only_b, p, p_holm, detectable };
 }
 
 /** @throws UserError naming every missing part */
 function refuseIncomplete(dir: string, { definition }: StudyRecord): void {
-  const missing: string[] = [];
-  const look = (run: string | null, what: string): void => {
-    for (const prompt of definition.eval.prompts)
-      if (!existsSync(evalFile(dir, run, prompt, definition)))
-        missing.push(definition.eval.prompts.length === 1 ? what : `${what} (${prompt})`);
-  };
-  look(null, "the baseline");
-  for (const seed of definition.seeds)
-    for (const algorithm of Object.keys(definition.algorithms))
-      look(runDirOf(dir, algorithm, seed), `${algorithm} seed ${seed}`);
+  const { prompts } = definition.eval;
+  const runs = definition.seeds.flatMap((seed) =>
+    Object.keys(definition.algorithms).map(
+      (algorithm) => [runDirOf(dir, algorithm, seed), `${algorithm} seed ${seed}`] as const,
+    ),
+  );
+  const missing = [[null, "the baseline"] as const, ...runs].flatMap(([run, what]) =>
+    prompts
+      .filter((prompt) => !existsSync(evalFile(dir, run, prompt, definition)))
+      .map((prompt) => (prompts.length === 1 ? what : `${what} (${prompt})`)),
+  );
   if (missing.length > 0)
     throw new UserError(
       `${dir}: expected an evaluation of every run and of the baseline, missing: ${missing.join(", ")}. Run the study again: it goes on where it stopped.`,

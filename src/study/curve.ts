@@ -63,20 +63,16 @@ export function accuracyAt(curve: readonly CurvePoint[], budget: Budget, at: num
   return below.accuracy + ((at - below.spent) / (above.spent - below.spent)) * (above.accuracy - below.accuracy);
 }
 
-export interface Matched {
-  /** [seeds] what both runs of a pair had spent: the smaller of their two totals. */
-  readonly budgets: readonly number[];
-  readonly a: readonly number[];
-  readonly b: readonly number[];
-}
-
-/** Two algorithms' curves at equal budgets by seed; null where a run lacks this mode or budget. */
+/**
+ * Two algorithms' curves at equal budgets by seed, the smaller of what both runs of a pair had
+ * spent; null where a run lacks this mode or budget.
+ */
 export function matchedAt(
   a: readonly (readonly CurvePoint[])[],
   b: readonly (readonly CurvePoint[])[],
   budget: Budget,
   mode: Mode,
-): Matched | null {
+) {
   const totals = [a, b].map((side) => side.map((curve) => curve.at(-1)![budget]));
   if (totals.flat().includes(null)) return null;
   const [ofA, ofB] = totals as [number[], number[]];

@@ -4,7 +4,7 @@ import { join, resolve } from "node:path";
 import { packageRoot, shortPath } from "../config/load.js";
 import { UserError } from "../errors.js";
 import { writeJson } from "../files.js";
-import { mean } from "../math/statistics.js";
+import { mean, sum } from "../math/statistics.js";
 import { clock } from "../terminal/format.js";
 import { showProgress } from "../terminal/progress-bar.js";
 import { heedSignals } from "../run/children.js";
@@ -145,18 +145,16 @@ function showStep(label: string, step: StudyStep, steps: readonly StudyStep[]): 
 
 /** Extrapolates from finished steps of the same sort; null while one sort has none. */
 function secondsLeft(steps: readonly StudyStep[], current?: StudyStep, currentSeconds?: number): number | null {
-  const known = new Map<string, number[]>();
-  const open = steps.filter((step) => {
-    if (step === current || !step.isFinished()) return true;
-    known.set(step.sort, [...(known.get(step.sort) ?? []), step.seconds()]);
-    return false;
-  });
-  const estimates = open.map((step) => {
-    if (step === current && currentSeconds !== undefined) return currentSeconds;
-    const same = known.get(step.sort);
-    const alike =
-      same ?? [...known].filter(([sort]) => sort.split(" ")[0] === step.sort.split(" ")[0]).flatMap(([, s]) => s);
-    return alike.length === 0 ? null : mean(alike);
-  });
-  return estimates.includes(null) ? null : estimates.reduce<number>((sum, x) => sum + x!, 0);
+  const finished = steps.filter((step) => step !== current && step.isFinished());
+  const known = finished.map((step) => ({ sort: step.sort, seconds: step.seconds() }));
+  const estimates = steps
+    .filter((step) => !finished.includes(step))
+    .map((step) => {
+      if (step === current && currentSeconds !== undefined) return currentSeconds;
+      const same = known.filter(({ sort }) => sort === step.sort);
+      const alike = known.filter(({ sort }) => sort.split(" ")[0] === step.sort.split(" ")[0]);
+      return mean((same.length > 0 ? same : alike).map(({ seconds }) => seconds));
+    });
+  const left = sum(estimates);
+  return Number.isNaN(left) ? null : left;
 }

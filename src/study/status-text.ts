@@ -18,13 +18,6 @@ export interface StatusOptions {
 
 const WATCH_MS = 2_000;
 
-interface Answer {
-  readonly lines: readonly string[];
-  readonly json: object;
-  readonly healthy: boolean;
-  readonly running: boolean;
-}
-
 /** @returns true when running well, or finished @throws UserError when a file is damaged */
 export async function showStatus(dir: string, { watch, json }: StatusOptions): Promise<boolean> {
   for (;;) {
@@ -37,7 +30,7 @@ export async function showStatus(dir: string, { watch, json }: StatusOptions): P
   }
 }
 
-function look(given: string): Answer {
+function look(given: string) {
   const dir = resolve(given);
   if (existsSync(studyFile(dir))) return lookAtStudy(dir, readStudyRecord(dir));
   if (!isRunDir(dir))
@@ -53,7 +46,7 @@ function look(given: string): Answer {
   };
 }
 
-function lookAtStudy(dir: string, { definition }: StudyRecord): Answer {
+function lookAtStudy(dir: string, { definition }: StudyRecord) {
   const owner = readOwner(join(dir, "owner.json"));
   const { algorithms, seeds, eval: evaluation } = definition;
   const evaluated = (folder: string): boolean =>
@@ -105,17 +98,8 @@ function lookAtStudy(dir: string, { definition }: StudyRecord): Answer {
 }
 
 function runLines(status: Status): string[] {
-  const {
-    name,
-    state,
-    owner,
-    algo,
-    seed,
-    iteration,
-    max_steps,
-    seconds_per_iteration: pace,
-    eta_seconds: eta,
-  } = status;
+  const { name, state, owner, algo, seed, iteration, max_steps } = status;
+  const { seconds_per_iteration: pace, eta_seconds: eta } = status;
   const by = state === "running" ? ` (${holder(owner!)})` : "";
   const timing = [
     ...(pace === null ? [] : [`${pace.toPrecision(3)} s an iteration`]),

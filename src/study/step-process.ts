@@ -1,25 +1,20 @@
 /** Runs a study's step as a child in its own group: Ctrl-C comes here and is passed on. */
-import { type ChildProcess, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { howItEnded, logTail } from "../run/children.js";
 
-export interface StepProcess {
-  /** Resolves with null when it ended well, else with the reason and the end of its log. */
-  readonly ended: Promise<string | null>;
-  readonly signal: (signal: NodeJS.Signals) => void;
-}
-
 /** @param script JavaScript file */
-export function startChild(script: string, args: readonly string[], log: string): StepProcess {
+export function startChild(script: string, args: readonly string[], log: string) {
   mkdirSync(dirname(log), { recursive: true });
   const output = openSync(log, "a");
   const logStart = statSync(log).size;
-  const child: ChildProcess = spawn(process.execPath, [script, ...args], {
+  const child = spawn(process.execPath, [script, ...args], {
     detached: true,
     stdio: ["ignore", output, output, "ipc"],
   });
   closeSync(output);
+  /** Resolves with null when it ended well, else with the reason and the end of its log. */
   const ended = new Promise<string | null>((resolve) => {
     child.once("error", (error) => resolve(error.message));
     child.once("close", (code, signal) => {
@@ -27,5 +22,5 @@ export function startChild(script: string, args: readonly string[], log: string)
       resolve(`${howItEnded(code, signal)}. Its log, ${log}, ends:\n${logTail(log, logStart)}`);
     });
   });
-  return { ended, signal: (signal) => child.kill(signal) };
+  return { ended, signal: (signal: NodeJS.Signals) => child.kill(signal) };
 }

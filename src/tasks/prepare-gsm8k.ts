@@ -45,13 +45,11 @@ export async function prepareGsm8k(
   const [published, test] = sources.map((text, i) => parseGsm8k(text, gsm8kFiles[i]!.name));
   const splits = { ...splitDev(published!), test: test! };
 
-  const files: Record<string, string> = {};
-  const described: Record<string, { problems: number; sha256: string }> = {};
-  for (const [split, problems] of Object.entries(splits)) {
-    const text = gsm8kLines(problems);
-    files[`${split}.jsonl`] = text;
-    described[`${split}.jsonl`] = { problems: problems.length, sha256: sha256(text) };
-  }
+  const files = Object.entries(splits).map(([split, problems]) => ({
+    name: `${split}.jsonl`,
+    text: gsm8kLines(problems),
+    problems: problems.length,
+  }));
   const manifest = {
     dataset: "gsm8k",
     licence: "MIT",
@@ -59,15 +57,15 @@ export async function prepareGsm8k(
     source_sha256: Object.fromEntries(gsm8kFiles.map((file) => [file.name, file.sha256])),
     dev: `the ${DEV_PROBLEMS} problems of the published train.jsonl with the smallest sha256("${DEV_SEED}\\n" + question)`,
     annotations: "calculator annotations <<…>> removed from all answers",
-    files: described,
+    files: Object.fromEntries(files.map(({ name, text, problems }) => [name, { problems, sha256: sha256(text) }])),
   };
-  writeFolder(out, { ...files, "manifest.json": `${JSON.stringify(manifest, null, 2)}\n` });
+  writeFolder(out, [...files, { name: "manifest.json", text: `${JSON.stringify(manifest, null, 2)}\n` }]);
   return Object.fromEntries(Object.entries(splits).map(([split, problems]) => [split, problems.length]));
 }
 
 /** Writes what is not there yet; the manifest comes last. */
-function writeFolder(out: string, files: Readonly<Record<string, string>>): void {
-  const entries = Object.entries(files).map(([name, text]) => ({ path: join(out, name), text }));
+function writeFolder(out: string, files: readonly { readonly name: string; readonly text: string }[]): void {
+  const entries = files.map(({ name, text }) => ({ path: join(out, name), text }));
   for (const { path, text } of entries)
     if (existsSync(path) && readFileSync(path, "utf8") !== text)
       throw new UserError(

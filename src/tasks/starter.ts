@@ -68,27 +68,18 @@ export function starterCorpus(
   const d = new Draw(streams.style, index, seed);
   const u = d.unit();
   const style: Style = u < mix.careful ? "careful" : u < mix.careful + mix.terse ? "terse" : "careless";
-  const answer =
-    style === "careful"
-      ? carefulSolution(steps)
-      : style === "terse"
-        ? `#### ${finalResult(steps)}`
-        : carelessSolution(steps, d);
+  const terse = `#### ${finalResult(steps)}`;
+  const answer = style === "terse" ? terse : style === "careful" ? carefulSolution(steps) : carelessSolution(steps, d);
   return { question, answer, style };
 }
 
 // ---- problems
 
-function drawProblem(
-  split: Split,
-  stream: number,
-  index: number,
-  seed = 0,
-): { question: string; steps: readonly Step[]; text: string } {
+function drawProblem(split: Split, stream: number, index: number, seed = 0) {
   for (let attempt = 0; ; attempt++) {
     const d = new Draw(stream, index, seed, attempt);
-    const drawn = d.pick(templates)(d);
-    if (belongsTo(drawn.text, split)) return { question: dress(drawn.text, d), steps: drawn.steps, text: drawn.text };
+    const [text, ...steps] = d.pick(templates)(d);
+    if (belongsTo(text, split)) return { question: dress(text, d), steps, text };
   }
 }
 
@@ -112,21 +103,10 @@ function dress(text: string, d: Draw): string {
   const one = d.int(0, names.length - 1);
   // Any of the other names.
   const other = (one + d.int(1, names.length - 1)) % names.length;
-  return text
-    .replaceAll("{N}", names[one] as string)
-    .replaceAll("{M}", names[other] as string)
-    .replaceAll("{I}", d.pick(things));
+  return text.replaceAll("{N}", names[one]!).replaceAll("{M}", names[other]!).replaceAll("{I}", d.pick(things));
 }
 
 // ---- solutions
-
-interface WorkedStep {
-  readonly label: string;
-  readonly left: number;
-  readonly operation: Operation;
-  readonly right: number;
-  readonly result: number;
-}
 
 function compute(left: number, operation: Operation, right: number): number {
   if (operation === "+") return left + right;
@@ -134,31 +114,35 @@ function compute(left: number, operation: Operation, right: number): number {
   return operation === "*" ? left * right : Math.floor(left / right);
 }
 
+const workedStep = (label: string, left: number, operation: Operation, right: number) => ({
+  label,
+  left,
+  operation,
+  right,
+  result: compute(left, operation, right),
+});
+type WorkedStep = ReturnType<typeof workedStep>;
+
 /** Works the steps out; `slip` may change a step once its operands are known. */
 function work(
   steps: readonly Step[],
   slip: (step: WorkedStep, position: number) => WorkedStep = (step) => step,
 ): WorkedStep[] {
   const worked: WorkedStep[] = [];
-  const valueOf = (operand: Operand): number =>
-    typeof operand === "number" ? operand : (worked[operand.step] as WorkedStep).result;
-  for (const [position, [label, leftOperand, operation, rightOperand]] of steps.entries()) {
-    const [left, right] = [valueOf(leftOperand), valueOf(rightOperand)];
-    worked.push(slip({ label, left, operation, right, result: compute(left, operation, right) }, position));
-  }
+  const valueOf = (operand: Operand): number => (typeof operand === "number" ? operand : worked[operand.step]!.result);
+  for (const [position, [label, left, operation, right]] of steps.entries())
+    worked.push(slip(workedStep(label, valueOf(left), operation, valueOf(right)), position));
   return worked;
 }
 
-function finalResult(steps: readonly Step[]): number {
-  return (work(steps).at(-1) as WorkedStep).result;
-}
+const finalResult = (steps: readonly Step[]): number => work(steps).at(-1)!.result;
 
 const equation = ({ left, operation, right, result }: WorkedStep): string => `${left}${operation}${right}=${result}`;
 
 function carefulSolution(steps: readonly Step[]): string {
   const worked = work(steps);
   const lines = worked.map((step, i) => `${i === 0 ? "First" : "Then"} ${step.label}: ${equation(step)}`);
-  return `${lines.join("\n")}\n#### ${(worked.at(-1) as WorkedStep).result}`;
+  return `${lines.join("\n")}\n#### ${worked.at(-1)!.result}`;
 }
 
 const slips: readonly ((step: WorkedStep, d: Draw) => WorkedStep)[] = [
@@ -171,10 +155,8 @@ const slips: readonly ((step: WorkedStep, d: Draw) => WorkedStep)[] = [
   (step) => recomputed({ ...step, operation: ({ "+": "-", "-": "+", "*": "+", "/": "-" } as const)[step.operation] }),
 ];
 
-const recomputed = (step: WorkedStep): WorkedStep => ({
-  ...step,
-  result: compute(step.left, step.operation, step.right),
-});
+const recomputed = ({ label, left, operation, right }: WorkedStep): WorkedStep =>
+  workedStep(label, left, operation, right);
 
 /** One step slips; redrawn until every number is at least 1 and the end is wrong. */
 function carelessSolution(steps: readonly Step[], d: Draw): string {
@@ -183,7 +165,7 @@ function carelessSolution(steps: readonly Step[], d: Draw): string {
     const where = d.int(0, steps.length - 1);
     const slip = d.pick(slips);
     const worked = work(steps, (step, position) => (position === where ? slip(step, d) : step));
-    const result = (worked.at(-1) as WorkedStep).result;
+    const { result } = worked.at(-1)!;
     const plausible = worked.every((step) => step.left > 0 && step.right > 0 && step.result > 0 && step.result <= 200);
     if (plausible && result !== right)
       return `${d.pick(["Quick", "Guess"])}: ${worked.map(equation).join("\n")}\n#### ${result}`;

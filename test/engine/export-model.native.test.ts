@@ -17,7 +17,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { afterAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { cli } from "../../src/cli.js";
-import { generateAll, openModel } from "../../src/engine/local.js";
+import { generateAll, startEngine } from "../../src/engine/local.js";
 import { exportModel, type ExportOptions } from "../../src/engine/export-model.js";
 import { scoreSequences } from "../../src/learner/score.js";
 import { UserError } from "../../src/errors.js";
@@ -91,7 +91,7 @@ const sequences = goldenGroups.flatMap(({ promptIds, completions }) =>
 );
 
 async function actorLogprobs(folder: string): Promise<number[]> {
-  const { engine } = await openModel(folder, 1);
+  const engine = await startEngine(readModel(folder), 1);
   const requests = sequences.map(({ promptIds, completion }, i) => ({
     requestId: String(i),
     promptIds,

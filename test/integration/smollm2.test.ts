@@ -9,7 +9,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { generateAll, type LocalModel, openModel } from "../../src/engine/local.js";
+import type { OrtEngine } from "../../src/engine/engine.js";
+import { generateAll, startEngine } from "../../src/engine/local.js";
+import { readModel } from "../../src/model/read-model.js";
 import { root } from "../support/run.js";
 
 const folder = process.env["FINELLAMA_SMOLLM2"] ?? join(homedir(), ".cache/finellama-rl/smollm2-135m-instruct");
@@ -29,24 +31,25 @@ const golden = JSON.parse(readFileSync(join(root, "test/golden/smollm2.json"), "
 const sha256 = (bytes: Uint8Array | string): string => createHash("sha256").update(bytes).digest("hex");
 
 describe.skipIf(missing !== undefined)(`SmolLM2-135M-Instruct${missing ? ` (skipped: ${missing})` : ""}`, () => {
-  let model: LocalModel;
+  let engine: OrtEngine;
   let prompts: Int32Array[];
 
   beforeAll(async () => {
     expect(sha256(readFileSync(join(folder, "model.safetensors")))).toBe(golden.model_sha256);
     expect(sha256(readFileSync(data))).toBe(golden.data_sha256);
-    model = await openModel(folder, 0);
+    const model = readModel(folder);
+    engine = await startEngine(model, 0);
     const lines = readFileSync(data, "utf8").split("\n").slice(0, golden.answers.length);
     prompts = lines.map((line) => {
       const { question } = JSON.parse(line) as { question: string };
       return model.tokenizer.chatPrompt([{ role: "user", content: question }]);
     });
   }, 120_000);
-  afterAll(() => model?.engine.dispose());
+  afterAll(() => engine?.dispose());
 
   const ask = (forced: boolean) =>
     generateAll(
-      model.engine,
+      engine,
       golden.answers.map(({ completion_ids: ids }, i) => ({
         requestId: String(i),
         promptIds: prompts[i]!,

@@ -9,7 +9,7 @@ let folder: string;
 let path: string;
 let cache: string;
 let lines: string[];
-const prepare = () => prepareNativeBinding({ log: (line) => lines.push(line), path, cache });
+const prepare = () => prepareNativeBinding((line) => lines.push(line), "cpu", path, cache);
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), "native-binding-"));
@@ -66,7 +66,7 @@ test("a CUDA build serves where the CPU's is wanted, and not the other way round
   await fillCache();
   const cuda = `${cache}-cuda`;
   await fillCache(cuda);
-  const prepareCuda = () => prepareNativeBinding({ log: (line) => lines.push(line), build: "cuda", path, cache: cuda });
+  const prepareCuda = () => prepareNativeBinding((line) => lines.push(line), "cuda", path, cuda);
   await prepare();
   await prepareCuda();
   expect(await readlink(path)).toBe(join(cuda, "tfjs_binding.node"));

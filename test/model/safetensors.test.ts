@@ -160,7 +160,7 @@ describe("a packed model", () => {
       const bad = tensors().map((tensor) =>
         tensor.name === name ? { ...tensor, data: packed.slice(offset, offset + size).with(size - 1, value) } : tensor,
       );
-      writeSafetensors(file, bad, { dtype });
+      writeSafetensors(file, bad, dtype);
       const load = () => loadPacked(folder, config);
       expect(load).toThrow(UserError);
       expect(load).toThrow(`${file}: ${name}: expected finite numbers, found ${value}`);
@@ -194,7 +194,7 @@ describe("a packed model", () => {
       writeSafetensors(
         join(folder, `model-${shard}.safetensors`),
         part.map(({ name, shape, offset, size }) => ({ name, shape, data: values.subarray(offset, offset + size) })),
-        { dtype: "BF16" },
+        "BF16",
       );
     }
     writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify({ weight_map }));
@@ -229,7 +229,7 @@ describe("a packed model", () => {
       ["BF16", packed.slice(0, 88).with(0, 9)],
     ] as const) {
       const head = { name: "lm_head.weight", shape: [11, 8], data };
-      writeSafetensors(join(folder, "model.safetensors"), [...tensors(), head], { dtype });
+      writeSafetensors(join(folder, "model.safetensors"), [...tensors(), head], dtype);
       expect(() => loadPacked(folder, config)).toThrow(/ties lm_head\.weight.*Set tie_word_embeddings to false/);
     }
     const narrow = { name: "lm_head.weight", shape: [8, 11], data: packed.subarray(0, 88) };
@@ -259,7 +259,7 @@ describe("writing", () => {
     fc.assert(
       fc.property(fc.array(float, { minLength: 1, maxLength: 20 }), (values) => {
         const data = Float32Array.from(values);
-        writeSafetensors(file, [{ name: "a", shape: [data.length], data }], { dtype: "BF16" });
+        writeSafetensors(file, [{ name: "a", shape: [data.length], data }], "BF16");
         for (const [i, stored] of read(file, "a").entries()) {
           const value = data[i] as number;
           // 8 significant bits: at most half a unit in the last place away.
@@ -271,16 +271,18 @@ describe("writing", () => {
     );
     // Halfway between 1 and 1 + 2^-7, and between 1 + 2^-7 and 1 + 2^-6: both go to the even
     // neighbour.
-    writeSafetensors(file, [{ name: "a", shape: [3], data: Float32Array.of(1 + 2 ** -8, 1 + 3 * 2 ** -8, NaN) }], {
-      dtype: "BF16",
-    });
+    writeSafetensors(
+      file,
+      [{ name: "a", shape: [3], data: Float32Array.of(1 + 2 ** -8, 1 + 3 * 2 ** -8, NaN) }],
+      "BF16",
+    );
     expect(Array.from(read(file, "a"))).toEqual([1, 1 + 2 ** -6, NaN]);
   });
 
   it("stores every float16 as itself, and what lies between two as the nearer, ties to the even one", () => {
     const file = join(folder, "a.safetensors");
     const stored = (data: Float32Array): Float32Array => {
-      writeSafetensors(file, [{ name: "a", shape: [data.length], data }], { dtype: "F16" });
+      writeSafetensors(file, [{ name: "a", shape: [data.length], data }], "F16");
       return read(file, "a");
     };
     // all finite ones, by the reader, which has its own test: 0 to 65504 in ascending order, then
@@ -308,9 +310,7 @@ describe("writing", () => {
     (value) => {
       const file = join(folder, "a.safetensors");
       const write = () =>
-        writeSafetensors(file, [{ name: "layer.weight", shape: [2], data: Float32Array.of(65504, value) }], {
-          dtype: "F16",
-        });
+        writeSafetensors(file, [{ name: "layer.weight", shape: [2], data: Float32Array.of(65504, value) }], "F16");
       expect(write).toThrow(UserError);
       expect(write).toThrow(/^layer\.weight: expected values within ±65504.*found.*bf16/);
       expect(readdirSync(folder)).toEqual([]);

@@ -6,10 +6,11 @@ import { fileURLToPath } from "node:url";
 import { MessageChannel } from "node:worker_threads";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { serveEngine } from "../../src/engine/engine-thread.js";
-import { generateAll, openModel, type LocalModel } from "../../src/engine/local.js";
+import { generateAll, startEngine } from "../../src/engine/local.js";
 import { EnginePool, type EnginePort } from "../../src/engine/pool.js";
+import { readModel } from "../../src/model/read-model.js";
 import { taskSeed } from "../../src/protocol/seeds.js";
-import { createApp, type AppOptions, type ServeApp } from "../../src/serving/app.js";
+import { createApp, type AppOptions } from "../../src/serving/app.js";
 
 const QUESTION = "Ben has 12 cards and buys 9 more. How many cards does Ben have now?";
 const limits = { threads: 1, maxRows: 16, segmentLength: 8 };
@@ -35,16 +36,20 @@ interface ErrorAnswer {
   error: { message: string; type: string; param: string | null; code: string | null };
 }
 
-let local: LocalModel;
+const openModel = async (spec: string) => {
+  const model = readModel(spec);
+  return { ...model, engine: await startEngine(model, 1) };
+};
+let local: Awaited<ReturnType<typeof openModel>>;
 /** The same model, not served: what the answers should be. */
-let reference: LocalModel;
+let reference: typeof local;
 let pool: EnginePool;
-let app: ServeApp;
+let app: ReturnType<typeof createApp>;
 let settings: AppOptions;
 const logged: string[] = [];
 beforeAll(async () => {
   const starter = fileURLToPath(new URL("../../assets/starter", import.meta.url));
-  [local, reference] = [await openModel(starter, 1), await openModel(starter, 1)];
+  [local, reference] = [await openModel(starter), await openModel(starter)];
   const { port1, port2 } = new MessageChannel();
   serveEngine(port2, local.engine);
   pool = new EnginePool([port1 as unknown as EnginePort], limits.maxRows);

@@ -68,24 +68,27 @@ export class Graph {
 
   /** Constant of shape [values.length], or a scalar when given one number. */
   int64(values: number | readonly number[]): string {
-    const list = typeof values === "number" ? [values] : values;
-    const bytes = new Uint8Array(BigInt64Array.from(list, BigInt).buffer);
-    return this.#root.#constant("int64", typeof values === "number" ? [] : [list.length], bytes, list);
+    const scalar = typeof values === "number";
+    const data = BigInt64Array.from(scalar ? [values] : values, BigInt);
+    return this.#constant(
+      `int64(${scalar ? values : `[${values.join(",")}]`})`,
+      "int64",
+      scalar ? [] : [data.length],
+      data,
+    );
   }
 
   int32(value: number): string {
-    return this.#root.#constant("int32", [], new Uint8Array(Int32Array.of(value).buffer), [value]);
+    return this.#constant(`int32(${value})`, "int32", [], Int32Array.of(value));
   }
 
   float(value: number): string {
-    return this.#root.#constant("float32", [], new Uint8Array(Float32Array.of(value).buffer), [value]);
+    return this.#constant(`float32(${value})`, "float32", [], Float32Array.of(value));
   }
 
   /** float32 constant of any shape. */
   tensor(name: string, dims: readonly number[], data: Float32Array): string {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    this.#root.#constants.set(name, { name, type: "float32", dims, bytes });
-    return name;
+    return this.#constant(name, "float32", dims, data);
   }
 
   /** Declares an outermost constant, left out when unused. The session must come from a path. */
@@ -164,9 +167,13 @@ export class Graph {
     return w.finish();
   }
 
-  #constant(type: DataType, dims: readonly number[], bytes: Uint8Array, values: readonly number[]): string {
-    const name = `${type}(${dims.length === 0 ? String(values[0]) : `[${values.join(",")}]`})`;
-    if (!this.#constants.has(name)) this.#constants.set(name, { name, type, dims, bytes });
+  #constant(
+    name: string,
+    type: DataType,
+    dims: readonly number[],
+    { buffer, byteOffset, byteLength }: ArrayBufferView,
+  ): string {
+    this.#root.#constants.set(name, { name, type, dims, bytes: new Uint8Array(buffer, byteOffset, byteLength) });
     return name;
   }
 }

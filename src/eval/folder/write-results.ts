@@ -23,22 +23,10 @@ const secondsSchema = z.object({ wall: z.number(), modes: z.partialRecord(z.enum
 /** What unfinished.json has besides settings; metrics.json has neither. */
 const unfinishedSchema = z.looseObject({ modes: z.array(z.enum(modes)).optional(), seconds: secondsSchema.optional() });
 
-export interface EvalFolder {
-  /** What earlier sessions wrote, whole questions only. */
-  readonly kept: readonly Prediction[];
-  readonly seconds: z.infer<typeof secondsSchema>;
-  readonly finished: boolean;
-  append(predictions: readonly Prediction[]): void;
-  finish(predictions: readonly Prediction[], figures: Partial<Record<Mode, ModeMetrics>>): void;
-}
+export type EvalFolder = ReturnType<typeof openEvalFolder>;
 
 /** Opens a new folder, or goes on in one. @throws UserError when its settings differ */
-export function openEvalFolder(
-  folder: string,
-  settings: EvalSettings,
-  wanted: readonly Mode[],
-  overwrite: boolean,
-): EvalFolder {
+export function openEvalFolder(folder: string, settings: EvalSettings, wanted: readonly Mode[], overwrite: boolean) {
   if (existsSync(folder) && !statSync(folder).isDirectory())
     throw new UserError(`--out ${folder}: expected a folder or nothing, found a file. Choose another name.`);
   mkdirSync(folder, { recursive: true });
@@ -49,7 +37,7 @@ export function openEvalFolder(
 
   const finished = existsSync(metricsFile);
   const earlier = finished ? metricsFile : unfinishedFile;
-  let seconds: EvalFolder["seconds"] = { wall: 0, modes: {} };
+  let seconds: z.infer<typeof secondsSchema> = { wall: 0, modes: {} };
   let kept: Prediction[] = [];
   if (existsSync(earlier)) {
     const stored = readJson(earlier, unfinishedSchema, "Choose another --out, or give --overwrite.");
@@ -71,16 +59,17 @@ export function openEvalFolder(
     save();
   }
   return {
+    /** What earlier sessions wrote, whole questions only. */
     kept,
     seconds,
     finished,
-    append(predictions) {
+    append(predictions: readonly Prediction[]): void {
       appendFileSync(predictionsFile, linesOf(predictions));
       if (performance.now() - savedAt < SAVE_MS) return;
       savedAt = performance.now();
       save();
     },
-    finish(predictions, figures) {
+    finish(predictions: readonly Prediction[], figures: Partial<Record<Mode, ModeMetrics>>): void {
       writeWhole(predictionsFile, linesOf(predictions));
       writeJson(metricsFile, { ...settings, wall_seconds: seconds.wall, ...figures });
       rmSync(unfinishedFile, { force: true });

@@ -6,25 +6,16 @@
 import type { RunConfig } from "../../config/schema.js";
 import { meanOf, unbiasedStd } from "./metrics.js";
 
-export interface GroupAdvantages {
-  /** One array per group, one advantage per completion. */
-  readonly advantages: Float64Array[];
-  /** True for groups whose scored rewards are all equal: every advantage is exactly 0. */
-  readonly zeroStd: boolean[];
-}
-
 /**
  * Group-relative advantages, (r − mean of the group) / (std + 1e-4). Source: DeepSeekMath
  * (arXiv:2402.03300, §4.1.2) in TRL's form. The unbiased std is the group's or the whole batch's
  * (arXiv:2508.08221); `none` divides by nothing (Dr. GRPO, arXiv:2503.20783).
  * @param rewards groups of rewards; null = not scored: left out of mean and std, advantage 0
  */
-export function groupAdvantages(
-  rewards: readonly (readonly (number | null)[])[],
-  scale: RunConfig["scale_rewards"],
-): GroupAdvantages {
+export function groupAdvantages(rewards: readonly (readonly (number | null)[])[], scale: RunConfig["scale_rewards"]) {
   const scoredOf = rewards.map((group) => group.filter((reward) => reward !== null));
-  // Asked of the rewards, not of their std: rounding would leave advantages that cost a forward.
+  // Their every advantage is exactly 0. Asked of the rewards, not of their std: rounding would
+  // leave advantages that cost a forward.
   const zeroStd = scoredOf.map((scored) => scored.every((reward) => reward === scored[0]));
   const batchStd = unbiasedStd(scoredOf.flat());
   const advantages = rewards.map((group, g) => {
@@ -58,23 +49,12 @@ export type PpoAdvantageOptions = Pick<
   "gamma" | "lam" | "kl_coef" | "kl_estimator" | "whiten_rewards" | "missing_eos_penalty" | "mask_truncated_completions"
 >;
 
-export interface PpoAdvantages {
-  /** [N] whitened over the unmasked tokens of the batch; 0 where masked. */
-  readonly advantages: Float32Array;
-  /** [N] targets of the value function: advantages before whitening, plus values. */
-  readonly returns: Float32Array;
-  /** [N] 1 where policy and value loss count the token. */
-  readonly mask: Float32Array;
-  /** The KL estimate per completion in nats (TRL's objective/kl); 0 without a reference. */
-  readonly meanKl: number;
-}
-
 /**
  * From rollout to PPO's losses. Source: TRL 1.12 `experimental/ppo/ppo_trainer.py`, steps 4 to 6,
  * except that the score is on the last real token, and truncated or unscored rows can be masked.
  * @param options `kl_coef` is the current coefficient, which adaptive control may have moved
  */
-export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions): PpoAdvantages {
+export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions) {
   const { rowOf, values, scores, truncated, bootstrapValues } = batch;
   const mask = Float64Array.from(rowOf, (row) =>
     scores[row] === null || (options.mask_truncated_completions && truncated[row]) ? 0 : 1,
@@ -92,9 +72,13 @@ export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions): Pp
   const bootstrap = scores.map((_, row) => (truncated[row] ? (bootstrapValues?.[row] ?? 0) : 0));
   const { advantages, returns } = gae({ rowOf, rewards, values, mask, bootstrap }, options.gamma, options.lam);
   return {
+    /** [N] whitened over the unmasked tokens of the batch; 0 where masked. */
     advantages: Float32Array.from(whiten(advantages, mask)),
+    /** [N] targets of the value function: advantages before whitening, plus values. */
     returns: Float32Array.from(returns),
+    /** [N] 1 where policy and value loss count the token. */
     mask: Float32Array.from(mask),
+    /** The KL estimate per completion in nats (TRL's objective/kl); 0 without a reference. */
     meanKl: kl.reduce((sum, nats) => sum + nats, 0) / Math.max(1, scores.length),
   };
 }

@@ -1,11 +1,10 @@
 /** GRPO, one iteration: DeepSeekMath, arXiv:2402.03300, algorithm 1, lines 7 to 11. */
 import { stepsPerIteration } from "../../config/derived.js";
 import { logprobsOf, policyLogprobs } from "../policy/forward.js";
-import { mergeMetrics } from "../policy/loss.js";
-import type { PolicyOptimizer } from "../policy/step.js";
+import type { PolicyOptimizer, StepResult } from "../policy/step.js";
 import { groupAdvantages } from "./advantages.js";
 import { grpoLoss, lossMask, perToken, zeroAdvantageIsFree, type Denominators } from "./losses.js";
-import { meanOf, shareOfTrue, tokenMetrics, unbiasedStd } from "./metrics.js";
+import { meanOf, overSteps, shareOfTrue, tokenMetrics, unbiasedStd } from "./metrics.js";
 import { cut, type AlgorithmResult, type RolloutBatch } from "./rollout-batch.js";
 import { learningRateAt } from "./schedule.js";
 
@@ -35,26 +34,22 @@ export async function trainGrpo(
   const tokensOf = (members: readonly number[]): number => members.reduce((sum, c) => sum + counted[c]!, 0);
   const generationTokens = tokensOf(membersOf.flat()) / run.steps_per_generation;
 
-  const steps = stepsPerIteration(run);
   const isBehaviourOld = run.old_logprobs === "behaviour";
   const behaviour = completions.map(({ completion }) => completion.behaviourLogprobs);
   const old = isBehaviourOld
     ? behaviour
-    : steps === 1
+    : stepsPerIteration(run) === 1
       ? null // the forward of the only step is π_old
       : await policyLogprobs(training, sequences, needed);
   const reference = run.beta === 0 ? null : await logprobsOf(training, model.reference(), sequences, needed);
 
-  let metrics: Record<string, number> = {};
-  let loss = 0;
-  let gradNorm = 0;
+  const results: StepResult[] = [];
   let learningRate = 0;
-  let step = 0;
   for (let pass = 0; pass < run.num_iterations; pass++) {
     for (const part of cut(groups, run.steps_per_generation)) {
       const members = part.flatMap((g) => membersOf[g]!);
       const denominators: Denominators = { rows: members.length, tokens: tokensOf(members), generationTokens };
-      learningRate = learningRateAt(run, iteration, step++);
+      learningRate = learningRateAt(run, iteration, results.length);
       const inPart = part.filter((g) => isNeeded[g]);
       const result = await policy.step(
         sequences,
@@ -83,17 +78,15 @@ export async function trainGrpo(
           );
         },
       );
-      metrics = mergeMetrics(metrics, result.metrics);
-      loss += result.loss / steps;
-      gradNorm += result.gradNorm / steps;
+      results.push(result);
     }
   }
+  const { sums, means } = overSteps(results);
   return {
     advantages: completions.map(({ completion }, c) => new Float32Array(completion.ids.length).fill(advantages[c]!)),
     metrics: {
-      ...tokenMetrics(metrics),
-      loss,
-      grad_norm: gradNorm,
+      ...tokenMetrics(sums),
+      ...means,
       learning_rate: learningRate,
       frac_reward_zero_std: shareOfTrue(relative.zeroStd),
       frac_groups_forwarded: needed.length / groups.length,

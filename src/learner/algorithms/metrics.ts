@@ -1,12 +1,14 @@
 /** Metrics of an iteration under TRL's names, from batches and from the sums that losses return. */
 import type { RunConfig } from "../../config/schema.js";
 import type { Completion } from "../../protocol/messages.js";
+import { sum } from "../../math/statistics.js";
+import { mergeMetrics } from "../policy/loss.js";
+import type { StepResult } from "../policy/step.js";
 import type { Gap } from "../logprob-gap.js";
 import type { TrainingBatch } from "../rollouts/rollout-source.js";
 import type { RolloutBatch } from "./rollout-batch.js";
 
-export const meanOf = (values: readonly number[]): number =>
-  values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
+export const meanOf = (values: readonly number[]): number => sum(values) / Math.max(1, values.length);
 
 export const shareOfTrue = (flags: readonly boolean[]): number =>
   flags.filter(Boolean).length / Math.max(1, flags.length);
@@ -18,24 +20,31 @@ export function unbiasedStd(values: readonly number[]): number {
   return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1));
 }
 
+/** Sums the metrics of an iteration's optimizer steps; loss and gradient norm are means. */
+export function overSteps(results: readonly StepResult[]) {
+  const share = (of: (result: StepResult) => number): number => sum(results.map((one) => of(one) / results.length));
+  return {
+    sums: results.map(({ metrics }) => metrics).reduce(mergeMetrics, {}),
+    means: { loss: share(({ loss }) => loss), grad_norm: share(({ gradNorm }) => gradNorm) },
+  };
+}
+
 export function tokenMetrics(sums: Record<string, number>): Record<string, number> {
   const tokens = Math.max(1, sums.tokens_sum ?? 0);
-  const named: [string, string][] = [
-    ["clip_low_sum", "clip_ratio/low_mean"],
-    ["clip_high_sum", "clip_ratio/high_mean"],
-    ["clip_region_sum", "clip_ratio/region_mean"],
-    ["approxkl_sum", "policy/approxkl"],
-    ["kl_sum", "kl"],
-    ["entropy_sum", "entropy"],
-    ["sampling_ratio_sum", "sampling/importance_sampling_ratio/mean"],
-    ["sampling_gap_sum", "sampling/sampling_logp_difference/mean"],
+  const named: [name: string, sum: string, divisor?: number][] = [
+    ["clip_ratio/low_mean", "clip_low_sum"],
+    ["clip_ratio/high_mean", "clip_high_sum"],
+    ["clip_ratio/region_mean", "clip_region_sum"],
+    ["policy/approxkl", "approxkl_sum"],
+    ["kl", "kl_sum"],
+    ["entropy", "entropy_sum"],
+    ["sampling/importance_sampling_ratio/mean", "sampling_ratio_sum"],
+    ["sampling/sampling_logp_difference/mean", "sampling_gap_sum"],
+    ["sampling/importance_sampling_ratio/max", "sampling_ratio_max", 1],
   ];
-  const metrics = Object.fromEntries(
-    named.flatMap(([sum, name]) => (sums[sum] === undefined ? [] : [[name, sums[sum] / tokens]])),
+  return Object.fromEntries(
+    named.flatMap(([name, sum, divisor = tokens]) => (sums[sum] === undefined ? [] : [[name, sums[sum] / divisor]])),
   );
-  if (sums.sampling_ratio_max !== undefined)
-    metrics["sampling/importance_sampling_ratio/max"] = sums.sampling_ratio_max;
-  return metrics;
 }
 
 export function rewardMetrics({ completions }: RolloutBatch): Record<string, number> {

@@ -1,26 +1,17 @@
 /** PPO, one iteration: Schulman et al., arXiv:1707.06347, algorithm 1, with GAE. */
 import type { Scalar } from "@tensorflow/tfjs";
-import { stepsPerIteration } from "../../config/derived.js";
 import { mulberry32, shuffled } from "../../math/random.js";
 import { evaluateAll, logprobsOf, type Evaluated, type Training } from "../policy/forward.js";
-import { mergeMetrics, type Loss } from "../policy/loss.js";
-import { concat, type LossInput, type PolicyOptimizer } from "../policy/step.js";
+import type { Loss } from "../policy/loss.js";
+import { concat, type LossInput, type PolicyOptimizer, type StepResult } from "../policy/step.js";
 import { explainedVariance, nextKlCoef, ppoAdvantages } from "./advantages.js";
 import { ppoPolicyLoss, valueLoss, type Denominators } from "./losses.js";
-import { tokenMetrics } from "./metrics.js";
+import { overSteps, tokenMetrics } from "./metrics.js";
 import { cut, type AlgorithmResult, type RolloutBatch } from "./rollout-batch.js";
 import { learningRateAt } from "./schedule.js";
 
 /** What the losses read, [T] for each completion. */
-interface Targets {
-  readonly advantages: readonly Float32Array[];
-  readonly returns: readonly Float32Array[];
-  readonly mask: readonly Float32Array[];
-  readonly oldValues: readonly Float32Array[];
-  readonly oldLogprobs: readonly Float32Array[];
-  /** Null where π_old is the actor. */
-  readonly behaviourLogprobs: readonly Float32Array[] | null;
-}
+type Targets = Awaited<ReturnType<typeof advantagesOf>>["targets"];
 
 /** Trains after `iteration` completed ones; returns the next iteration's KL coefficient. */
 export async function trainPpo(
@@ -36,41 +27,35 @@ export async function trainPpo(
   const { ppo, targets } = await advantagesOf(training, batch, before, klCoef);
   const { mask, advantages } = targets;
 
-  let metrics: Record<string, number> = {};
-  let loss = 0;
-  let gradNorm = 0;
+  const results: StepResult[] = [];
   let learningRate = 0;
-  let step = 0;
-  const steps = stepsPerIteration(run);
   const random = mulberry32(run.seed * 1_000_003 + iteration);
   for (let epoch = 0; epoch < run.num_ppo_epochs; epoch++) {
     for (const part of cut(shuffled(sequences.length, random), run.num_mini_batches)) {
       const members = part.flatMap((g) => membersOf[g]!);
       const tokens = members.reduce((sum, c) => sum + sumOf(mask[c]!), 0);
       const denominators = { rows: part.length * run.num_generations, tokens, generationTokens: tokens };
-      learningRate = learningRateAt(run, iteration, step++);
+      learningRate = learningRateAt(run, iteration, results.length);
       const result = await policy.step(sequences, part, learningRate, (input) =>
         iteration < run.critic_warmup_steps
           ? warmupLoss(training, input, targets, denominators)
           : ppoLoss(training, input, targets, denominators),
       );
-      metrics = mergeMetrics(metrics, result.metrics);
-      loss += result.loss / steps;
-      gradNorm += result.gradNorm / steps;
+      results.push(result);
     }
   }
+  const { sums, means } = overSteps(results);
   const control = { target: run.kl_target ?? 0, horizon: run.kl_horizon };
   const nextCoef = run.kl_target === null ? klCoef : nextKlCoef(klCoef, ppo.meanKl, completions.length, control);
   return {
     klCoef: nextCoef,
     advantages,
     metrics: {
-      ...tokenMetrics(metrics),
-      loss,
-      grad_norm: gradNorm,
+      ...tokenMetrics(sums),
+      ...means,
       learning_rate: learningRate,
-      "value/loss": (metrics.value_loss_sum ?? 0) / steps,
-      "value/clip_ratio": (metrics.value_clip_sum ?? 0) / Math.max(1, metrics.tokens_sum ?? 0),
+      "value/loss": (sums.value_loss_sum ?? 0) / results.length,
+      "value/clip_ratio": (sums.value_clip_sum ?? 0) / Math.max(1, sums.tokens_sum ?? 0),
       "value/explained_variance": explainedVariance(concat(before.values), ppo.returns, ppo.mask) ?? 0,
       ...(run.kl_coef === 0 ? {} : { kl: ppo.meanKl, kl_coef: nextCoef }),
       frac_groups_forwarded: 1,
@@ -83,7 +68,7 @@ async function advantagesOf(
   { sequences, completions }: RolloutBatch,
   before: Evaluated,
   klCoef: number,
-): Promise<{ ppo: ReturnType<typeof ppoAdvantages>; targets: Targets }> {
+) {
   const { run, model } = training;
   const reference = run.kl_coef === 0 ? null : await logprobsOf(training, model.reference(), sequences);
   const lengths = completions.map(({ completion }) => completion.ids.length);
@@ -105,12 +90,13 @@ async function advantagesOf(
   };
   const isBehaviourOld = run.old_logprobs === "behaviour";
   const behaviour = completions.map(({ completion }) => completion.behaviourLogprobs);
-  const targets: Targets = {
+  const targets = {
     advantages: split(ppo.advantages),
     returns: split(ppo.returns),
     mask: split(ppo.mask),
     oldValues: before.values,
     oldLogprobs: isBehaviourOld ? behaviour : before.logprobs,
+    /** Null where π_old is the actor. */
     behaviourLogprobs: isBehaviourOld ? null : behaviour,
   };
   return { ppo, targets };

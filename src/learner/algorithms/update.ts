@@ -7,12 +7,6 @@ import { rewardMetrics } from "./metrics.js";
 import { trainPpo } from "./ppo.js";
 import { rolloutBatch, type AlgorithmResult, type RolloutBatch } from "./rollout-batch.js";
 
-export interface UpdateResult {
-  readonly metrics: Record<string, number>;
-  /** By task id, one [T] array per completion. */
-  readonly advantages: ReadonlyMap<string, readonly Float32Array[]>;
-}
-
 export class Updater {
   readonly policy: PolicyOptimizer;
   /** Coefficient of PPO's KL penalty; it moves under adaptive control. */
@@ -24,7 +18,7 @@ export class Updater {
   }
 
   /** @throws UserError after five non-finite gradients in a row */
-  async update(trainingBatch: TrainingBatch, iteration: number): Promise<UpdateResult> {
+  async update(trainingBatch: TrainingBatch, iteration: number) {
     const batch = rolloutBatch(this.policy.training.run, trainingBatch);
     const result = await this.#train(batch, iteration);
     return {
@@ -33,7 +27,8 @@ export class Updater {
         ...result.metrics,
         skipped_updates: this.policy.skippedUpdates,
         optimizer_steps: this.policy.optimizer.step,
-      },
+      } as Record<string, number>,
+      /** By task id, one [T] array per completion. */
       advantages: new Map(
         trainingBatch.tasks.map(({ taskId }, g) => [taskId, batch.membersOf[g]!.map((c) => result.advantages[c]!)]),
       ),

@@ -53,11 +53,8 @@ export function overrideWasmKernels(tf: TF): void {
   replace("Identity", identity);
   replace("Slice", (args) => {
     const x = input(args, "x");
-    const [begin, size] = tf.slice_util.parseSliceParams(
-      x,
-      args.attrs["begin"] as number[],
-      args.attrs["size"] as number[],
-    ) as [number[], number[]];
+    const { begin: from, size: of } = args.attrs as Record<"begin" | "size", number[]>;
+    const [begin, size] = tf.slice_util.parseSliceParams(x, from!, of!) as [number[], number[]];
     return slice(args.backend, x, begin, size);
   });
   replace("SplitV", splitV(tf));
@@ -65,18 +62,9 @@ export function overrideWasmKernels(tf: TF): void {
 
 /** Batched matrix product: the C++ kernel (XNNPACK) is fast for one untransposed pair. */
 function batchMatMul(tf: TF, backend: WasmBackend, stockTranspose: Kernel): Kernel {
-  const number = "number";
-  const multiply = backend.wasm.cwrap("BatchMatMul", null, [
-    number,
-    "array",
-    number,
-    number,
-    "array",
-    number,
-    number,
-    number,
-    number,
-  ]);
+  const [number, array] = ["number", "array"] as const;
+  const operand = [number, array, number] as const;
+  const multiply = backend.wasm.cwrap("BatchMatMul", null, [...operand, ...operand, number, number, number]);
 
   return (args) => {
     const a = matrices(input(args, "a"), args.attrs["transposeA"] === true);
@@ -97,20 +85,16 @@ function batchMatMul(tf: TF, backend: WasmBackend, stockTranspose: Kernel): Kern
       backend.incRef(data.dataId); // as it is: transposing a vector moves nothing
       return data;
     }) as [TensorInfo, TensorInfo];
-    const [aHeap, bHeap, outHeap] = [aData, bData, out].map((x) => backend.dataIdMap.get(x.dataId).memoryOffset) as [
-      number,
-      number,
-      number,
-    ];
-    const alias = (heap: number, start: number, size: number): number => {
+    const alias = ({ dataId }: TensorInfo, start: number, size: number): number => {
       const id = backend.dataIdNextNumber++;
-      backend.wasm.tfjs.registerTensor(id, size, heap + Float32Array.BYTES_PER_ELEMENT * start);
+      const { memoryOffset } = backend.dataIdMap.get(dataId);
+      backend.wasm.tfjs.registerTensor(id, size, memoryOffset + Float32Array.BYTES_PER_ELEMENT * start);
       return id;
     };
     const product = (rows: number, aStart: number, bStart: number, outStart: number) => {
-      const aId = alias(aHeap, aStart, rows * inner);
-      const bId = alias(bHeap, bStart, inner * b.columns);
-      const outId = alias(outHeap, outStart, rows * b.columns);
+      const aId = alias(aData, aStart, rows * inner);
+      const bId = alias(bData, bStart, inner * b.columns);
+      const outId = alias(out, outStart, rows * b.columns);
       multiply(aId, shapeBytes([1, rows, inner]), 3, bId, shapeBytes([1, inner, b.columns]), 3, false, false, outId);
       for (const id of [aId, bId, outId]) backend.wasm.tfjs.disposeData(id); // frees XNNPACK's packed copy of b, too
     };
@@ -159,11 +143,9 @@ const unsortedSegmentSum: Kernel = (args) => {
   const rowShape = x.shape.slice(segmentIds.shape.length);
   const width = sizeOf(rowShape);
   const out = backend.makeOutput([segments, ...rowShape], x.dtype);
-  const [from, ids, sum] = [x, segmentIds, out].map((tensor) => backend.typedArrayFromHeap(tensor)) as [
-    Float32Array,
-    Int32Array,
-    Float32Array,
-  ];
+  const from = backend.typedArrayFromHeap(x) as Float32Array;
+  const sum = backend.typedArrayFromHeap(out) as Float32Array;
+  const ids = backend.typedArrayFromHeap(segmentIds) as Int32Array;
   sum.fill(0);
   for (let row = 0; row < ids.length; row++) {
     const segment = ids[row]!;
@@ -185,11 +167,9 @@ function gatherRows(tf: TF, stock: Kernel): Kernel {
     const rowShape = x.shape.slice(1);
     const width = sizeOf(rowShape);
     const out = backend.makeOutput([...indices.shape, ...rowShape], x.dtype);
-    const [from, rows, to] = [x, indices, out].map((tensor) => backend.typedArrayFromHeap(tensor)) as [
-      Float32Array,
-      Int32Array,
-      Float32Array,
-    ];
+    const from = backend.typedArrayFromHeap(x) as Float32Array;
+    const to = backend.typedArrayFromHeap(out) as Float32Array;
+    const rows = backend.typedArrayFromHeap(indices) as Int32Array;
     for (let i = 0; i < rows.length; i++) {
       const row = rows[i]!;
       if (row < 0 || row >= x.shape[0]!)

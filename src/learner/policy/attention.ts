@@ -5,25 +5,9 @@ import type { AttentionPlan } from "./packing.js";
 import { customGrad } from "./primitives.js";
 
 /** The plan's arrays as tensors, made once per microbatch and shared by all layers. */
-export interface AttentionTensors {
-  readonly plan: AttentionPlan;
-  /** [G·Hk, E·P] */
-  readonly promptQueries: Tensor2D;
-  /** [G·Hk, P] */
-  readonly promptKeys: Tensor2D;
-  /** [G·Hk, R·E·C] */
-  readonly completionQueries: Tensor2D;
-  /** [G·Hk·R, C] */
-  readonly completionKeys: Tensor2D;
-  readonly queriesBack: Tensor1D;
-  readonly keysBack: Tensor1D;
-  readonly promptBias: Tensor;
-  readonly completionBias: Tensor;
-  readonly promptReal: Tensor;
-  readonly completionReal: Tensor;
-}
+export type AttentionTensors = ReturnType<typeof attentionTensors>;
 
-export function attentionTensors(tf: TF, plan: AttentionPlan): AttentionTensors {
+export function attentionTensors(tf: TF, plan: AttentionPlan) {
   const { groups: G, rowsPerGroup: R, promptLength: P, completionLength: C } = plan;
   const keyHeads = plan.promptKeys.length / P; // G·Hk
   const index = (values: Int32Array): Tensor1D => tf.tensor1d(values, "int32");
@@ -31,10 +15,10 @@ export function attentionTensors(tf: TF, plan: AttentionPlan): AttentionTensors 
     tf.tensor2d(values, [rows, values.length / rows], "int32");
   return {
     plan,
-    promptQueries: indices(plan.promptQueries, keyHeads),
-    promptKeys: indices(plan.promptKeys, keyHeads),
-    completionQueries: indices(plan.completionQueries, keyHeads),
-    completionKeys: indices(plan.completionKeys, keyHeads * R),
+    promptQueries: indices(plan.promptQueries, keyHeads), // [G·Hk, E·P]
+    promptKeys: indices(plan.promptKeys, keyHeads), // [G·Hk, P]
+    completionQueries: indices(plan.completionQueries, keyHeads), // [G·Hk, R·E·C]
+    completionKeys: indices(plan.completionKeys, keyHeads * R), // [G·Hk·R, C]
     queriesBack: index(plan.queriesBack),
     keysBack: index(plan.keysBack),
     promptBias: tf.tensor(plan.promptBias, [1, 1, P, P]),

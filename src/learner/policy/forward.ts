@@ -20,14 +20,7 @@ export interface Training {
   readonly model: TrainableModel;
 }
 
-export interface Evaluated {
-  /** [T] nats, for each completion. */
-  readonly logprobs: Float32Array[];
-  /** [T] value before each token, for each completion. */
-  readonly values: Float32Array[];
-  /** [completions] value after the last token; zeros unless values are bootstrapped. */
-  readonly lastValues: Float32Array;
-}
+export type Evaluated = Awaited<ReturnType<typeof evaluateAll>>;
 
 /** Yields microbatches (which the consumer disposes) with the numbers of their completions. */
 export function* packedParts(
@@ -91,12 +84,14 @@ export async function publishedLogprobs(
   return out;
 }
 
-export async function evaluateAll(training: Training, sequences: readonly SequenceGroup[]): Promise<Evaluated> {
+export async function evaluateAll(training: Training, sequences: readonly SequenceGroup[]) {
   const { tf, run, model } = training;
   const keepLast = run.bootstrap_truncated;
   const all = sequences.flatMap(({ completions }) => completions);
   const logprobs = all.map(() => new Float32Array(0));
+  /** [T] value before each token, for each completion. */
   const values = all.map(() => new Float32Array(0));
+  /** [completions] value after the last token; zeros unless values are bootstrapped. */
   const lastValues = new Float32Array(all.length);
   const views = model.views();
   const [policy, trunk]: NamedWeights[] = [model.policy(views), model.value(views)];
@@ -129,14 +124,12 @@ export async function evaluateAll(training: Training, sequences: readonly Sequen
 export const columns = (tf: TF, both: Tensor): [logprobs: Tensor1D, entropies: Tensor1D] =>
   tf.split(both, 2, 1).map((column) => tf.reshape(column, [-1])) as [Tensor1D, Tensor1D];
 
-function logprobColumn(
+const logprobColumn = (
   { tf, run, model }: Training,
   weights: NamedWeights,
   hidden: Tensor,
   prepared: Microbatch,
-): Tensor1D {
-  return columns(tf, completionLogprobs(tf, model.shape, weights, hidden, prepared, run.temperature))[0];
-}
+): Tensor1D => columns(tf, completionLogprobs(tf, model.shape, weights, hidden, prepared, run.temperature))[0];
 
 async function read(
   { tf, model }: Training,

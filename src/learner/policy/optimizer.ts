@@ -1,16 +1,11 @@
 /** AdamW over one flat vector (Loshchilov & Hutter 2019, algorithm 2; torch.optim.AdamW's form). */
 import type { Tensor, Variable } from "@tensorflow/tfjs";
+import type { RunConfig } from "../../config/schema.js";
 import type { LayoutEntry } from "../../model/layout.js";
 import type { TF } from "../backend/backend.js";
 
-export interface AdamWOptions {
-  readonly beta1: number;
-  readonly beta2: number;
-  readonly epsilon: number;
-  /** Decoupled decay; not applied to norms and biases (Hugging Face's rule). */
-  readonly weightDecay: number;
-  readonly maxGradNorm: number;
-}
+/** Decay is decoupled, and not applied to norms and biases (Hugging Face's rule). */
+type AdamWOptions = Pick<RunConfig, "adam_beta1" | "adam_beta2" | "adam_epsilon" | "weight_decay" | "max_grad_norm">;
 
 export interface AdamWState {
   readonly step: number;
@@ -69,7 +64,7 @@ export class AdamW {
     this.#tf = tf;
     this.#flat = flat;
     this.#options = options;
-    const decayOf = (name: string): number => (decays(name) ? options.weightDecay : 0);
+    const decayOf = (name: string): number => (decays(name) ? options.weight_decay : 0);
     const { size: lateSize, steps: lateSteps } = late === null || late.steps === 0 ? { size: 0, steps: 0 } : late;
     let end = 0;
     for (let begin = 0; begin < flat.size; begin = end) {
@@ -82,7 +77,7 @@ export class AdamW {
         m: tf.zeros([size]),
         v: tf.zeros([size]),
         rates: factor(rateOf),
-        decay: options.weightDecay > 0 ? factor(decayOf) : null,
+        decay: options.weight_decay > 0 ? factor(decayOf) : null,
         lateSteps: begin < lateSize ? lateSteps : 0,
       });
     }
@@ -100,7 +95,7 @@ export class AdamW {
     const norm = (await normTensor.data())[0]!;
     normTensor.dispose();
     if (!Number.isFinite(norm)) return norm;
-    const clip = Math.min(1, this.#options.maxGradNorm / (norm + 1e-6));
+    const clip = Math.min(1, this.#options.max_grad_norm / (norm + 1e-6));
     const updated = this.#parts.map((part) =>
       isMoving(part)
         ? this.#updatePart(part, gradient, clip, learningRate)
@@ -116,7 +111,7 @@ export class AdamW {
 
   #updatePart(part: AdamPart, gradient: Tensor, clip: number, learningRate: number): Tensor {
     const tf = this.#tf;
-    const { beta1, beta2, epsilon } = this.#options;
+    const { adam_beta1: beta1, adam_beta2: beta2, adam_epsilon: epsilon } = this.#options;
     const t = this.step - part.lateSteps + 1;
     const root = Math.sqrt(1 - beta2 ** t);
     const [m, v, next] = tf.tidy(() => {

@@ -12,74 +12,31 @@ export interface SequenceGroup {
   readonly completions: readonly Int32Array[];
 }
 
-export interface PackedBatch {
-  /** [N] token ids and their rotary positions. */
-  readonly ids: Int32Array;
-  readonly positions: Int32Array;
-  /** [M] every completion token, group by group, row by row. */
-  readonly targets: Int32Array;
-  /** [M] the packed row whose hidden state predicts the target. */
-  readonly predictors: Int32Array;
-  /** [M] index of the completion (counted over the microbatch) a target belongs to. */
-  readonly rowOf: Int32Array;
-  readonly numRows: number;
-  /** [numRows] packed row of the last completion token; empty unless packed with `keepLast`. */
-  readonly lastRows: Int32Array;
-  readonly attention: AttentionPlan;
-}
-
-export interface AttentionPlan {
-  readonly groups: number;
-  readonly rowsPerGroup: number;
-  readonly promptLength: number;
-  /** 0 when no completion has an input token. */
-  readonly completionLength: number;
-  /** [G·Hk·E·P] rows of q viewed as [N·Hq, D], in the order (g, h, e, t). */
-  readonly promptQueries: Int32Array;
-  /** [G·Hk·P] rows of k (or v) viewed as [N·Hk, D], in the order (g, h, t). */
-  readonly promptKeys: Int32Array;
-  /** [G·Hk·R·E·C] in the order (g, h, r, e, t). */
-  readonly completionQueries: Int32Array;
-  /** [G·Hk·R·C] in the order (g, h, r, t). */
-  readonly completionKeys: Int32Array;
-  /** [N·Hq], [N·Hk]: the way back, out of prompt and completion rectangles joined. */
-  readonly queriesBack: Int32Array;
-  readonly keysBack: Int32Array;
-  /** [P, P] additive causal mask of prompts (right-padded, so causality hides the padding). */
-  readonly promptBias: Float32Array;
-  /** [G, 1, C, P + C] additive mask of completions: real prompt tokens, then causal. */
-  readonly completionBias: Float32Array;
-  /** [G·Hk·E·P] and [G·Hk·R·E·C]: 1 for the query of a real token, 0 for padding. */
-  readonly promptReal: Float32Array;
-  readonly completionReal: Float32Array;
-}
+export type PackedBatch = ReturnType<typeof packGroups>;
+export type AttentionPlan = ReturnType<typeof attentionPlan>;
 
 const MASKED = -1e9;
 
-interface Extents {
-  readonly G: number;
-  readonly R: number;
-  readonly P: number;
-  readonly C: number;
-  readonly numTokens: number;
-  readonly numTargets: number;
-  readonly numRows: number;
-}
+type Extents = ReturnType<typeof extentsOf>;
 
 /** Leaves out a completion's last token, unless the value after it is needed (`keepLast`). */
 export function packGroups(
   groups: readonly SequenceGroup[],
   heads: { numHeads: number; numKvHeads: number },
   keepLast = false,
-): PackedBatch {
+) {
   const inputLength = (completion: Int32Array): number => completion.length - (keepLast ? 0 : 1);
   const extents = extentsOf(groups, inputLength);
   const { numTokens, numTargets, numRows } = extents;
-  const ids = new Int32Array(numTokens);
-  const positions = new Int32Array(numTokens);
+  /** [N] token ids and their rotary positions. */
+  const [ids, positions] = [new Int32Array(numTokens), new Int32Array(numTokens)];
+  /** [M] every completion token, group by group, row by row. */
   const targets = new Int32Array(numTargets);
+  /** [M] the packed row whose hidden state predicts the target. */
   const predictors = new Int32Array(numTargets);
+  /** [M] index of the completion (counted over the microbatch) a target belongs to. */
   const rowOf = new Int32Array(numTargets);
+  /** [numRows] packed row of the last completion token; empty unless packed with `keepLast`. */
   const lastRows = new Int32Array(keepLast ? numRows : 0);
   let token = 0;
   const add = (values: Int32Array, from: number): void => {
@@ -108,7 +65,7 @@ export function packGroups(
   return { ids, positions, targets, predictors, rowOf, numRows, lastRows, attention };
 }
 
-function extentsOf(groups: readonly SequenceGroup[], inputLength: (completion: Int32Array) => number): Extents {
+function extentsOf(groups: readonly SequenceGroup[], inputLength: (completion: Int32Array) => number) {
   let [R, P, C, numTokens, numTargets, numRows] = [1, 1, 0, 0, 0, 0];
   for (const { promptIds, completions } of groups) {
     P = Math.max(P, promptIds.length);
@@ -130,74 +87,67 @@ function attentionPlan(
   { numHeads: Hq, numKvHeads: Hk }: { numHeads: number; numKvHeads: number },
   { G, R, P, C, numTokens }: Extents,
   inputLength: (completion: Int32Array) => number,
-): AttentionPlan {
+) {
   const E = Hq / Hk;
-  const promptQueries = new Int32Array(G * Hq * P);
-  const promptKeys = new Int32Array(G * Hk * P);
-  const completionQueries = new Int32Array(G * Hq * R * C);
-  const completionKeys = new Int32Array(G * Hk * R * C);
-  const queriesBack = new Int32Array(numTokens * Hq);
-  const keysBack = new Int32Array(numTokens * Hk);
-  const promptReal = new Float32Array(promptQueries.length);
-  const completionReal = new Float32Array(completionQueries.length);
+  /** Rows of q viewed as [N·Hq, D] are in the order (g, h, r, e, t), of k or v in (g, h, r, t). */
+  const rectangle = (rows: number, width: number) => ({
+    rows,
+    width,
+    queries: new Int32Array(G * Hq * rows * width),
+    keys: new Int32Array(G * Hk * rows * width),
+    /** 1 for the query of a real token, 0 for padding. */
+    real: new Float32Array(G * Hq * rows * width),
+  });
+  const [prompts, completions] = [rectangle(1, P), rectangle(R, C)];
+  /** [N·Hq], [N·Hk]: the way back, out of prompt and completion rectangles joined. */
+  const [queriesBack, keysBack] = [new Int32Array(numTokens * Hq), new Int32Array(numTokens * Hk)];
   let token = 0;
-  groups.forEach(({ promptIds }, g) => {
-    for (let t = 0; t < promptIds.length; t++, token++) {
+  /** Places the next tokens in row r of a group, in a rectangle that lies behind others. */
+  const place = (to: typeof prompts, length: number, g: number, r: number, keysBefore = 0, queriesBefore = 0): void => {
+    for (let t = 0; t < length; t++, token++) {
       for (let h = 0; h < Hk; h++) {
-        const key = (g * Hk + h) * P + t;
-        promptKeys[key] = token * Hk + h;
-        keysBack[token * Hk + h] = key;
+        const row = (g * Hk + h) * to.rows + r;
+        const key = row * to.width + t;
+        to.keys[key] = token * Hk + h;
+        keysBack[token * Hk + h] = keysBefore + key;
         for (let e = 0; e < E; e++) {
-          const query = ((g * Hk + h) * E + e) * P + t;
-          promptReal[query] = 1;
-          promptQueries[query] = token * Hq + h * E + e;
-          queriesBack[token * Hq + h * E + e] = query;
+          const query = (row * E + e) * to.width + t;
+          to.real[query] = 1;
+          to.queries[query] = token * Hq + h * E + e;
+          queriesBack[token * Hq + h * E + e] = queriesBefore + query;
         }
       }
     }
-  });
-  groups.forEach(({ completions }, g) => {
-    completions.forEach((completion, r) => {
-      for (let t = 0; t < inputLength(completion); t++, token++) {
-        for (let h = 0; h < Hk; h++) {
-          const key = ((g * Hk + h) * R + r) * C + t;
-          completionKeys[key] = token * Hk + h;
-          keysBack[token * Hk + h] = promptKeys.length + key;
-          for (let e = 0; e < E; e++) {
-            const query = (((g * Hk + h) * R + r) * E + e) * C + t;
-            completionReal[query] = 1;
-            completionQueries[query] = token * Hq + h * E + e;
-            queriesBack[token * Hq + h * E + e] = promptQueries.length + query;
-          }
-        }
-      }
-    });
-  });
+  };
+  groups.forEach(({ promptIds }, g) => place(prompts, promptIds.length, g, 0));
+  const before = [prompts.keys.length, prompts.queries.length] as const;
+  groups.forEach((group, g) =>
+    group.completions.forEach((completion, r) => place(completions, inputLength(completion), g, r, ...before)),
+  );
   return {
     groups: G,
     rowsPerGroup: R,
     promptLength: P,
+    /** 0 when no completion has an input token. */
     completionLength: C,
-    promptQueries,
-    promptKeys,
-    completionQueries,
-    completionKeys,
+    promptQueries: prompts.queries,
+    promptKeys: prompts.keys,
+    completionQueries: completions.queries,
+    completionKeys: completions.keys,
     queriesBack,
     keysBack,
     ...attentionBiases(groups, P, C),
-    promptReal,
-    completionReal,
+    promptReal: prompts.real,
+    completionReal: completions.real,
   };
 }
 
 /** Additive masks: causality, and the real tokens of prompts of unequal length. */
-function attentionBiases(
-  groups: readonly SequenceGroup[],
-  P: number,
-  C: number,
-): Pick<AttentionPlan, "promptBias" | "completionBias"> {
+function attentionBiases(groups: readonly SequenceGroup[], P: number, C: number) {
+  /** [P, P], of prompts: right-padded, so causality hides the padding. */
   const promptBias = new Float32Array(P * P);
   for (let t = 0; t < P; t++) promptBias.fill(MASKED, t * P + t + 1, (t + 1) * P);
+  /** [G, 1, C, P + C], of completions: real prompt tokens, then causal. */
   const completionBias = new Float32Array(groups.length * C * (P + C));
   groups.forEach(({ promptIds }, g) => {
     for (let t = 0; t < C; t++) {

@@ -2,29 +2,17 @@
 import type { Scalar, Tensor, Tensor1D, Tensor2D, TensorContainer } from "@tensorflow/tfjs";
 import type { ModelConfig } from "../../model/config.js";
 import type { TF } from "../backend/backend.js";
-import { attention, attentionTensors, type AttentionTensors } from "./attention.js";
+import { attention, attentionTensors } from "./attention.js";
 import { checkpointed } from "./checkpointing.js";
 import { weight, type NamedWeights } from "./named-weights.js";
-import { packGroups, type PackedBatch, type SequenceGroup } from "./packing.js";
-import { plus, product, rmsNorm, rotary, rotaryTables, swiGlu, type RotaryTables } from "./primitives.js";
+import { packGroups, type SequenceGroup } from "./packing.js";
+import { plus, product, rmsNorm, rotary, rotaryTables, swiGlu } from "./primitives.js";
 import { tokenLogprobs } from "./token-logprobs.js";
 
 /** A packed microbatch on the backend. Dispose with `disposeBatch`. */
-export interface Microbatch {
-  readonly packed: PackedBatch;
-  readonly ids: Tensor1D;
-  readonly predictors: Tensor1D;
-  readonly lastRows: Tensor1D | null;
-  readonly rotary: RotaryTables;
-  readonly attention: AttentionTensors;
-}
+export type Microbatch = ReturnType<typeof prepareMicrobatch>;
 
-export function prepareMicrobatch(
-  tf: TF,
-  shape: ModelConfig,
-  groups: readonly SequenceGroup[],
-  keepLast = false,
-): Microbatch {
+export function prepareMicrobatch(tf: TF, shape: ModelConfig, groups: readonly SequenceGroup[], keepLast = false) {
   const packed = packGroups(groups, shape, keepLast);
   return {
     packed,
@@ -122,22 +110,13 @@ function checkpointedBlock(
   maxMlp: number,
 ): Tensor {
   const prefix = `model.layers.${layer}.`;
-  const middle = checkpointed(
-    tf,
-    x,
-    weights,
-    [`${prefix}input_layernorm.`, `${prefix}self_attn.`],
-    x.shape[0]!,
-    (x, weights) => attentionHalf(tf, shape, x, layer, weights, batch),
+  const ofAttention = [`${prefix}input_layernorm.`, `${prefix}self_attn.`];
+  const ofMlp = [`${prefix}post_attention_layernorm.`, `${prefix}mlp.`];
+  const rowsAtOnce = Math.max(1, Math.floor(maxMlp / shape.intermediateSize));
+  const middle = checkpointed(tf, x, weights, ofAttention, x.shape[0]!, (x, weights) =>
+    attentionHalf(tf, shape, x, layer, weights, batch),
   );
-  return checkpointed(
-    tf,
-    middle,
-    weights,
-    [`${prefix}post_attention_layernorm.`, `${prefix}mlp.`],
-    Math.max(1, Math.floor(maxMlp / shape.intermediateSize)),
-    (x, weights) => mlpHalf(tf, shape, x, layer, weights),
-  );
+  return checkpointed(tf, middle, weights, ofMlp, rowsAtOnce, (x, weights) => mlpHalf(tf, shape, x, layer, weights));
 }
 
 /** @returns [M, 2] log-probabilities and entropies of the completion tokens, see `tokenLogprobs` */

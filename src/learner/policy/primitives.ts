@@ -84,16 +84,10 @@ export function rmsNorm(tf: TF, x: Tensor, weight: Tensor, eps: number): Tensor2
   }) as Tensor2D;
 }
 
-export interface RotaryTables {
-  /** [N, 1, D] */
-  readonly cos: Tensor;
-  readonly sin: Tensor;
-  /** [D, D]: x · rotate is (-x₂, x₁), the halves of x exchanged. */
-  readonly rotate: Tensor2D;
-}
+export type RotaryTables = ReturnType<typeof rotaryTables>;
 
 /** Rotary tables for packed positions; halves lie as in Hugging Face's `rotate_half`. */
-export function rotaryTables(tf: TF, positions: Int32Array, headDim: number, theta: number): RotaryTables {
+export function rotaryTables(tf: TF, positions: Int32Array, headDim: number, theta: number) {
   const half = headDim / 2;
   const tables = rotaryCosSin(positions, { ropeTheta: theta, headDim });
   const twice = (table: Float32Array): Tensor =>
@@ -103,6 +97,7 @@ export function rotaryTables(tf: TF, positions: Int32Array, headDim: number, the
     rotate[(half + i) * headDim + i] = -1;
     rotate[i * headDim + half + i] = 1;
   }
+  // cos and sin [N, 1, D]; x · rotate [D, D] is (-x₂, x₁), the halves of x exchanged
   return { cos: twice(tables.cos), sin: twice(tables.sin), rotate: tf.tensor2d(rotate, [headDim, headDim]) };
 }
 

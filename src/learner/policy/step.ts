@@ -48,13 +48,7 @@ export class PolicyOptimizer {
       tf,
       model.flat,
       model.layout,
-      {
-        beta1: run.adam_beta1,
-        beta2: run.adam_beta2,
-        epsilon: run.adam_epsilon,
-        weightDecay: run.weight_decay,
-        maxGradNorm: run.max_grad_norm,
-      },
+      run,
       (name) => (name.startsWith("value_") ? valueRate : 1),
       // The critic's warm-up: a shared trunk waits too, because it is the policy.
       run.algo === "ppo"

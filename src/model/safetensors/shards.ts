@@ -45,7 +45,7 @@ export async function writeShards(
     const number = (n: number): string => String(n).padStart(5, "0");
     const name =
       shards.length === 1 ? "model.safetensors" : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
-    const out = createSafetensors(join(folder, name), shard, { dtype });
+    const out = createSafetensors(join(folder, name), shard, dtype);
     try {
       for (const tensor of shard) {
         out.append(typeof tensor.data === "function" ? await tensor.data() : tensor.data);

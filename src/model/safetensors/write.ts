@@ -17,23 +17,9 @@ export type StoredDtype = "F32" | "F16" | "BF16";
 
 export const storedBytes = (dtype: StoredDtype): number => BYTES_PER_ELEMENT[dtype]!;
 
-interface WriteOptions {
-  readonly dtype?: StoredDtype;
-  /** Strings for `__metadata__`; default {format: "pt"}, which transformers asks for. */
-  readonly metadata?: Readonly<Record<string, string>>;
-}
-
-/** A file that is being written: whole under its name once finished, absent before. */
-export interface UnfinishedSafetensors {
-  /** Values of the next tensor, in the order announced. */
-  append(data: Float32Array): void;
-  finish(): void;
-  discard(): void;
-}
-
 /** Writes one tensor at a time. @throws UserError for a value that F16 does not have */
-export function writeSafetensors(file: string, tensors: readonly TensorToWrite[], options: WriteOptions = {}): void {
-  const out = createSafetensors(file, tensors, options);
+export function writeSafetensors(file: string, tensors: readonly TensorToWrite[], dtype: StoredDtype = "F32"): void {
+  const out = createSafetensors(file, tensors, dtype);
   try {
     for (const { data } of tensors) out.append(typeof data === "function" ? data() : data);
     out.finish();
@@ -47,10 +33,10 @@ export function writeSafetensors(file: string, tensors: readonly TensorToWrite[]
 export function createSafetensors(
   file: string,
   tensors: readonly { readonly name: string; readonly shape: readonly number[] }[],
-  options: WriteOptions = {},
-): UnfinishedSafetensors {
-  const dtype = options.dtype ?? "F32";
-  const header: Record<string, unknown> = { __metadata__: options.metadata ?? { format: "pt" } };
+  dtype: StoredDtype,
+) {
+  // transformers asks for the format
+  const header: Record<string, unknown> = { __metadata__: { format: "pt" } };
   const sizes: number[] = [];
   let end = 0;
   for (const { name, shape } of tensors) {
@@ -75,8 +61,9 @@ export function createSafetensors(
     open = false;
   };
   let next = 0;
-  const out: UnfinishedSafetensors = {
-    append(data) {
+  const out = {
+    /** Takes values of the next tensor, in the order announced. */
+    append(data: Float32Array): void {
       const { name, shape } = tensors[next]!;
       if (data.length !== sizes[next])
         throw new Error(`${name}: ${data.length} values for shape [${shape.join(", ")}]`);
@@ -87,14 +74,14 @@ export function createSafetensors(
         writeFully(fd, bytesOf(dtype === "BF16" ? narrowToBfloat16(part) : narrowToFloat16(part, name)));
       }
     },
-    finish() {
+    finish(): void {
       if (next !== tensors.length) throw new Error(`${file}: ${next} of ${tensors.length} tensors were written`);
       fsyncSync(fd);
       close();
       renameSync(temporary, file);
       fsyncPath(dirname(file));
     },
-    discard() {
+    discard(): void {
       close();
       rmSync(temporary, { force: true });
     },

@@ -3,33 +3,10 @@ import { sum } from "../../math/statistics.js";
 import { spentBy } from "../curve.js";
 import type { ReportedRun } from "./gather.js";
 
-export interface Account {
-  readonly run: string;
-  readonly iterations: number;
-  readonly completions: number;
-  /** Null in files that do not say. */
-  readonly tokens: number | null;
-  readonly train_seconds: number;
-  /** With evaluations and checkpoints. */
-  readonly wall_seconds: number;
-  readonly tokens_per_second: number;
-  /** Means over iterations, weighted by their time. */
-  readonly idle_learner: number;
-  readonly idle_actor: number;
-  /** Shares of all training completions. */
-  readonly outcomes: Readonly<Record<"correct" | "wrong" | "unparsed" | "truncated", number>>;
-  readonly reward_errors: number;
-  readonly filtered_groups: number;
-  /** Answers refused and leases taken back, since the last start of the learner. */
-  readonly refused_groups: number;
-  readonly released_leases: number;
-  readonly skipped_updates: number;
-  readonly max_staleness: number;
-  /** Largest difference of actor and learner under the same weights, nats; null if not measured. */
-  readonly max_logprob_gap: number | null;
-}
+/** What one run spent; shares are of its training completions. */
+export type Account = ReturnType<typeof account>;
 
-export function account(run: ReportedRun): Account {
+export function account(run: ReportedRun) {
   const { config, metrics, summary } = run;
   const all = (key: string): number[] => metrics.flatMap((line) => line[key] ?? []);
   const seconds = sum(all("iteration_seconds"));
@@ -50,19 +27,24 @@ export function account(run: ReportedRun): Account {
     run: run.name,
     iterations: metrics.length,
     completions: metrics.length * config.generation_batch_size,
+    /** Null in files that do not say. */
     tokens: spentBy(metrics).get(last.iteration ?? 0)?.tokens ?? null,
     train_seconds: seconds,
+    /** With evaluations and checkpoints. */
     wall_seconds: summary?.wall_seconds ?? last.wall_seconds ?? 0,
+    /** Means over iterations, weighted by their time. */
     tokens_per_second: weighted("tokens_per_second", timeOf),
     idle_learner: weighted("idle/learner", timeOf),
     idle_actor: weighted("idle/actor", timeOf),
     outcomes: { correct, wrong: Math.max(0, 1 - correct - unparsed - truncated), unparsed, truncated },
     reward_errors: sum(all("reward_errors")),
     filtered_groups: sum(all("filtered_groups")),
+    /** Answers refused and leases taken back, since the last start of the learner. */
     refused_groups: totals("groups_refused_"),
     released_leases: totals("tasks_released_"),
     skipped_updates: last.skipped_updates ?? 0,
     max_staleness: Math.max(0, ...all("staleness/max")),
+    /** Largest difference of actor and learner under one policy, nats; null if not measured. */
     max_logprob_gap: gaps.length === 0 ? null : Math.max(...gaps),
   };
 }

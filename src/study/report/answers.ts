@@ -2,8 +2,9 @@
 import { answerClasses } from "../../eval/error-classes.js";
 import { type Mode, modes } from "../../eval/folder/names.js";
 import { stackedChart } from "./charts/rows.js";
+import { sum } from "../../math/statistics.js";
 import { percent, scientific, whole } from "../../terminal/format.js";
-import { type Block, type Section, label } from "./document.js";
+import { type Block, type Section, label, table } from "./document.js";
 import type { Gathered } from "./gather.js";
 import type { Flow, Result } from "./results.js";
 import type { Account } from "./accounts.js";
@@ -16,14 +17,10 @@ export function flowSection(flows: readonly Flow[], results: readonly Result[]):
     const ofMode = flows.filter((flow) => flow.mode === mode);
     if (ofMode.length === 0) continue;
     const rows = ofMode.map(({ run, prompt }) => (several ? `${run}, ${prompt}` : run));
-    const parts = (
-      [
-        ["right → right", "right_right"],
-        ["wrong → right", "wrong_right"],
-        ["right → wrong", "right_wrong"],
-        ["wrong → wrong", "wrong_wrong"],
-      ] as const
-    ).map(([name, key]) => ({ name, counts: ofMode.map((flow) => flow[key]) }));
+    const parts = (["right_right", "wrong_right", "right_wrong", "wrong_wrong"] as const).map((key) => ({
+      name: key.replace("_", " → "),
+      counts: ofMode.map((flow) => flow[key]),
+    }));
     blocks.push(
       {
         kind: "chart",
@@ -33,100 +30,79 @@ export function flowSection(flows: readonly Flow[], results: readonly Result[]):
         alt: `What became of each answer (${mode}). ${rows.map((row, i) => `${row}: ${parts.map(({ name, counts }) => `${counts[i]} ${name}`).join(", ")}`).join(". ")}.`,
         caption: `The same questions before and after training, ${mode}: how many answers turned right and how many turned wrong.`,
       },
-      {
-        kind: "table",
-        caption: `Counts, ${mode}. The net gain is wrong → right less right → wrong.`,
-        head: ["run", ...parts.map(({ name }) => name), "net"],
-        rows: rows.map((row, i) => {
-          const net = ofMode[i]!.wrong_right - ofMode[i]!.right_wrong;
-          return [
-            row,
-            ...parts.map(({ counts }) => whole(counts[i]!)),
-            `${net < 0 ? "−" : "+"}${Math.abs(net)} of ${whole(ofMode[i]!.n)}`,
-          ];
-        }),
-      },
+      table(`Counts, ${mode}. The net gain is wrong → right less right → wrong.`, ofMode, [
+        ["run", (_, i) => rows[i]!],
+        ...parts.map(({ name, counts }) => [name, (_: Flow, i: number) => whole(counts[i]!)] as const),
+        ["net", ({ wrong_right, right_wrong, n }) => `${net(wrong_right - right_wrong)} of ${whole(n)}`],
+      ]),
     );
   }
   const classes = Object.keys(answerClasses) as (keyof typeof answerClasses)[];
   const seen = classes.filter((name) => results.some((one) => one.classes[name] > 0));
   if (results.length > 0)
-    blocks.push({
-      kind: "table",
-      caption: `Why answers are wrong, as analyze sorts them; shares of all completions. ${seen.map((name) => `${name}: ${answerClasses[name]}`).join("; ")}.`,
-      head: ["", "mode", ...(several ? ["prompt"] : []), ...seen],
-      rows: results.map((one) => {
-        const total = Object.values(one.classes).reduce((a, b) => a + b, 0);
-        return [
-          label(one.who),
-          one.mode,
-          ...(several ? [one.prompt] : []),
-          ...seen.map((name) => percent(one.classes[name] / total)),
-        ];
-      }),
-    });
+    blocks.push(
+      table(
+        `Why answers are wrong, as analyze sorts them; shares of all completions. ${seen.map((name) => `${name}: ${answerClasses[name]}`).join("; ")}.`,
+        results,
+        [
+          ["", (one) => label(one.who)],
+          ["mode", (one) => one.mode],
+          ...(several ? [["prompt", (one: Result) => one.prompt] as const] : []),
+          ...seen.map(
+            (name) => [name, ({ classes }: Result) => percent(classes[name] / sum(Object.values(classes)))] as const,
+          ),
+        ],
+      ),
+    );
   return { id: "flow", title: "What changed in the answers", blocks };
 }
 
+const net = (gain: number): string => `${gain < 0 ? "−" : "+"}${Math.abs(gain)}`;
+
 export function auditSection(accounts: readonly Account[], results: readonly Result[]): Section {
   const whos = results.filter((one) => one.prompt === results[0]!.prompt);
-  const blocks: Block[] = [
-    {
-      kind: "table",
-      caption: "Outcomes of all training completions.",
-      head: ["run", "completions", "correct", "wrong", "unparsed", "cut off"],
-      rows: accounts.map(({ run, completions, outcomes: { correct, wrong, unparsed, truncated } }) => [
-        run,
-        whole(completions),
-        ...[correct, wrong, unparsed, truncated].map((share) => percent(share)),
-      ]),
-    },
-    {
-      kind: "table",
-      caption:
-        "What failed or was refused in training. Staleness in iterations; gap: largest difference in nats between actor and learner under the same weights. Refused and leased again: since the learner last started.",
-      head: [
-        "run",
-        "reward errors",
-        "groups filtered",
-        "groups refused",
-        "leased again",
-        "skipped updates",
-        "max staleness",
-        "max gap",
+  const blocks = [
+    table("Outcomes of all training completions.", accounts, [
+      ["run", (one) => one.run],
+      ["completions", (one) => whole(one.completions)],
+      ["correct", (one) => percent(one.outcomes.correct)],
+      ["wrong", (one) => percent(one.outcomes.wrong)],
+      ["unparsed", (one) => percent(one.outcomes.unparsed)],
+      ["cut off", (one) => percent(one.outcomes.truncated)],
+    ]),
+    table(
+      "What failed or was refused in training. Staleness in iterations; gap: largest difference in nats between actor and learner under the same weights. Refused and leased again: since the learner last started.",
+      accounts,
+      [
+        ["run", (one) => one.run],
+        ["reward errors", (one) => whole(one.reward_errors)],
+        ["groups filtered", (one) => whole(one.filtered_groups)],
+        ["groups refused", (one) => whole(one.refused_groups)],
+        ["leased again", (one) => whole(one.released_leases)],
+        ["skipped updates", (one) => whole(one.skipped_updates)],
+        ["max staleness", (one) => whole(one.max_staleness)],
+        ["max gap", ({ max_logprob_gap: gap }) => (gap === null ? "not measured" : scientific(gap))],
       ],
-      rows: accounts.map((one) => [
-        one.run,
-        ...[
-          one.reward_errors,
-          one.filtered_groups,
-          one.refused_groups,
-          one.released_leases,
-          one.skipped_updates,
-          one.max_staleness,
-        ].map(whole),
-        one.max_logprob_gap === null ? "not measured" : scientific(one.max_logprob_gap),
-      ]),
-    },
+    ),
   ];
   if (whos.length > 0)
     blocks.push(
-      {
-        kind: "table",
-        caption: "Outcomes of evaluated completions, counts (summed over seeds).",
-        head: ["", "mode", ...Object.keys(whos[0]!.outcomes)],
-        rows: whos.map((one) => [label(one.who), one.mode, ...Object.values(one.outcomes).map(whole)]),
-      },
-      {
-        kind: "table",
-        caption:
-          "How often two extractors see the same answer (or both none) in evaluated completions. Low agreement with ours means that a score depends on who reads.",
-        head: ["extractors", ...whos.map((one) => `${label(one.who)}, ${one.mode}`)],
-        rows: Object.keys(whos[0]!.agreement).map((pair) => [
-          pair,
-          ...whos.map((one) => percent(one.agreement[pair] ?? Number.NaN)),
-        ]),
-      },
+      table("Outcomes of evaluated completions, counts (summed over seeds).", whos, [
+        ["", (one) => label(one.who)],
+        ["mode", (one) => one.mode],
+        ...Object.keys(whos[0]!.outcomes).map((name) => [name, (one: Result) => whole(one.outcomes[name]!)] as const),
+      ]),
+      table(
+        "How often two extractors see the same answer (or both none) in evaluated completions. Low agreement with ours means that a score depends on who reads.",
+        Object.keys(whos[0]!.agreement),
+        [
+          ["extractors", (pair) => pair],
+          ...whos.map(
+            ({ who, mode, agreement }) =>
+              [`${label(who)}, ${mode}`, (pair: string) => percent(agreement[pair] ?? Number.NaN)] as const,
+          ),
+        ],
+      ),
     );
   return { id: "audit", title: "Reward audit", blocks };
 }

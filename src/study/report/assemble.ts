@@ -11,13 +11,8 @@ import { type SeriesStyle, baselineStyle, styleOf } from "./charts/common.js";
 import { account } from "./accounts.js";
 import { algorithmsOf, metricCurves, validationCurves } from "./bands.js";
 
-export interface Report {
-  readonly document: Document;
-  readonly figures: object;
-}
-
 /** @throws UserError when the directory is neither a study nor a run, or a file in it is damaged */
-export function makeReport(dir: string): Report {
+export function makeReport(dir: string): { document: Document; figures: object } {
   const gathered = gather(dir);
   const { study, runs, comparison, missing } = gathered;
   const [ofModels, flow, accounts] = [results(gathered), flows(gathered), runs.map(account)];
@@ -60,12 +55,11 @@ function verdictOf({ study, runs, comparison }: Gathered): string[] {
   if (comparison !== null) return [comparison.verdict];
   if (study !== null) return ["None yet: the study has no comparison.json. Run it to its end."];
   const gains = runs.flatMap(beforeAfter);
-  return gains.length === 0
-    ? ["None yet: the run has no evaluation before and after."]
-    : [
-        ...gains,
-        "In brackets 95 % intervals. This is one run: another seed of the same recipe may differ by several points.",
-      ];
+  if (gains.length === 0) return ["None yet: the run has no evaluation before and after."];
+  return [
+    ...gains,
+    "In brackets 95 % intervals. This is one run: another seed of the same recipe may differ by several points.",
+  ];
 }
 
 const titleOf = ({ study, dir, runs }: Gathered): string =>
@@ -80,16 +74,14 @@ function subtitleOf({ study, runs, baseline }: Gathered): string {
           `seeds ${study.definition.seeds.join(", ")}`,
           ...baseline.slice(0, 1).map(({ metrics }) => `${metrics.n} questions of ${shortName(metrics.data)}`),
         ];
-  const model = runs[0]?.config.model.path;
-  const steps = runs.map(({ config }) => config.max_steps);
-  return [
-    ...parts,
-    ...(model === undefined ? [] : [shortName(model)]),
-    ...(steps.length === 0
-      ? []
-      : [`${Math.max(...steps)} iterations of ${runs[0]!.config.generation_batch_size} completions`]),
-    ...(algorithmsOf(runs).length === 0 ? ["nothing has run yet"] : []),
-  ].join(" · ");
+  const steps = Math.max(...runs.map(({ config }) => config.max_steps));
+  const training = runs
+    .slice(0, 1)
+    .flatMap(({ config: { model, generation_batch_size: batch } }) => [
+      shortName(model.path),
+      `${steps} iterations of ${batch} completions`,
+    ]);
+  return [...parts, ...(runs.length === 0 ? ["nothing has run yet"] : training)].join(" · ");
 }
 
 /** The style that each name has in all charts; missing runs of a study have one, too. */

@@ -16,12 +16,34 @@ export interface BandPoint {
   readonly high: number;
 }
 
-/** Points at which every run of the algorithm has a value. */
-function curve(runs: readonly ReportedRun[], valuesOf: (run: ReportedRun) => ReadonlyMap<number, number>): BandPoint[] {
-  const all = runs.map(valuesOf).filter((values) => values.size > 0);
-  if (all.length === 0) return [];
+/** A curve per algorithm, of the points at which all its runs have a value; none without any. */
+export type Curves = Readonly<Record<string, readonly BandPoint[]>>;
+
+export const metricCurves = (runs: readonly ReportedRun[], metric: string): Curves =>
+  byAlgorithm(runs, (run) => run.metrics.map((line) => [line.iteration!, line[metric]]));
+
+export const validationCurves = (runs: readonly ReportedRun[], mode: Mode): Curves =>
+  byAlgorithm(runs, (run) => run.validation.map((line) => [line.iteration, line[mode]?.accuracy]));
+
+type ValuesOf = (run: ReportedRun) => [iteration: number, value: number | undefined][];
+
+function byAlgorithm(runs: readonly ReportedRun[], valuesOf: ValuesOf): Curves {
+  const curves = algorithmsOf(runs).map((algorithm) => {
+    const own = runs.filter((run) => run.algorithm === algorithm);
+    return [algorithm, curve(own, valuesOf)] as const;
+  });
+  return Object.fromEntries(curves.filter(([, { length }]) => length > 0));
+}
+
+function curve(runs: readonly ReportedRun[], valuesOf: ValuesOf): BandPoint[] {
   const spent = runs.map(({ metrics }) => spentBy(metrics));
-  const shared = [...all[0]!.keys()].filter((iteration) => all.every((values) => values.has(iteration)));
+  const all = runs
+    .map(
+      (run) =>
+        new Map(valuesOf(run).flatMap(([iteration, value]) => (value === undefined ? [] : [[iteration, value]]))),
+    )
+    .filter((values) => values.size > 0);
+  const shared = [...(all[0]?.keys() ?? [])].filter((iteration) => all.every((values) => values.has(iteration)));
   return shared
     .sort((a, b) => a - b)
     .map((iteration) => {
@@ -36,44 +58,6 @@ function curve(runs: readonly ReportedRun[], valuesOf: (run: ReportedRun) => Rea
         high: Math.max(...values),
       };
     });
-}
-
-/** A curve per algorithm; algorithms without the metric are left out. */
-export type Curves = Readonly<Record<string, readonly BandPoint[]>>;
-
-export function metricCurves(runs: readonly ReportedRun[], metric: string): Curves {
-  return byAlgorithm(
-    runs,
-    (run) =>
-      new Map(run.metrics.flatMap((line) => (line[metric] === undefined ? [] : [[line.iteration!, line[metric]]]))),
-  );
-}
-
-export function validationCurves(runs: readonly ReportedRun[], mode: Mode): Curves {
-  return byAlgorithm(
-    runs,
-    (run) =>
-      new Map(
-        run.validation.flatMap((line) => (line[mode] === undefined ? [] : [[line.iteration, line[mode].accuracy]])),
-      ),
-  );
-}
-
-function byAlgorithm(
-  runs: readonly ReportedRun[],
-  valuesOf: (run: ReportedRun) => ReadonlyMap<number, number>,
-): Curves {
-  const curves = algorithmsOf(runs).map(
-    (algorithm) =>
-      [
-        algorithm,
-        curve(
-          runs.filter((run) => run.algorithm === algorithm),
-          valuesOf,
-        ),
-      ] as const,
-  );
-  return Object.fromEntries(curves.filter(([, points]) => points.length > 0));
 }
 
 export const algorithmsOf = (runs: readonly ReportedRun[]): string[] => [

@@ -44,6 +44,18 @@ export interface Document {
   readonly sections: readonly Section[];
 }
 
+/** Makes a table with a row per item; a column is a heading and what it shows of an item. */
+export const table = <T>(
+  caption: string,
+  items: readonly T[],
+  columns: readonly (readonly [head: string, cell: (item: T, i: number) => string])[],
+): Extract<Block, { kind: "table" }> => ({
+  kind: "table",
+  caption,
+  head: columns.map(([head]) => head),
+  rows: items.map((item, i) => columns.map(([, cell]) => cell(item, i))),
+});
+
 /** "GRPO"; names of variants stay as they are. */
 export const label = (algorithm: string): string =>
   /^(grpo|ppo)$/.test(algorithm) ? algorithm.toUpperCase() : algorithm;

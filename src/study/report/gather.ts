@@ -47,18 +47,8 @@ const comparisonSchema = z.object({
   ),
   notes: z.array(z.string()),
 });
-export type Comparison = z.infer<typeof comparisonSchema>;
 
-export interface Gathered {
-  readonly dir: string;
-  /** Null for a single run. */
-  readonly study: StudyRecord | null;
-  /** The model before training, one per prompt. */
-  readonly baseline: readonly EvalDir[];
-  readonly runs: readonly ReportedRun[];
-  readonly comparison: Comparison | null;
-  readonly missing: readonly string[];
-}
+export type Gathered = ReturnType<typeof gatherStudy>;
 
 /** @throws UserError when the directory is neither, or one of its files is damaged */
 export function gather(given: string): Gathered {
@@ -73,7 +63,7 @@ export function gather(given: string): Gathered {
   );
 }
 
-function gatherStudy(dir: string): Gathered {
+function gatherStudy(dir: string) {
   const study = readStudyRecord(dir);
   const { algorithms, seeds } = study.definition;
   const missing: string[] = [];
@@ -92,7 +82,9 @@ function gatherStudy(dir: string): Gathered {
   if (!existsSync(comparison)) missing.push("comparison.json: no verdict yet");
   return {
     dir,
-    study,
+    /** Null for a single run. */
+    study: study as StudyRecord | null,
+    /** The model before training, one per prompt. */
     baseline,
     runs,
     comparison: existsSync(comparison) ? readJson(comparison, comparisonSchema) : null,

@@ -1,36 +1,12 @@
 /** A report as one HTML page that loads nothing: styles and charts are inside. Knows no figures. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { html, raw } from "hono/html";
 import { packageRoot } from "../../config/load.js";
 import type { Block, Document, Section } from "./document.js";
 
-/** HTML that is safe to insert; any other value is escaped. */
-class Html {
-  readonly text: string;
-  constructor(text: string) {
-    this.text = text;
-  }
-}
-type Inserted = Html | string | number | readonly Inserted[];
-
-const entities: Readonly<Record<string, string>> = {
-  "&": "&amp;",
-  "<": "&lt;",
-  ">": "&gt;",
-  '"': "&quot;",
-  "'": "&#39;",
-};
-
-function inserted(part: Inserted): string {
-  if (part instanceof Html) return part.text;
-  if (typeof part === "object") return part.map(inserted).join("");
-  return String(part).replace(/[&<>"']/g, (sign) => entities[sign]!);
-}
-
-/** Template tag: what is interpolated is text, unless it is `Html` itself. */
-function html(strings: TemplateStringsArray, ...parts: readonly Inserted[]): Html {
-  return new Html(strings.map((string, i) => string + (i < parts.length ? inserted(parts[i]!) : "")).join(""));
-}
+/** What is interpolated into `html` is escaped, unless it is such HTML itself. */
+type Html = ReturnType<typeof html>;
 
 export function toHtml({ title, subtitle, verdict, missing, sections }: Document): string {
   const page = html`<!doctype html>
@@ -41,7 +17,7 @@ export function toHtml({ title, subtitle, verdict, missing, sections }: Document
         <meta name="generator" content="finellama report" />
         <title>${title}</title>
         <style>
-          ${new Html(readFileSync(join(packageRoot, "assets/report.css"), "utf8"))}
+          ${raw(readFileSync(join(packageRoot, "assets/report.css"), "utf8"))}
         </style>
       </head>
       <body>
@@ -73,7 +49,7 @@ export function toHtml({ title, subtitle, verdict, missing, sections }: Document
         </main>
       </body>
     </html> `;
-  return page.text;
+  return (page as { toString(): string }).toString();
 }
 
 function section({ id, title, blocks }: Section): Html {
@@ -152,5 +128,5 @@ function block(one: Block): Html {
 function picture(svg: string, alt: string): Html {
   const [, width, height] = /^<svg width="(\d+)" height="(\d+)"/.exec(svg) ?? [];
   const described = html`<svg role="img" aria-label="${alt}" viewBox="0 0 ${width ?? ""} ${height ?? ""}"`;
-  return new Html(svg.replace(/^<svg width="\d+" height="\d+"( viewBox="[^"]*")?/, () => described.text));
+  return raw(svg.replace(/^<svg width="\d+" height="\d+"( viewBox="[^"]*")?/, () => described as string));
 }

@@ -4,46 +4,36 @@ import { modes } from "../../eval/folder/names.js";
 import { type SeriesStyle, baselineStyle } from "./charts/common.js";
 import { intervalChart } from "./charts/rows.js";
 import { duration, percent, points, range, signed, whole } from "../../terminal/format.js";
-import { type Block, type Section, label } from "./document.js";
+import { type Block, type Section, label, table } from "./document.js";
 import type { Result } from "./results.js";
 import type { Difference, Gathered } from "./gather.js";
 
 export function accuracySection(results: readonly Result[], styles: ReadonlyMap<string, SeriesStyle>): Section {
-  const blocks: Block[] = [];
   const several = new Set(results.map(({ prompt }) => prompt)).size > 1;
-  blocks.push({
-    kind: "table",
-    caption:
+  const largest = Math.max(0, ...results.flatMap(({ pass_at_k }) => Object.keys(pass_at_k).map(Number)));
+  const atLargest = (kind: "pass" | "maj") => {
+    const cell = (one: Result): string => optional(one[`${kind}_at_k`][largest]);
+    return largest > 1 ? [[`${kind}@${largest}`, cell] as const] : [];
+  };
+  const blocks: Block[] = [
+    table(
       "Accuracy on held-out questions, by the rule that rewards in training. Intervals are 95 %: of one model Wilson's over questions, of an algorithm the wider of that and Student's t over its seeds.",
-    head: [
-      "",
-      ...(several ? ["prompt"] : []),
-      "mode",
-      "accuracy",
-      "95 % interval",
-      "by seed",
-      "in format",
-      "cut off",
-      "tokens",
-      ...atK(results),
-    ],
-    rows: results.map((one) => [
-      label(one.who),
-      ...(several ? [one.prompt] : []),
-      one.mode,
-      percent(one.accuracy),
-      range(one.ci95),
-      one.seeds.length > 1 ? one.accuracies.map(points).join(", ") : "",
-      percent(one.format_rate),
-      percent(one.truncation_rate),
-      one.mean_length.toFixed(1),
-      ...atK(results).map((name) => {
-        const [kind, k] = name.split("@") as ["pass" | "maj", string];
-        const value = one[`${kind}_at_k`][k];
-        return value === undefined ? "" : percent(value);
-      }),
-    ]),
-  });
+      results,
+      [
+        ["", (one) => label(one.who)],
+        ...(several ? [["prompt", (one: Result) => one.prompt] as const] : []),
+        ["mode", (one) => one.mode],
+        ["accuracy", (one) => percent(one.accuracy)],
+        ["95 % interval", (one) => range(one.ci95)],
+        ["by seed", (one) => (one.seeds.length > 1 ? one.accuracies.map(points).join(", ") : "")],
+        ["in format", (one) => percent(one.format_rate)],
+        ["cut off", (one) => percent(one.truncation_rate)],
+        ["tokens", (one) => one.mean_length.toFixed(1)],
+        ...atLargest("pass"),
+        ...atLargest("maj"),
+      ],
+    ),
+  ];
   for (const mode of modes) {
     const ofMode = results.filter((one) => one.mode === mode);
     if (ofMode.length === 0) continue;
@@ -76,11 +66,7 @@ export function accuracySection(results: readonly Result[], styles: ReadonlyMap<
   return { id: "accuracy", title: "Accuracy", blocks };
 }
 
-/** Columns "pass@8", "maj@8" for the largest k there is. */
-function atK(results: readonly Result[]): string[] {
-  const largest = Math.max(0, ...results.flatMap(({ pass_at_k }) => Object.keys(pass_at_k).map(Number)));
-  return largest > 1 ? [`pass@${largest}`, `maj@${largest}`] : [];
-}
+const optional = (share: number | undefined): string => (share === undefined ? "" : percent(share));
 
 const matchedBy = { rollouts: "equal completions", tokens: "equal tokens", wall_time: "equal training time" } as const;
 
@@ -106,21 +92,21 @@ export function comparisonSection({ comparison }: Gathered, styles: ReadonlyMap<
         "Differences of accuracy between algorithms over training seeds; 95 % intervals by Student's t. The primary one alone carries the verdict.",
       ),
     );
-    blocks.push({
-      kind: "table",
-      caption:
+    blocks.push(
+      table(
         "The same in figures, in points. p is corrected by Holm's method among the primary and among the secondary comparisons. Detectable: the true difference, in points, that would be found 4 times in 5 (none: not even 100). With equal tokens or time, accuracies are read off the learning curves between two evaluations; the budget is the mean over seeds.",
-      head: ["comparison", "seeds", "difference", "95 % interval", "p, corrected", "detectable", "budget"],
-      rows: all.map((one, i) => [
-        names[i]!,
-        String(one.seeds),
-        signed(one.difference),
-        range(one.difference_ci95),
-        one.p_holm.toPrecision(2),
-        one.detectable > 1 ? "none" : points(one.detectable),
-        budgetText(one),
-      ]),
-    });
+        all,
+        [
+          ["comparison", (_, i) => names[i]!],
+          ["seeds", (one) => String(one.seeds)],
+          ["difference", (one) => signed(one.difference)],
+          ["95 % interval", (one) => range(one.difference_ci95)],
+          ["p, corrected", (one) => one.p_holm.toPrecision(2)],
+          ["detectable", (one) => (one.detectable > 1 ? "none" : points(one.detectable))],
+          ["budget", budgetText],
+        ],
+      ),
+    );
     const trained = evaluations.flatMap((one) =>
       one.against_baseline === null ? [] : [{ ...one, ...one.against_baseline }],
     );

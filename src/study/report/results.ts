@@ -1,36 +1,14 @@
 /** Means of evaluations over seeds with intervals, and how the answer to each question changed. */
-import { type AnswerClass, type Changes, analyze, changes } from "../../eval/error-classes.js";
+import { type Changes, analyze, changes } from "../../eval/error-classes.js";
 import type { EvalDir, ModeFigures } from "../../eval/folder/read-results.js";
 import { type Mode, modes } from "../../eval/folder/names.js";
 import { type Interval, tTest, wilsonInterval, mean, sum } from "../../math/statistics.js";
 import type { Gathered } from "./gather.js";
 
 /** The baseline's result under one prompt in one mode, or an algorithm's over its seeds. */
-export interface Result {
-  readonly who: string;
-  readonly prompt: string;
-  readonly mode: Mode;
-  readonly n: number;
-  /** Training seeds; none for the baseline. */
-  readonly seeds: readonly number[];
-  readonly accuracy: number;
-  /** Over seeds the wider of Student's t and Wilson's over questions; for one model Wilson's. */
-  readonly ci95: Interval;
-  readonly accuracies: readonly number[];
-  readonly extractors: Readonly<Record<string, { readonly accuracy: number; readonly ci95: Interval }>>;
-  /** Shares of pairs of extractors that see the same answer, "ours / verl"; mean over seeds. */
-  readonly agreement: Readonly<Record<string, number>>;
-  readonly format_rate: number;
-  readonly truncation_rate: number;
-  readonly mean_length: number;
-  readonly pass_at_k: Readonly<Record<string, number>>;
-  readonly maj_at_k: Readonly<Record<string, number>>;
-  /** Completions by outcome and by class of analyze, summed over seeds. */
-  readonly outcomes: Readonly<Record<string, number>>;
-  readonly classes: Readonly<Record<AnswerClass, number>>;
-}
+export type Result = ReturnType<typeof results>[number];
 
-export function results({ baseline, runs }: Gathered): Result[] {
+export function results({ baseline, runs }: Gathered) {
   const groups = new Map<string, { who: string; seeds: number[]; evals: EvalDir[]; mode: Mode }>();
   const add = (who: string, seed: number | null, evaluation: EvalDir): void => {
     for (const mode of modes) {
@@ -52,6 +30,7 @@ export function results({ baseline, runs }: Gathered): Result[] {
       prompt: evals[0]!.metrics.prompt,
       mode,
       n: figures[0]!.n,
+      /** Training seeds; none for the baseline. */
       seeds,
       ...overSeeds(figures, figures[0]!.n),
       accuracies: figures.map(({ accuracy }) => accuracy),
@@ -61,12 +40,14 @@ export function results({ baseline, runs }: Gathered): Result[] {
           figures[0]!.n,
         ),
       ),
+      /** Shares of pairs of extractors that see the same answer, "ours / verl"; mean over seeds. */
       agreement: agreementOf(figures),
       format_rate: mean(figures.map((one) => one.format_rate)),
       truncation_rate: mean(figures.map((one) => one.truncation_rate)),
       mean_length: mean(figures.map((one) => one.mean_length)),
       pass_at_k: meansOf(figures.map((one) => one.pass_at_k ?? {})),
       maj_at_k: meansOf(figures.map((one) => one.maj_at_k ?? {})),
+      /** Completions by outcome and by class of analyze, summed over seeds. */
       outcomes: mapValues(figures[0]!.outcomes, (_, name) => sum(figures.map(({ outcomes }) => outcomes[name] ?? 0))),
       classes: mapValues(analyses[0]!.all.classes, (_, name) => sum(analyses.map(({ all }) => all.classes[name]))),
     };

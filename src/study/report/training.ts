@@ -3,10 +3,10 @@ import { type Mode, modes } from "../../eval/folder/names.js";
 import type { Axis, SeriesStyle } from "./charts/common.js";
 import { type Curve, curveChart } from "./charts/curves.js";
 import { duration, figure, percent, range, signed, whole } from "../../terminal/format.js";
-import { type Block, type Section, label } from "./document.js";
+import { type Block, type Section, label, table } from "./document.js";
 import type { Gathered, ReportedRun } from "./gather.js";
 import type { Account } from "./accounts.js";
-import { type BandPoint, type Curves, algorithmsOf, metricCurves, validationCurves } from "./bands.js";
+import { type Curves, algorithmsOf, metricCurves, validationCurves } from "./bands.js";
 
 const seedsNote = (runs: readonly ReportedRun[]): string => {
   const seeds = Math.max(
@@ -20,22 +20,18 @@ const seedsNote = (runs: readonly ReportedRun[]): string => {
 /** @param primary the mode shown first and against all budgets */
 export function learningSection({ runs }: Gathered, styles: ReadonlyMap<string, SeriesStyle>, primary: Mode): Section {
   const chart = chartOf(styles);
-  const accuracy = (mode: Mode, against: "iteration" | "tokens" | "seconds"): Block[] =>
+  const accuracy = (mode: Mode, against: Budgeted): Block[] =>
     chart(
       `validation-${mode}-${against}`,
       validationCurves(runs, mode),
-      against,
       { name: `held-out accuracy, ${mode}`, percent: true },
       `Held-out accuracy, ${mode}, ${versus[against]}.`,
-    );
-  const reward = (against: "iteration" | "seconds"): Block[] =>
-    chart(
-      `reward-${against}`,
-      metricCurves(runs, "reward"),
       against,
-      { name: "reward" },
-      `Mean reward of the training batches, ${versus[against]}.`,
     );
+  const reward = (against: Budgeted): Block[] => {
+    const caption = `Mean reward of the training batches, ${versus[against]}.`;
+    return chart(`reward-${against}`, metricCurves(runs, "reward"), { name: "reward" }, caption, against);
+  };
   const other = modes.find((mode) => mode !== primary)!;
   const blocks = [
     ...accuracy(primary, "iteration"),
@@ -53,97 +49,78 @@ const versus = {
   tokens: "against completion tokens sampled for training",
   seconds: "against time spent in training iterations",
 } as const;
+type Budgeted = keyof typeof versus;
 
 export function behaviourSection({ runs }: Gathered, styles: ReadonlyMap<string, SeriesStyle>): Section {
   const chart = chartOf(styles);
-  const of = (metric: string, name: string, axis: Axis, caption: string, some = runs): Block[] =>
-    chart(name, metricCurves(some, metric), "iteration", axis, caption);
-  const only = (algo: string): ReportedRun[] => runs.filter(({ config }) => config.algo === algo);
-  // each algorithm's own estimate, in units that do not compare: never on one axis
-  const kl = [
-    ...of(
-      "kl",
-      "kl-grpo",
-      { name: "KL (nats per token)" },
-      "GRPO: KL to the model before training, the k3 estimate of its loss.",
-      only("grpo"),
-    ),
-    ...of(
-      "kl",
-      "kl-ppo",
-      { name: "KL (nats per completion)" },
-      "PPO: KL to the model before training, as its reward is charged for it.",
-      only("ppo"),
-    ),
-  ];
-  const blocks = [
-    ...of(
-      "completions/mean_length",
-      "length",
-      { name: "tokens per completion" },
-      "Mean length of training completions.",
-    ),
-    ...of(
-      "completions/clipped_ratio",
+  // each algorithm's own estimate of KL, in units that do not compare: never on one axis
+  const kl = (algo: string, unit: string, caption: string): Block[] => {
+    const own = runs.filter(({ config }) => config.algo === algo);
+    const name = `KL (nats per ${unit})`;
+    return chart(
+      `kl-${algo}`,
+      metricCurves(own, "kl"),
+      { name },
+      `${label(algo)}: KL to the model before training, ${caption}.`,
+    );
+  };
+  const others: [name: string, metric: string, axis: Axis, caption: string][] = [
+    ["length", "completions/mean_length", { name: "tokens per completion" }, "Mean length of training completions."],
+    [
       "cut-off",
+      "completions/clipped_ratio",
       { name: "cut off", percent: true },
       "Training completions that ran out of tokens.",
-    ),
-    ...of("entropy", "entropy", { name: "entropy (nats per token)" }, "Entropy of the policy on trained tokens."),
-    ...of("grad_norm", "grad-norm", { name: "gradient norm" }, "Global gradient norm before clipping."),
-    ...of(
-      "clip_ratio/region_mean",
+    ],
+    ["entropy", "entropy", { name: "entropy (nats per token)" }, "Entropy of the policy on trained tokens."],
+    ["grad-norm", "grad_norm", { name: "gradient norm" }, "Global gradient norm before clipping."],
+    [
       "clip-ratio",
+      "clip_ratio/region_mean",
       { name: "clipped", percent: true },
       "Trained tokens (or sequences) whose ratio was clipped.",
-    ),
-    ...kl,
+    ],
   ];
-  if (kl.length === 0) blocks.push({ kind: "text", text: "No run has a KL term, so KL was not measured." });
-  return { id: "behaviour", title: "Lengths, entropy, KL", blocks };
+  const kls = [
+    ...kl("grpo", "token", "the k3 estimate of its loss"),
+    ...kl("ppo", "completion", "as its reward is charged for it"),
+  ];
+  const blocks = others.flatMap(([name, metric, axis, caption]) =>
+    chart(name, metricCurves(runs, metric), axis, caption),
+  );
+  if (kls.length === 0) kls.push({ kind: "text", text: "No run has a KL term, so KL was not measured." });
+  return { id: "behaviour", title: "Lengths, entropy, KL", blocks: [...blocks, ...kls] };
 }
+
+/** Units from the largest, each with the least greatest value it is for. */
+const timeUnits = [
+  { from: 7200, size: 3600, name: "training time (h)" },
+  { from: 180, size: 60, name: "training time (min)" },
+  { from: 0, size: 1, name: "training time (s)" },
+];
+const tokenUnits = [
+  { from: 2e6, size: 1e6, name: "million tokens" },
+  { from: 2e3, size: 1e3, name: "thousand tokens" },
+  { from: 0, size: 1, name: "tokens" },
+];
+const iterationUnits = [{ from: 0, size: 1, name: "iteration", whole: true }];
+const units = { iteration: iterationUnits, tokens: tokenUnits, seconds: timeUnits };
 
 /** A chart of an algorithm's curves, or nothing where no run has the metric. */
 function chartOf(styles: ReadonlyMap<string, SeriesStyle>) {
-  return (
-    name: string,
-    curves: Curves,
-    against: "iteration" | "tokens" | "seconds",
-    y: Axis,
-    caption: string,
-  ): Block[] => {
+  return (name: string, curves: Curves, y: Axis, caption: string, against: Budgeted = "iteration"): Block[] => {
     const drawn = Object.entries(curves);
-    if (drawn.length === 0) return [];
-    const uncounted = drawn.some(([, points]) => points.some(({ tokens }) => tokens === null));
-    if (against === "tokens" && uncounted) return [];
-    const last = Math.max(...drawn.flatMap(([, points]) => points.map(({ seconds }) => seconds)));
-    const [unit, divisor] =
-      last >= 7200 ? (["h", 3600] as const) : last >= 180 ? (["min", 60] as const) : (["s", 1] as const);
-    const most = Math.max(...drawn.flatMap(([, points]) => points.map(({ tokens }) => tokens ?? 0)));
-    const [tokenName, tokenDivisor] =
-      most >= 2e6
-        ? (["million tokens", 1e6] as const)
-        : most >= 2e3
-          ? (["thousand tokens", 1e3] as const)
-          : (["tokens", 1] as const);
-    const x = {
-      iteration: { name: "iteration", whole: true },
-      tokens: { name: tokenName },
-      seconds: { name: `training time (${unit})` },
-    }[against];
-    const at = (point: BandPoint): number =>
-      against === "iteration"
-        ? point.iteration
-        : against === "tokens"
-          ? point.tokens! / tokenDivisor
-          : point.seconds / divisor;
+    const spent = drawn.flatMap(([, points]) => points.map((point) => point[against]));
+    if (drawn.length === 0 || spent.includes(null)) return [];
+    const most = Math.max(...spent.map(Number));
+    const x = units[against].find(({ from }) => most >= from)!;
     const shown = y.percent === true ? percent : figure;
     const lines = drawn.map(([algorithm, all]): Curve => ({
       name: label(algorithm),
       style: styles.get(algorithm)!,
       marked: all.length <= 25,
       points: all.map((point) => ({
-        x: at(point),
+        x: point[against]! / x.size,
         y: point.mean,
         ...(point.low < point.high && { low: point.low, high: point.high }),
       })),
@@ -157,39 +134,24 @@ function chartOf(styles: ReadonlyMap<string, SeriesStyle>) {
 }
 
 export function costSection(accounts: readonly Account[]): Section {
-  return {
-    id: "cost",
-    title: "Cost",
-    blocks: [
-      {
-        kind: "table",
-        caption:
-          "What training took. Training time is that of iterations; the whole has evaluations and checkpoints in it. Idle: share of the training time in which a side waited for the other.",
-        head: [
-          "run",
-          "iterations",
-          "completions",
-          "tokens",
-          "training time",
-          "whole time",
-          "tokens/s",
-          "learner idle",
-          "actors idle",
-        ],
-        rows: accounts.map((one) => [
-          one.run,
-          whole(one.iterations),
-          whole(one.completions),
-          one.tokens === null ? "not counted" : whole(one.tokens),
-          duration(one.train_seconds),
-          duration(one.wall_seconds),
-          whole(one.tokens_per_second),
-          percent(one.idle_learner),
-          percent(one.idle_actor),
-        ]),
-      },
-    ],
-  };
+  const blocks = [
+    table(
+      "What training took. Training time is that of iterations; the whole has evaluations and checkpoints in it. Idle: share of the training time in which a side waited for the other.",
+      accounts,
+      [
+        ["run", (one) => one.run],
+        ["iterations", (one) => whole(one.iterations)],
+        ["completions", (one) => whole(one.completions)],
+        ["tokens", ({ tokens }) => (tokens === null ? "not counted" : whole(tokens))],
+        ["training time", (one) => duration(one.train_seconds)],
+        ["whole time", (one) => duration(one.wall_seconds)],
+        ["tokens/s", (one) => whole(one.tokens_per_second)],
+        ["learner idle", (one) => percent(one.idle_learner)],
+        ["actors idle", (one) => percent(one.idle_actor)],
+      ],
+    ),
+  ];
+  return { id: "cost", title: "Cost", blocks };
 }
 
 /** "sampled: 46.1 % [41.8, 50.4] → 88.5 % [85.4, 91.0], +42.4 points, 512 questions" */
