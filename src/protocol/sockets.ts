@@ -112,7 +112,7 @@ export class Writer {
    * Rejects when the peer is unreachable or does not drain its queue; later sends go on.
    */
   send(frames: readonly Uint8Array[], peer?: string | Buffer): Promise<void> {
-    const message = [...(peer === undefined ? [] : [peer]), ...frames, checksum(frames)];
+    const message = [...(peer === undefined ? [] : [peer]), ...sealed(frames)];
     const sent = this.#last.then(() => this.#socket.send(message));
     this.#last = sent.catch(() => {});
     return sent;
@@ -121,6 +121,9 @@ export class Writer {
 
 /** A message that is not as it was sent: it is counted and dropped, and its sender asks again. */
 export class DamagedMessage extends ProtocolError {}
+
+/** The frames and their checksum. */
+export const sealed = (frames: readonly Uint8Array[]): Uint8Array[] => [...frames, checksum(frames)];
 
 /** The frames before the checksum. @throws DamagedMessage when it is not theirs */
 export function undamaged(received: readonly Buffer[]): Buffer[] {
@@ -134,6 +137,8 @@ export function undamaged(received: readonly Buffer[]): Buffer[] {
 /** CRC-32 over all frames, little-endian. ZeroMQ and TCP's own sum let damage through. */
 function checksum(frames: readonly Uint8Array[]): Buffer {
   const sum = Buffer.alloc(4);
-  sum.writeUInt32LE(frames.reduce((crc, frame) => crc32(frame, crc), 0));
+  // zlib answers 0 for an empty buffer, whatever it is to go on from
+  const all = frames.filter((frame) => frame.byteLength > 0);
+  sum.writeUInt32LE(all.reduce((crc, frame) => crc32(frame, crc), 0));
   return sum;
 }

@@ -2,6 +2,8 @@
 import { z } from "zod";
 
 const count = z.int().nonnegative();
+/** Sums of these stay finite. */
+const milliseconds = z.number().nonnegative().max(1e15);
 const text = z.string().max(10_000);
 const id = z.string().min(1).max(200);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
@@ -48,11 +50,11 @@ const actorHeartbeat = z.strictObject({
   /** Segments run so far: proof that held tasks progress. */
   steps: count,
   /** Since the start of the process. */
-  busyMs: z.number().nonnegative(),
-  idleMs: z.number().nonnegative(),
+  busyMs: milliseconds,
+  idleMs: milliseconds,
   /** Running totals by name, summed over actors into the learner's statistics. */
   counters: z
-    .record(z.string().regex(/^[a-z_]{1,60}$/), z.number().nonnegative())
+    .record(z.string().regex(/^[a-z_]{1,60}$/), count)
     .refine((counters) => Object.keys(counters).length <= 50, "expected at most 50 counters"),
 });
 export type ActorHeartbeat = z.infer<typeof actorHeartbeat>;
@@ -62,11 +64,7 @@ export const groupHeader = z.strictObject({
   type: z.literal("group"),
   taskId: id,
   actorId: id,
-  timing: z.strictObject({
-    queuedMs: z.number().nonnegative(),
-    prefillMs: z.number().nonnegative(),
-    decodeMs: z.number().nonnegative(),
-  }),
+  timing: z.strictObject({ queuedMs: milliseconds, prefillMs: milliseconds, decodeMs: milliseconds }),
   completions: z.array(
     z.strictObject({
       length: count,

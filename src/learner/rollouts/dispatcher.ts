@@ -48,6 +48,8 @@ export interface DispatcherOptions {
   readonly silenceMs?: number;
 }
 
+/** Log lines and replies that useless messages may cost a tick: a flood fills no memory or disk. */
+const SPARED_A_TICK = 100;
 /** Frames of the largest message: header, ids, log-probabilities, checksum. */
 const MAX_PARTS = 4;
 
@@ -72,6 +74,7 @@ export class Dispatcher {
   readonly #timer: NodeJS.Timeout;
   #lastTickMs = performance.now();
   #actorMs = { busy: 0, idle: 0 };
+  #spared = SPARED_A_TICK;
   #closed = false;
 
   private constructor(options: DispatcherOptions, router: Router, weights: WeightServer) {
@@ -172,13 +175,13 @@ export class Dispatcher {
     if (header.type === "hello") return this.#welcome(id, header);
     if (!this.#admitted.has(id)) {
       this.#ledger.count("messages_unknown_sender");
-      return this.#send(id, { type: "unknown" });
+      return this.#refuse(id, { type: "unknown" });
     }
     if (header.type === "bye") return this.#drop(id, `said bye: ${header.reason}`, false);
     const actor = this.#actors.get(id);
     if (actor !== undefined) actor.lastSeenMs = performance.now();
     // An actor given up for dead has to introduce itself again; its answers count all the same.
-    else this.#send(id, { type: "unknown" });
+    else this.#refuse(id, { type: "unknown" });
     if (header.type === "group") {
       if (header.actorId !== id)
         throw new ProtocolError(`expected the group's actor to be ${id}, found ${header.actorId}`, header.taskId);
@@ -190,12 +193,13 @@ export class Dispatcher {
   #welcome(id: string, { token, pid, index, capacity }: Hello): void {
     if (!sameToken(token, this.#options.token)) {
       this.#ledger.count("actors_refused_token");
-      return this.#send(id, { type: "refused", taskId: null, reason: "expected the token of this run", fatal: true });
+      return this.#refuse(id, { type: "refused", taskId: null, reason: "expected the token of this run", fatal: true });
     }
     const needed = this.#options.minCapacity;
     if (capacity < needed) {
+      this.#ledger.count("actors_refused_capacity");
       const reason = `expected room for a group of ${needed} rows, found actors.max_rows ${capacity}`;
-      return this.#send(id, { type: "refused", taskId: null, reason, fatal: true });
+      return this.#refuse(id, { type: "refused", taskId: null, reason, fatal: true });
     }
     this.#admitted.add(id);
     const report = this.#actors.get(id)?.report ?? { steps: 0, busyMs: 0, idleMs: 0, counters: {}, version: null };
@@ -227,18 +231,18 @@ export class Dispatcher {
     const verdict = this.#ledger.receive(group);
     const { taskId, actorId } = group;
     if (verdict.kind === "refused")
-      this.#send(actorId, { type: "refused", taskId, reason: verdict.reason, fatal: false });
+      this.#refuse(actorId, { type: "refused", taskId, reason: verdict.reason, fatal: false });
     else this.#send(actorId, { type: "ack", taskId });
   }
 
   #refuseMalformed(id: string, error: ProtocolError): void {
-    this.#ledger.count("messages_malformed");
-    this.#options.log("warn", "malformed message refused", { actor: id, reason: error.message });
     const { taskId } = error;
-    if (taskId !== null) this.#ledger.refuse({ taskId, actorId: id }, "groups_refused_malformed", error.message);
     // A peer that never managed a hello (another release, perhaps) cannot be of use.
     const reason = error.message.slice(0, 1_000);
-    this.#send(id, { type: "refused", taskId, reason, fatal: !this.#admitted.has(id) });
+    if (this.#spared-- > 0) this.#options.log("warn", "malformed message refused", { actor: id, reason });
+    if (taskId === null || !this.#admitted.has(id)) this.#ledger.count("messages_malformed");
+    else this.#ledger.refuse({ taskId, actorId: id }, "groups_refused_malformed", error.message);
+    this.#refuse(id, { type: "refused", taskId, reason, fatal: !this.#admitted.has(id) });
     this.#assign();
   }
 
@@ -266,6 +270,7 @@ export class Dispatcher {
   #tick(): void {
     const now = performance.now();
     const passed = now - this.#lastTickMs;
+    this.#spared = SPARED_A_TICK;
     this.#lastTickMs = now;
     // This thread stood still (a suspended machine or job), and the actors perhaps too: their
     // heartbeats wait in the socket, and nobody could work.
@@ -309,6 +314,11 @@ export class Dispatcher {
 
   #sendHeartbeat(id: string): void {
     this.#send(id, { type: "heartbeat", weights: this.#weights.announcement });
+  }
+
+  /** Says no as long as a tick spares it; whoever hears nothing asks again. */
+  #refuse(id: string, header: object): void {
+    if (this.#spared-- > 0) this.#send(id, header);
   }
 
   #send(id: string, header: object, tensors: readonly ArrayBufferView[] = []): void {

@@ -252,7 +252,7 @@ describe("answers", () => {
     await peer.answer({ ...answer(peer.tasks[0]!, weights(0).version, "p"), completions: [] });
     await until(() => peer.messages.filter((m) => m.type === "refused").length === 4);
     expect(dispatcher.stats()).toMatchObject({
-      messages_malformed: 2,
+      messages_malformed: 1,
       groups_refused_malformed: 2,
       groups_refused_unknown_task: 1,
     });
@@ -342,6 +342,8 @@ describe("the door", () => {
     ["a counter that is no name", { ...heartbeat, counters: { "a b": 1 } }],
     ["a thousand counters", { ...heartbeat, counters: Object.fromEntries(counterNames(1_000).map((n) => [n, 1])) }],
     ["a counter that is not finite", { ...heartbeat, counters: { a: Infinity } }],
+    ["a counter whose sum may be infinite", { ...heartbeat, counters: { a: 1e308 } }],
+    ["a time whose sum may be infinite", { ...heartbeat, counters: {}, busyMs: 1e308 }],
     ["a reason of a megabyte", { type: "bye", reason: "x".repeat(1_000_000) }],
     ["a task id of a megabyte", { type: "group", taskId: "x".repeat(1_000_000) }],
   ])("refuses a message with %s", async (_, message) => {
@@ -372,6 +374,15 @@ describe("the door", () => {
     expect((await dispatcher.batch(0)).groups).toHaveLength(1);
     expect(dispatcher.stats()).toMatchObject({ messages_damaged: 3, groups_received: 1 });
     expect(dispatcher.stats()["messages_malformed"]).toBeUndefined();
+  });
+
+  it("is closed to an actor without room for a group, which is counted", async () => {
+    const { dispatcher, addresses } = await startDispatcher();
+    const peer = connectPeer(addresses, "p");
+    await peer.hello(1);
+    await until(() => peer.messages.length === 1);
+    expect(peer.messages[0]).toMatchObject({ type: "refused", fatal: true });
+    expect(dispatcher.stats()).toMatchObject({ actors_refused_capacity: 1, actors_live: 0 });
   });
 
   it("refuses a message of more frames than any has", async () => {
