@@ -1,7 +1,7 @@
 /** `sft`: supervised fine-tuning on worked answers. */
 import type { Command } from "commander";
 import type { SftFlags } from "../learner/run-sft.js";
-import { above, atLeast, backendOption, number } from "./options.js";
+import { above, acceptOption, atLeast, backendOption, number } from "./options.js";
 
 export function addSft(program: Command): void {
   program
@@ -12,6 +12,7 @@ export function addSft(program: Command): void {
     .requiredOption("--out <dir>", "folder of the trained model; checkpoints go to its checkpoints/")
     .option("--from-scratch", "random weights; of --model only config.json and tokenizer are read", false)
     .option("--resume", "continue from the last checkpoint in --out", false)
+    .addOption(acceptOption())
     .option("--max-steps <n>", "optimizer steps", atLeast(1), 1000)
     .option("--batch-size <n>", "examples per step", atLeast(1), 64)
     .option("--learning-rate <rate>", "peak rate of the cosine schedule", above(0), 1e-3)

@@ -14,6 +14,7 @@ import { readModelConfig, type ModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
 import type { ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
 import { recordIncident } from "../run/incidents.js";
+import { runInputs } from "../run/inputs.js";
 import { thinJournal } from "../run/journal.js";
 import { trajectoriesFolder } from "../run/paths.js";
 import { appendMetrics, appendValidation, currentCommit, dropLinesAfter, writeSummary } from "../run/records.js";
@@ -58,6 +59,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
   const checkpoints = new Checkpoints(runDir, options.resume, onNote);
   const base = baseFromFolder(run.model.path, shape);
   const model = new TrainableModel(tf, shape, run, base, checkpoints.weights);
+  checkpoints.compare(runInputs(run, model.frozenSha256), onNote);
   const updater = new Updater({ tf, run, model });
   checkpoints.restore(updater);
   dropLinesAfter(runDir, checkpoints.counters.iteration);

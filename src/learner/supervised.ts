@@ -4,7 +4,7 @@ import { runConfigSchema, type RunConfig } from "../config/schema.js";
 import { mulberry32, shuffled } from "../math/random.js";
 import type { ModelConfig } from "../model/config.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
-import { listCheckpoints, loadTrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
+import { type TrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
 import { learningRateAt } from "./algorithms/schedule.js";
 import type { TF } from "./backend/backend.js";
 import { TrainableModel, type BaseWeights } from "./policy/model.js";
@@ -74,7 +74,10 @@ function sftRun(sourceFolder: string, options: SftOptions): RunConfig {
   });
 }
 
-/** Leaves the final model as an HF folder in `outDir`; `sourceFolder` has its other files. */
+/**
+ * Leaves the final model as an HF folder in `outDir`; `sourceFolder` has its other files.
+ * @param start the checkpoint to go on from @param saved what each checkpoint holds besides
+ */
 export async function trainSft(
   tf: TF,
   shape: ModelConfig,
@@ -83,20 +86,23 @@ export async function trainSft(
   outDir: string,
   { size, example }: SftExamples,
   options: SftOptions,
-  resume: boolean,
+  start: { readonly step: number; readonly state: TrainingState } | null,
+  saved: Readonly<Record<string, unknown>>,
   onStep: (progress: SftProgress) => void,
 ): Promise<void> {
   const run = sftRun(sourceFolder, options);
-  const last = resume ? listCheckpoints(outDir).at(-1) : undefined;
-  const state = last === undefined ? null : loadTrainingState(outDir, last);
-  const model = new TrainableModel(tf, shape, run, base, state?.vectors.weights ?? null);
+  const last = start?.step ?? 0;
+  const model = new TrainableModel(tf, shape, run, base, start?.state.vectors.weights ?? null);
   const policy = new PolicyOptimizer({ tf, run, model });
-  if (state !== null) policy.optimizer.restore({ step: last!, m: state.vectors.adam_m!, v: state.vectors.adam_v! });
+  if (start !== null) {
+    const { adam_m: m, adam_v: v } = start.state.vectors;
+    policy.optimizer.restore({ step: last, m: m!, v: v! });
+  }
   const order = exampleOrder(size, options.seed);
-  for (let i = 0; i < (last ?? 0) * options.batchSize; i++) order.next();
+  for (let i = 0; i < last * options.batchSize; i++) order.next();
 
   const all = Array.from({ length: options.batchSize }, (_, i) => i);
-  for (let step = (last ?? 0) + 1; step <= options.maxSteps; step++) {
+  for (let step = last + 1; step <= options.maxSteps; step++) {
     const groups = all.map(() => example(order.next().value as number));
     const targets = groups.reduce((sum, group) => sum + group.completions[0]!.length, 0);
     const learningRate = learningRateAt(run, step - 1, 0);
@@ -110,7 +116,7 @@ export async function trainSft(
     const adam = await policy.optimizer.state();
     saveCheckpoint(outDir, step, (folder) => model.save(folder, sourceFolder, weights), {
       vectors: { weights, adam_m: adam.m, adam_v: adam.v },
-      values: { step, loss, options },
+      values: { step, loss, ...saved },
     });
     pruneCheckpoints(outDir, 2);
   }

@@ -4,7 +4,9 @@ import type { RunConfig } from "../config/schema.js";
 import { checkedJson } from "../files.js";
 import type { Validation } from "../protocol/progress.js";
 import { loadNewest, pruneCheckpoints, saveCheckpoint, type TrainingState } from "../run/checkpoint.js";
+import { compareInputs, type runInputs, savedInputs } from "../run/inputs.js";
 import { checkpointFolder } from "../run/paths.js";
+import { ACCEPT_VARIABLE } from "../run/run-config.js";
 import type { Updater } from "./algorithms/update.js";
 
 export interface Counters {
@@ -20,6 +22,7 @@ interface SavedValues extends Counters {
   readonly optimizerSteps: number;
   readonly klCoef: number;
   readonly skippedUpdates: number;
+  readonly inputs: Readonly<Record<string, string>>;
 }
 
 /** What must be there to go on; the rest is as it was written. */
@@ -31,6 +34,7 @@ const savedSchema = z.looseObject({
   optimizerSteps: z.int().nonnegative(),
   klCoef: z.number(),
   skippedUpdates: z.int().nonnegative(),
+  inputs: savedInputs,
 });
 
 /** The last checkpoint of a run, read back; null state when there is none or none is wanted. */
@@ -40,6 +44,7 @@ export class Checkpoints {
   readonly #started = performance.now();
   #state: TrainingState | null;
   #lastSaved: number | undefined;
+  #inputs: SavedValues["inputs"] = {};
 
   /** @param resume from the newest sound checkpoint. @throws UserError when all are damaged */
   constructor(runDir: string, resume: boolean, note: (message: string) => void = () => {}) {
@@ -71,6 +76,13 @@ export class Checkpoints {
     return this.#lastSaved === undefined ? null : checkpointFolder("", this.#lastSaved);
   }
 
+  /** @throws UserError when an input is not the checkpoint's, and that was not accepted */
+  compare(inputs: ReturnType<typeof runInputs>, note: (message: string) => void): void {
+    const isAccepted = process.env[ACCEPT_VARIABLE] === "1";
+    if (this.#state !== null) compareInputs(this.#values?.inputs, inputs, isAccepted, note);
+    this.#inputs = Object.fromEntries(inputs.map(({ name, sha256 }) => [name, sha256]));
+  }
+
   /** Gives optimizer and counters of the checkpoint to the updater, and forgets the vectors. */
   restore(updater: Updater): void {
     const values = this.#values;
@@ -96,6 +108,7 @@ export class Checkpoints {
       optimizerSteps: adam.step,
       klCoef: updater.klCoef,
       skippedUpdates: updater.policy.skippedUpdates,
+      inputs: this.#inputs,
     };
     const { iteration } = this.counters;
     saveCheckpoint(this.#runDir, iteration, (folder) => model.save(folder, run.model.path, weights), {

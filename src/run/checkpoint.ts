@@ -20,6 +20,9 @@ const CHECKSUMS = "checksums.json";
 const VECTORS = "training_state.safetensors";
 const VALUES = "training_state.json";
 
+/** The file of a checkpoint's JSON values. */
+export const valuesFile = (runDir: string, step: number): string => join(checkpointFolder(runDir, step), VALUES);
+
 /** `writeModel` fills the folder it is given with the model's own files. */
 export function saveCheckpoint(
   runDir: string,
@@ -118,7 +121,7 @@ export function loadNewest(
 }
 
 /** Checks every file's checksum first. @throws UserError naming the damaged or missing file */
-export function loadTrainingState(runDir: string, step: number): TrainingState {
+function loadTrainingState(runDir: string, step: number): TrainingState {
   const folder = checkpointFolder(runDir, step);
   const cure = `Resume from an older checkpoint: delete ${folder}.`;
   const sums = readJson(join(folder, CHECKSUMS), z.record(z.string(), z.string()), cure);
@@ -132,6 +135,6 @@ export function loadTrainingState(runDir: string, step: number): TrainingState {
   }
   const stored = readSafetensors(join(folder, VECTORS));
   const vectors = Object.fromEntries([...stored.values()].map((tensor) => [tensor.name, readTensor(tensor)]));
-  const values = jsonOf(readFileSync(join(folder, VALUES), "utf8")) as TrainingState["values"];
+  const values = jsonOf(readFileSync(valuesFile(runDir, step), "utf8")) as TrainingState["values"];
   return { vectors, values };
 }
