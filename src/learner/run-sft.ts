@@ -11,7 +11,7 @@ import { readModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
 import { loadTokenizer, templateTurnEnd } from "../model/tokenizer.js";
-import { loadNewest } from "../run/checkpoint.js";
+import { resumable } from "../run/checkpoint.js";
 import { compareInputs, dataInput, modelInputs, savedInputs } from "../run/inputs.js";
 import { checkpointsFolder } from "../run/paths.js";
 import { loadDataset } from "../tasks/dataset.js";
@@ -95,8 +95,8 @@ const FIXED = "batchSize learningRate warmupSteps weightDecay maxGradNorm seed f
 ) as (keyof SftFlags)[];
 
 /** Reads the newest checkpoint. @throws UserError when it is of another training, or ahead */
-function resumed(options: SftFlags, inputs: ReturnType<typeof dataInput>[]): ReturnType<typeof loadNewest> {
-  const newest = loadNewest(options.out, console.error);
+function resumed(options: SftFlags, inputs: ReturnType<typeof dataInput>[]): ReturnType<typeof resumable> {
+  const newest = resumable(options.out, console.error);
   if (newest === null) return null;
   const saved = checkedJson(newest.state.values, savedSft, "training_state.json");
   for (const key of FIXED) {

@@ -3,7 +3,7 @@ import { z } from "zod";
 import type { RunConfig } from "../config/schema.js";
 import { checkedJson } from "../files.js";
 import type { Validation } from "../protocol/progress.js";
-import { loadNewest, pruneCheckpoints, saveCheckpoint, type TrainingState } from "../run/checkpoint.js";
+import { pruneCheckpoints, saveCheckpoint, type TrainingState } from "../run/checkpoint.js";
 import { compareInputs, type runInputs, savedInputs } from "../run/inputs.js";
 import { checkpointFolder } from "../run/paths.js";
 import { ACCEPT_VARIABLE } from "../run/run-config.js";
@@ -46,12 +46,11 @@ export class Checkpoints {
   #lastSaved: number | undefined;
   #inputs: SavedValues["inputs"] = {};
 
-  /** @param resume from the newest sound checkpoint. @throws UserError when all are damaged */
-  constructor(runDir: string, resume: boolean, note: (message: string) => void = () => {}) {
+  /** @param start the checkpoint to go on from; null for the beginning */
+  constructor(runDir: string, start: { readonly step: number; readonly state: TrainingState } | null) {
     this.#runDir = runDir;
-    const newest = resume ? loadNewest(runDir, note) : null;
-    this.#lastSaved = newest?.step;
-    this.#state = newest?.state ?? null;
+    this.#lastSaved = start?.step;
+    this.#state = start?.state ?? null;
     const { iteration = 0, wallSeconds = 0, trainSeconds = 0, before = {} } = this.#values ?? {};
     this.counters = { iteration, wallSeconds, trainSeconds, before };
   }

@@ -96,18 +96,26 @@ export function pruneCheckpoints(runDir: string, keep: number): void {
     rmSync(checkpointFolder(runDir, step), { recursive: true, force: true });
 }
 
+/** The checkpoint to go on from; removes what was left half written. @throws as loadNewest */
+export function resumable(runDir: string, note: (message: string) => void): ReturnType<typeof loadNewest> {
+  removeUnfinished(runDir);
+  return loadNewest(runDir, note);
+}
+
 /**
  * Reads the newest checkpoint that is sound; damaged ones are named and passed over.
+ * @param before only those of earlier steps
  * @returns null when there is none at all
  * @throws UserError when every one is damaged, with the newest one's damage
  */
 export function loadNewest(
   runDir: string,
   note: (message: string) => void,
+  before = Infinity,
 ): { step: number; state: TrainingState } | null {
-  removeUnfinished(runDir);
   let first: UserError | null = null;
   for (const step of listCheckpoints(runDir).toReversed()) {
+    if (step >= before) continue;
     try {
       return { step, state: loadTrainingState(runDir, step) };
     } catch (error) {

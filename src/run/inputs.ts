@@ -98,10 +98,14 @@ export function compareInputs(
   );
 }
 
-/** @throws UserError when a model is not the one that the newest checkpoint was trained with */
-export function compareModel(runDir: string, run: RunConfig, isAccepted: boolean): void {
-  const newest = listCheckpoints(runDir).at(-1);
-  if (newest === undefined) return;
-  const { inputs } = readJson(valuesFile(runDir, newest), z.looseObject({ inputs: savedInputs }));
+/** @throws UserError when a model is not the one that a checkpoint (the newest) was trained with */
+export function compareModel(
+  runDir: string,
+  run: RunConfig,
+  isAccepted: boolean,
+  step = listCheckpoints(runDir).at(-1),
+): void {
+  if (step === undefined) return;
+  const { inputs } = readJson(valuesFile(runDir, step), z.looseObject({ inputs: savedInputs }));
   compareInputs(inputs, modelInputs(run.model.path), isAccepted, () => {});
 }
