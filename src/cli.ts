@@ -13,6 +13,7 @@ import { addLogprobs } from "./cli/logprobs.js";
 import { addPlan } from "./cli/plan.js";
 import { addPrepareData } from "./cli/prepare-data.js";
 import { addPrepareStarter } from "./cli/prepare-starter.js";
+import { addReplay } from "./cli/replay.js";
 import { addReport } from "./cli/report.js";
 import { addServe } from "./cli/serve.js";
 import { addSetup } from "./cli/setup.js";
@@ -43,6 +44,7 @@ const commands = [
   addStudy,
   addPlan,
   addTrajectories,
+  addReplay,
   addStatus,
 ];
 

@@ -6,16 +6,17 @@
  */
 import { fileURLToPath } from "node:url";
 import { Command, CommanderError } from "commander";
-import { algoOption, atLeast, configOption } from "./cli/options.js";
+import { acceptOption, algoOption, atLeast, configOption } from "./cli/options.js";
 import { describeConfig } from "./config/keys.js";
 import { guarded, isEntry, packageVersion } from "./entry.js";
 import { UserError } from "./errors.js";
-import { checkDevices, checkInputs } from "./launcher/checks.js";
+import { checkDevices, checkInputs, checkMovedModel } from "./launcher/checks.js";
 import { checkMemory } from "./launcher/plan/check-memory.js";
 import { type LaunchFlags, resolveRun } from "./launcher/resolve-run.js";
 import { runAndShow } from "./launcher/run-and-show.js";
 import type { SuperviseOptions } from "./launcher/supervise.js";
 import { tryRewards } from "./launcher/try-rewards.js";
+import { ACCEPT_VARIABLE } from "./run/run-config.js";
 import { claimRunDir } from "./run/run-dir.js";
 import { hasOwnRewards } from "./tasks/rewards.js";
 
@@ -30,6 +31,7 @@ function command(): Command {
     .option("--seed <n>", "seed of prompt order and sampling", atLeast(0))
     .option("--actors <n>", "rollout actors", atLeast(0))
     .option("--resume [dir]", "continue the run in DIR (or --run-dir; default: the latest run under runs/)")
+    .addOption(acceptOption())
     .option("--serial", "one process, strictly on-policy: the reference to compare with")
     .option("--no-plan", "start even when the memory plan says that the run does not fit")
     .option("--dry-run", "print the resolved configuration as JSON and exit")
@@ -75,6 +77,7 @@ export async function launch(
     return 0;
   }
   checkInputs(run);
+  if (flags.resume !== undefined) await checkMovedModel(runDir, run, flags.acceptChangedInputs === true);
   await checkDevices(run);
   const { refused } = checkMemory(run, run.serial);
   if (refused !== null && flags.plan)
@@ -86,6 +89,8 @@ export async function launch(
     process.stdout.write("trying the reward functions\n");
     await tryRewards(run);
   }
+  // by the environment, as every learner needs it that is started again
+  if (flags.acceptChangedInputs) process.env[ACCEPT_VARIABLE] = "1";
   const release = claimRunDir(runDir, run);
   return await runAndShow(run, runDir, flags, scripts).finally(release);
 }

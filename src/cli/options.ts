@@ -12,6 +12,8 @@ export const configOption = () =>
   );
 export const backendOption = () =>
   new Option("--backend <name>", "of TensorFlow.js").choices(["auto", "tensorflow", "wasm", "cpu"]).default("auto");
+export const acceptOption = () =>
+  new Option("--accept-changed-inputs", "with --resume: go on though model, tokenizer, data or rewards have changed");
 export const threadsOption = () => new Option("--threads <n>", "0 = all cores").argParser(atLeast(0)).default(0);
 
 export type EngineFlags = Required<Omit<PoolOptions, "device">> & { readonly device: DeviceChoice };

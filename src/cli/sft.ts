@@ -1,7 +1,7 @@
 /** `sft`: supervised fine-tuning on worked answers. */
 import type { Command } from "commander";
 import type { SftFlags } from "../learner/run-sft.js";
-import { above, atLeast, backendOption, number } from "./options.js";
+import { above, acceptOption, atLeast, backendOption, number } from "./options.js";
 
 export function addSft(program: Command): void {
   program
@@ -12,6 +12,7 @@ export function addSft(program: Command): void {
     .requiredOption("--out <dir>", "folder of the trained model; checkpoints go to its checkpoints/")
     .option("--from-scratch", "random weights; of --model only config.json and tokenizer are read", false)
     .option("--resume", "continue from the last checkpoint in --out", false)
+    .addOption(acceptOption())
     .option("--max-steps <n>", "optimizer steps", atLeast(1), 1000)
     .option("--batch-size <n>", "examples per step", atLeast(1), 64)
     .option("--learning-rate <rate>", "peak rate of the cosine schedule", above(0), 1e-3)
@@ -27,17 +28,21 @@ export function addSft(program: Command): void {
       const { showProgress } = await import("../terminal/progress-bar.js");
       let smoothed: number | undefined;
       let text = "…";
+      let skipped = 0;
       const progress = showProgress({
         name: "step",
         total: options.maxSteps,
         text: (done) => `${done}/${options.maxSteps}  ${text}`,
         everyMs: 5000,
       });
-      await runSft(options, ({ step, loss, gradNorm, learningRate }) => {
-        smoothed = smoothed === undefined ? loss : 0.98 * smoothed + 0.02 * loss;
-        text = `loss ${smoothed.toFixed(4)}  grad norm ${gradNorm.toFixed(2)}  lr ${learningRate.toExponential(2)}`;
+      await runSft(options, ({ step, loss, gradNorm, learningRate, ...so }) => {
+        if (Number.isFinite(loss)) smoothed = smoothed === undefined ? loss : 0.98 * smoothed + 0.02 * loss;
+        skipped = so.skipped;
+        text = `loss ${smoothed?.toFixed(4)}  grad norm ${gradNorm.toFixed(2)}  lr ${learningRate.toExponential(2)}`;
+        if (skipped > 0) text += `  skipped ${skipped}`;
         progress.update(step);
       }).finally(progress.stop);
+      if (skipped > 0) console.log(`${skipped} updates were skipped: loss or gradient was not finite`);
       console.log(`${options.out}: trained model (config.json, model.safetensors, tokenizer)`);
     });
 }

@@ -68,7 +68,7 @@ export function loadConfig(options: LoadOptions): LoadedConfig {
 
 /** Keys that may change when a run is resumed: how long and where it runs, not what is learnt. */
 const RESUMABLE =
-  /^(max_steps|eval_steps|save_steps|save_total_limit|journal\..*|actors\..*|learner\..*|transport\..*)$/;
+  /^(model\.path|max_steps|eval_steps|save_steps|save_total_limit|journal\..*|actors\..*|learner\..*|transport\..*)$/;
 
 /** The stored configuration with a few overrides. @throws UserError if one makes another run */
 export function resumeConfig(stored: RunConfig, words: readonly string[], flags?: readonly string[]) {
@@ -76,10 +76,11 @@ export function resumeConfig(stored: RunConfig, words: readonly string[], flags?
   for (const { key, word } of overrides) {
     if (!RESUMABLE.test(key))
       throw new UserError(
-        `${word}: ${key} cannot change when a run is resumed, because the run would be another one. Start a new run, or change only max_steps, eval_steps, save_steps, save_total_limit, journal.*, actors.*, learner.* or transport.*.`,
+        `${word}: ${key} cannot change when a run is resumed, because the run would be another one. Start a new run, or change only max_steps, eval_steps, save_steps, save_total_limit, journal.*, actors.*, learner.*, transport.*, or model.path where the same model has moved.`,
       );
   }
-  const config = runConfigSchema.parse(overrides.map(({ layer }) => layer).reduce(merge, { ...stored }));
+  const merged = runConfigSchema.parse(overrides.map(({ layer }) => layer).reduce(merge, { ...stored }));
+  const config = resolvePaths(merged, process.cwd());
   return { config, notes: crossCheck(config) };
 }
 

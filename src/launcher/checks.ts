@@ -3,6 +3,8 @@ import { existsSync } from "node:fs";
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import { readModelConfig } from "../model/config.js";
+import { configFile } from "../run/paths.js";
+import { readRunConfig } from "../run/run-config.js";
 
 /** @throws UserError for missing files and unsupported models */
 export function checkInputs(run: RunConfig): void {
@@ -18,6 +20,13 @@ export function checkInputs(run: RunConfig): void {
         `data.${key}: expected "starter" or a JSONL file, found nothing at ${source}. Correct the path.`,
       );
   }
+}
+
+/** Looks before anything is written. @throws UserError when a resumed run is given another model */
+export async function checkMovedModel(runDir: string, run: RunConfig, isAccepted: boolean): Promise<void> {
+  if (readRunConfig(configFile(runDir)).model.path === run.model.path) return;
+  const { compareModel } = await import("../run/inputs.js");
+  compareModel(runDir, run, isAccepted);
 }
 
 /** @throws UserError saying what is missing where CUDA was requested and cannot be used */

@@ -23,6 +23,7 @@ export interface LaunchFlags {
   seed?: number;
   actors?: number;
   resume?: string | true;
+  acceptChangedInputs?: true;
   dryRun?: true;
   /** False with --no-plan. */
   plan: boolean;
@@ -42,10 +43,11 @@ export function resolveRun(flags: LaunchFlags, words: readonly string[], flagNam
 }
 
 function newRun(
-  { algo, config, runDir }: LaunchFlags,
+  { algo, config, runDir, acceptChangedInputs }: LaunchFlags,
   words: readonly string[],
   flags: readonly string[],
 ): ResolvedRun {
+  if (acceptChangedInputs) throw new UserError("--accept-changed-inputs: expected --resume beside it. Add it.");
   const cwd = process.cwd();
   const overrides = runDir === undefined ? words : [...words, `--run_dir=${resolve(cwd, runDir)}`];
   const loaded = loadConfig({ algo, files: config ?? [], overrides, flags, cwd });

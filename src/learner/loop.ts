@@ -11,12 +11,22 @@ import { performance } from "node:perf_hooks";
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import { readModelConfig, type ModelConfig } from "../model/config.js";
+import type { PolicyVersion } from "../model/identity.js";
 import { layoutSize } from "../model/layout.js";
 import type { ProgressEvent, RunSummary, Validation } from "../protocol/progress.js";
+import { resumable } from "../run/checkpoint.js";
 import { recordIncident } from "../run/incidents.js";
+import { runInputs } from "../run/inputs.js";
 import { thinJournal } from "../run/journal.js";
 import { trajectoriesFolder } from "../run/paths.js";
-import { appendMetrics, appendValidation, currentCommit, dropLinesAfter, writeSummary } from "../run/records.js";
+import {
+  appendMetrics,
+  appendValidation,
+  appendWeights,
+  currentCommit,
+  dropLinesAfter,
+  writeSummary,
+} from "../run/records.js";
 import { rolloutMetrics } from "./algorithms/metrics.js";
 import { Updater } from "./algorithms/update.js";
 import { startBackend, type BackendInfo } from "./backend/backend.js";
@@ -55,9 +65,10 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
     recordIncident(runDir, "learner", message);
     send({ type: "log", message });
   };
-  const checkpoints = new Checkpoints(runDir, options.resume, onNote);
+  const checkpoints = new Checkpoints(runDir, options.resume ? resumable(runDir, onNote) : null);
   const base = baseFromFolder(run.model.path, shape);
   const model = new TrainableModel(tf, shape, run, base, checkpoints.weights);
+  checkpoints.compare(runInputs(run, model.frozenSha256), onNote);
   const updater = new Updater({ tf, run, model });
   checkpoints.restore(updater);
   dropLinesAfter(runDir, checkpoints.counters.iteration);
@@ -160,7 +171,7 @@ class TrainingLoop {
     const { metrics, advantages } = await this.#updater.update(batch, trained);
     const gap = await this.#gap.measure(batch.tasks, batch.groups, GAP_COMPLETIONS);
     counters.iteration++;
-    await this.#publish();
+    const version = await this.#publish();
     await this.#source.recordAdvantages(batch.batch, advantages);
     const seconds = (performance.now() - begin) / 1000;
     counters.trainSeconds += seconds;
@@ -172,6 +183,7 @@ class TrainingLoop {
       ...(await this.#source.stats()),
     };
     appendMetrics(this.#options.runDir, line);
+    appendWeights(this.#options.runDir, version);
     const { iteration } = counters;
     this.#options.send({ type: "iteration", iteration, maxSteps: this.#run.max_steps, metrics: line });
     return true;
@@ -191,11 +203,12 @@ class TrainingLoop {
     if (isDue(saveSteps)) await this.#save();
   }
 
-  async #publish(): Promise<void> {
+  async #publish(): Promise<PolicyVersion> {
     const { iteration } = this.#checkpoints.counters;
     const published = await this.#updater.policy.training.model.published();
-    await this.#source.publish(published, iteration);
+    const version = await this.#source.publish(published, iteration);
     this.#gap.remember(iteration, published);
+    return version;
   }
 
   async #selfTest(): Promise<void> {

@@ -3,8 +3,10 @@ import { z } from "zod";
 import type { RunConfig } from "../config/schema.js";
 import { checkedJson } from "../files.js";
 import type { Validation } from "../protocol/progress.js";
-import { loadNewest, pruneCheckpoints, saveCheckpoint, type TrainingState } from "../run/checkpoint.js";
+import { pruneCheckpoints, saveCheckpoint, type TrainingState } from "../run/checkpoint.js";
+import { compareInputs, type runInputs, savedInputs } from "../run/inputs.js";
 import { checkpointFolder } from "../run/paths.js";
+import { ACCEPT_VARIABLE } from "../run/run-config.js";
 import type { Updater } from "./algorithms/update.js";
 
 export interface Counters {
@@ -25,8 +27,12 @@ const savedSchema = z.looseObject({
   optimizerSteps: z.int().nonnegative(),
   klCoef: z.number(),
   skippedUpdates: z.int().nonnegative(),
+  inputs: savedInputs,
 });
-type SavedValues = Counters & Readonly<Record<"optimizerSteps" | "klCoef" | "skippedUpdates", number>>;
+type SavedValues = Counters &
+  Readonly<Record<"optimizerSteps" | "klCoef" | "skippedUpdates", number>> & {
+    readonly inputs: Readonly<Record<string, string>>;
+  };
 
 /** The last checkpoint of a run, read back; null state when there is none or none is wanted. */
 export class Checkpoints {
@@ -35,13 +41,13 @@ export class Checkpoints {
   readonly #started = performance.now();
   #state: TrainingState | null;
   #lastSaved: number | undefined;
+  #inputs: SavedValues["inputs"] = {};
 
-  /** @param resume from the newest sound checkpoint. @throws UserError when all are damaged */
-  constructor(runDir: string, resume: boolean, note: (message: string) => void = () => {}) {
+  /** @param start the checkpoint to go on from; null for the beginning */
+  constructor(runDir: string, start: { readonly step: number; readonly state: TrainingState } | null) {
     this.#runDir = runDir;
-    const newest = resume ? loadNewest(runDir, note) : null;
-    this.#lastSaved = newest?.step;
-    this.#state = newest?.state ?? null;
+    this.#lastSaved = start?.step;
+    this.#state = start?.state ?? null;
     const { iteration = 0, wallSeconds = 0, trainSeconds = 0, before = {} } = this.#values ?? {};
     this.counters = { iteration, wallSeconds, trainSeconds, before };
   }
@@ -64,6 +70,13 @@ export class Checkpoints {
   /** The newest checkpoint's folder, relative to the run directory; null when there is none. */
   get newest(): string | null {
     return this.#lastSaved === undefined ? null : checkpointFolder("", this.#lastSaved);
+  }
+
+  /** @throws UserError when an input is not the checkpoint's, and that was not accepted */
+  compare(inputs: ReturnType<typeof runInputs>, note: (message: string) => void): void {
+    const isAccepted = process.env[ACCEPT_VARIABLE] === "1";
+    if (this.#state !== null) compareInputs(this.#values?.inputs, inputs, isAccepted, note);
+    this.#inputs = Object.fromEntries(inputs.map(({ name, sha256 }) => [name, sha256]));
   }
 
   /** Gives optimizer and counters of the checkpoint to the updater, and forgets the vectors. */
@@ -91,6 +104,7 @@ export class Checkpoints {
       optimizerSteps: adam.step,
       klCoef: updater.klCoef,
       skippedUpdates: updater.policy.skippedUpdates,
+      inputs: this.#inputs,
     };
     const { iteration } = this.counters;
     saveCheckpoint(this.#runDir, iteration, (folder) => model.save(folder, run.model.path, weights), {

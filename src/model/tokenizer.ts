@@ -115,6 +115,13 @@ export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
   };
 }
 
+/** All that decides between text and ids: the files as they were read, and the stop ids. */
+export function tokenizerContent(folder: string): unknown {
+  const settings = jsonAt(join(folder, "tokenizer_config.json")) ?? {};
+  const template = chatTemplateText(folder, settings);
+  return [jsonAt(join(folder, "tokenizer.json")), settings, template, loadTokenizer(folder).stopIds];
+}
+
 /** The token that the chat template writes after an assistant's text; undefined if it has none. */
 export function templateTurnEnd(tokenizer: Tokenizer): number | undefined {
   const answer = "ANSWER";

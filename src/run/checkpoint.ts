@@ -20,6 +20,9 @@ const CHECKSUMS = "checksums.json";
 const VECTORS = "training_state.safetensors";
 const VALUES = "training_state.json";
 
+/** The file of a checkpoint's JSON values. */
+export const valuesFile = (runDir: string, step: number): string => join(checkpointFolder(runDir, step), VALUES);
+
 /** `writeModel` fills the folder it is given with the model's own files. */
 export function saveCheckpoint(
   runDir: string,
@@ -93,18 +96,26 @@ export function pruneCheckpoints(runDir: string, keep: number): void {
     rmSync(checkpointFolder(runDir, step), { recursive: true, force: true });
 }
 
+/** The checkpoint to go on from; removes what was left half written. @throws as loadNewest */
+export function resumable(runDir: string, note: (message: string) => void): ReturnType<typeof loadNewest> {
+  removeUnfinished(runDir);
+  return loadNewest(runDir, note);
+}
+
 /**
  * Reads the newest checkpoint that is sound; damaged ones are named and passed over.
+ * @param before only those of earlier steps
  * @returns null when there is none at all
  * @throws UserError when every one is damaged, with the newest one's damage
  */
 export function loadNewest(
   runDir: string,
   note: (message: string) => void,
+  before = Infinity,
 ): { step: number; state: TrainingState } | null {
-  removeUnfinished(runDir);
   let first: UserError | null = null;
   for (const step of listCheckpoints(runDir).toReversed()) {
+    if (step >= before) continue;
     try {
       return { step, state: loadTrainingState(runDir, step) };
     } catch (error) {
@@ -118,7 +129,7 @@ export function loadNewest(
 }
 
 /** Checks every file's checksum first. @throws UserError naming the damaged or missing file */
-export function loadTrainingState(runDir: string, step: number): TrainingState {
+function loadTrainingState(runDir: string, step: number): TrainingState {
   const folder = checkpointFolder(runDir, step);
   const cure = `Resume from an older checkpoint: delete ${folder}.`;
   const sums = readJson(join(folder, CHECKSUMS), z.record(z.string(), z.string()), cure);
@@ -132,6 +143,6 @@ export function loadTrainingState(runDir: string, step: number): TrainingState {
   }
   const stored = readSafetensors(join(folder, VECTORS));
   const vectors = Object.fromEntries([...stored.values()].map((tensor) => [tensor.name, readTensor(tensor)]));
-  const values = jsonOf(readFileSync(join(folder, VALUES), "utf8")) as TrainingState["values"];
+  const values = jsonOf(readFileSync(valuesFile(runDir, step), "utf8")) as TrainingState["values"];
   return { vectors, values };
 }

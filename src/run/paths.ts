@@ -7,6 +7,8 @@ export const configFile = (runDir: string): string => join(runDir, "config.json"
 export const ownerFile = (runDir: string): string => join(runDir, "launcher.json");
 /** One line per iteration. */
 export const metricsFile = (runDir: string): string => join(runDir, "metrics.jsonl");
+/** One line per iteration: the sha256 of the weights that it made. */
+export const weightsFile = (runDir: string): string => join(runDir, "weights.jsonl");
 /** One line per evaluation between the first and the last. */
 export const validationFile = (runDir: string): string => join(runDir, "validation.jsonl");
 /** One line per process that died or hung. */

@@ -4,9 +4,10 @@ import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
 import type { RunConfig } from "../config/schema.js";
 import { jsonOf, readJson, readJsonLines, writeJson, writeWhole } from "../files.js";
+import type { PolicyVersion } from "../model/identity.js";
 import type { Metrics, RunSummary, Validation } from "../protocol/progress.js";
 import { readRunConfig } from "./run-config.js";
-import { configFile, metricsFile, summaryFile, validationFile } from "./paths.js";
+import { configFile, metricsFile, summaryFile, validationFile, weightsFile } from "./paths.js";
 
 const accuracy = z.object({
   accuracy: z.number(),
@@ -20,6 +21,7 @@ const validationLine = validation.extend({ iteration: z.int() });
 const metricsLine = z
   .record(z.string(), z.number().nullable())
   .transform((line) => Object.fromEntries(Object.entries(line).flatMap(([k, v]) => (v === null ? [] : [[k, v]]))));
+const weightsLine = z.object({ iteration: z.int(), sha256: z.string() });
 const summarySchema = z.object({
   algo: z.enum(["grpo", "ppo"]),
   validation: z.object({ before: validation.exactOptional(), after: validation.exactOptional() }),
@@ -65,6 +67,12 @@ export const readSummary = (runDir: string) => readJson(summaryFile(runDir), sum
 
 export const appendMetrics = (runDir: string, line: Metrics): void => appendLine(metricsFile(runDir), line);
 
+export const appendWeights = (runDir: string, version: PolicyVersion): void => appendLine(weightsFile(runDir), version);
+
+/** The hash of the weights that an iteration made; undefined in runs of earlier releases. */
+export const weightsAfter = (runDir: string, iteration: number): string | undefined =>
+  readJsonLines(weightsFile(runDir), weightsLine).find((line) => line.iteration === iteration)?.sha256;
+
 export const appendValidation = (runDir: string, iteration: number, validation: Validation): void =>
   appendLine(validationFile(runDir), { iteration, ...validation });
 
@@ -72,7 +80,7 @@ export const writeSummary = (runDir: string, summary: RunSummary): void => write
 
 /** Drops the lines of iterations that a resumed run will do again. */
 export function dropLinesAfter(runDir: string, iteration: number): void {
-  for (const file of [metricsFile(runDir), validationFile(runDir)]) {
+  for (const file of [metricsFile(runDir), weightsFile(runDir), validationFile(runDir)]) {
     if (!existsSync(file)) continue;
     const lines = readFileSync(file, "utf8").split("\n");
     // the last line of a killed process may be torn

@@ -6,6 +6,9 @@ import { checkLayer } from "../config/validate.js";
 import { jsonOf, readJson } from "../files.js";
 import { configFile } from "./paths.js";
 
+/** Set by the launcher for its learners, those too that it starts again: changed inputs will do. */
+export const ACCEPT_VARIABLE = "FINELLAMA_ACCEPT_CHANGED_INPUTS";
+
 /** A configuration as a file holds it: keys that earlier versions wrote are passed over. */
 export const storedConfigSchema = z.preprocess(withoutRetired, runConfigSchema);
 

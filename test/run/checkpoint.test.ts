@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
 import { UserError, asUserError } from "../../src/errors.js";
-import { listCheckpoints, loadNewest, saveCheckpoint } from "../../src/run/checkpoint.js";
+import { listCheckpoints, resumable, saveCheckpoint } from "../../src/run/checkpoint.js";
 import { checkpointFolder, checkpointsFolder } from "../../src/run/paths.js";
 
 let run = "";
@@ -18,7 +18,7 @@ const save = (step: number) => saveCheckpoint(run, step, writeModel, state(step)
 const notes: string[] = [];
 const load = () => {
   notes.length = 0;
-  return loadNewest(run, (note) => notes.push(note));
+  return resumable(run, (note) => notes.push(note));
 };
 
 test("the newest checkpoint is read back bit for bit", () => {
