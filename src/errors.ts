@@ -20,12 +20,15 @@ const SYSTEM: Readonly<Record<string, string>> = {
   EMFILE: "too many files are open (ulimit -n): raise the limit",
 };
 
-/** An error of the system as a UserError, where it is one that a user can mend; else as it is. */
-export function asUserError(error: unknown): unknown {
+/**
+ * An error of the system as a UserError, where it is one that a user can mend; else as it is.
+ * @param where for errors that name no path themselves
+ */
+export function asUserError(error: unknown, where?: string): unknown {
   if (!(error instanceof Error) || error instanceof UserError) return error;
   const { code, errno, path } = error as NodeJS.ErrnoException;
   const words = SYSTEM[code ?? ""] ?? SYSTEM[String(errno ?? "")];
-  return words === undefined ? error : new UserError(`${path ?? error.message}: ${words}.`, { cause: error });
+  return words === undefined ? error : new UserError(`${path ?? where ?? error.message}: ${words}.`, { cause: error });
 }
 
 /** The message of anything thrown. */

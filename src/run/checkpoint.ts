@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { UserError } from "../errors.js";
+import { UserError, asUserError } from "../errors.js";
 import { fsyncPath, jsonOf, readJson, writeJson } from "../files.js";
 import { sha256OfFile } from "../model/identity.js";
 import { readSafetensors, readTensor } from "../model/safetensors/read.js";
@@ -45,7 +45,7 @@ export function saveCheckpoint(
     for (const name of [...names, "."]) fsyncPath(join(temporary, name));
   } catch (error) {
     rmSync(temporary, { recursive: true, force: true });
-    throw error;
+    throw asUserError(error, temporary);
   }
   // what stood under the name goes only when the new one has it
   if (existsSync(folder)) renameSync(folder, `${temporary}.old`);
@@ -59,9 +59,11 @@ function checkRoom(folder: string, bytes: number): void {
   const { bavail, bsize } = statfsSync(folder);
   if (bytes > bavail * bsize)
     throw new UserError(
-      `${folder}: expected room for a checkpoint of ${(bytes / 1e9).toFixed(2)} GB, found ${((bavail * bsize) / 1e9).toFixed(2)} GB. Free some, then go on with --resume.`,
+      `${folder}: expected room for a checkpoint of ${megabytes(bytes)}, found ${megabytes(bavail * bsize)}. Free some, then go on with --resume.`,
     );
 }
+
+const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 
 /** Removes what a killed process left half written. */
 function removeUnfinished(runDir: string): void {

@@ -9,6 +9,7 @@ import { closeSync, existsSync, fsync, mkdirSync, openSync, readFileSync, readdi
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { crc32 } from "node:zlib";
+import { asUserError } from "../errors.js";
 import { fsyncPath, writeFully, writeWhole } from "../files.js";
 import {
   ProtocolError,
@@ -59,7 +60,11 @@ export class Journal {
       this.#files.set(batch, file);
     }
     file.dirty = true;
-    writeFully(file.fd, toBytes(record));
+    try {
+      writeFully(file.fd, toBytes(record));
+    } catch (error) {
+      throw asUserError(error, batchFile(this.#directory, batch));
+    }
   }
 
   /** fsync of everything appended so far. */

@@ -1,7 +1,8 @@
 /** The mark of the one process that works in a directory: host, pid and start time. */
-import { existsSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, utimesSync } from "node:fs";
 import { hostname } from "node:os";
 import { UserError } from "../errors.js";
+import { jsonOf, writeWhole } from "../files.js";
 import { processStat } from "../protocol/process-stat.js";
 
 interface Identity {
@@ -13,13 +14,16 @@ interface Identity {
 
 /** The mark of a process on another machine is believed as long as it is touched. */
 const FRESH_MS = 300_000;
+/** No living process holds the lock for so long. */
+const LOCK_MS = 10_000;
 
 /**
  * Claims `dir` by its mark `file`; returns a function that gives it back.
  * @throws UserError, ending with `cure`, when a living process of this machine holds it
  */
 export function claimOwnership(dir: string, file: string, cure: string): () => void {
-  for (;;) {
+  const unlock = lock(`${file}.lock`);
+  try {
     const owner = readOwner(file);
     if (owner?.state === "living")
       throw new UserError(
@@ -29,14 +33,9 @@ export function claimOwnership(dir: string, file: string, cure: string): () => v
       throw new UserError(
         `${dir} is being run by process ${owner.pid} of ${owner.host}. Stop that one first, or ${cure}.`,
       );
-    rmSync(file, { force: true });
-    try {
-      // fails when somebody else has claimed it meanwhile
-      writeFileSync(file, JSON.stringify(identity(process.pid)), { flag: "wx" });
-      break;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    }
+    writeWhole(file, JSON.stringify(identity(process.pid)));
+  } finally {
+    unlock();
   }
   const touch = setInterval(() => {
     if (existsSync(file)) utimesSync(file, new Date(), new Date());
@@ -48,6 +47,22 @@ export function claimOwnership(dir: string, file: string, cure: string): () => v
   };
 }
 
+/** Waits for the lock `folder`, which one process holds while it judges a mark and writes its own. */
+function lock(folder: string): () => void {
+  for (;;) {
+    try {
+      mkdirSync(folder);
+      return () => rmSync(folder, { recursive: true, force: true });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    }
+    const since = statSync(folder, { throwIfNoEntry: false })?.mtimeMs ?? Infinity;
+    // left by a process that was killed in between
+    if (Date.now() - since > LOCK_MS) rmSync(folder, { recursive: true, force: true });
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+  }
+}
+
 export interface Owner {
   readonly host: string;
   readonly pid: number;
@@ -57,12 +72,14 @@ export interface Owner {
 
 /** Whoever left a mark; null when there is none (or a file cut short by a crash). */
 export function readOwner(file: string): Owner | null {
-  let owner: Identity;
+  let text: string;
   try {
-    owner = JSON.parse(readFileSync(file, "utf8")) as Identity;
+    text = readFileSync(file, "utf8");
   } catch {
     return null;
   }
+  const owner = jsonOf(text) as Identity | undefined | null;
+  if (typeof owner?.pid !== "number") return null;
   const { host, pid } = owner;
   if (host !== hostname()) return { host, pid, state: "elsewhere" };
   return { host, pid, state: isAlive(pid) && identity(pid).started === owner.started ? "living" : "dead" };

@@ -17,7 +17,7 @@ const kills = isFull ? 50 : 4;
 /** A kill loses at most the iteration whose checkpoint it hits. */
 const steps = kills + 4;
 /** KiB of file systems that are full in the journal, or in one of the first checkpoints. */
-const sizes = isFull ? [64, 8_000, 20_000, 36_000, 52_000, 30_000] : [20_000];
+const sizes = isFull ? [24, 64, 8_000, 20_000, 30_000, 36_000] : [20_000];
 
 const mounted: string[] = [];
 afterAll(() => {
