@@ -10,6 +10,7 @@ import { TOKEN_VARIABLE, type ProgressEvent, type RunSummary } from "../protocol
 import { processStat } from "../protocol/process-stat.js";
 import { recordIncident } from "../run/incidents.js";
 import { configFile, logFile } from "../run/paths.js";
+import { rotateLogs } from "../run/rotate-logs.js";
 import type { DevicePlan } from "./assign-devices.js";
 import { LoggedChild } from "./child.js";
 import { RESTART_WINDOW_MS, RestartBudget } from "./restarts.js";
@@ -209,6 +210,7 @@ export class Supervisor {
 
   /** Looks for children that hang, and for a run that gets nowhere. */
   #lookAtChildren(): void {
+    rotateLogs(this.#options.runDir);
     const now = performance.now();
     // This very process stood still, with all of its children perhaps: a suspended job or laptop.
     const wasPaused = now - this.#lookedMs > 3 * LOOK_MS;

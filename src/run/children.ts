@@ -70,9 +70,14 @@ export function howItEnded(code: number | null, signal: NodeJS.Signals | null): 
   return signal === null ? `exited with code ${code}` : `was killed by ${signal}`;
 }
 
-/** The last lines that were written to a log from byte `start` on. */
+/** The last lines that were written to a log from byte `start` on, or since it was emptied. */
 export function logTail(file: string, start: number): string {
-  const lines = readFileSync(file).subarray(start).toString("utf8").trimEnd().split("\n");
+  const bytes = readFileSync(file);
+  const lines = bytes
+    .subarray(start > bytes.length ? 0 : start)
+    .toString("utf8")
+    .trimEnd()
+    .split("\n");
   return lines
     .slice(-TAIL_LINES)
     .map((line) => (line === "" ? line : `  | ${line}`))

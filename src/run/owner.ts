@@ -47,7 +47,7 @@ export function claimOwnership(dir: string, file: string, cure: string): () => v
   };
 }
 
-/** Waits for the lock `folder`, which one process holds while it judges a mark and writes its own. */
+/** Waits for the lock `folder`, held while a mark is judged and another one written. */
 function lock(folder: string): () => void {
   for (;;) {
     try {

@@ -1,4 +1,4 @@
-/** Of many processes that find the same dead mark at once, one gets the directory. */
+/** One of many processes that find the same dead mark at once gets the directory. */
 import { spawn } from "node:child_process";
 import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
