@@ -71,8 +71,8 @@ export async function exportModel(
 async function writeModel(folder: string, model: ModelFiles, options: ExportOptions, progress: ExportProgress) {
   const { stored, torch } = dtypes[options.dtype ?? "bf16"];
   writeConfig(folder, model.baseFolder, torch);
-  const merge =
-    model.lora === null ? null : await createMatrixMerge(model.lora, options.threads || availableParallelism());
+  const threads = options.threads || availableParallelism();
+  const merge = model.lora === null ? null : await createMatrixMerge(model.lora, threads);
   try {
     const tensors = tensorsOf(model, merge);
     const bytes = tensors.reduce((sum, { size }) => sum + size, 0) * storedBytes(stored);

@@ -8,8 +8,7 @@ import { writeFully } from "../files.js";
 import type { ModelConfig } from "../model/config.js";
 import { hashLine, hashOfLines, publishedHash, publishedLayout } from "../model/identity.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "../model/layout.js";
-import { modelTensors } from "../model/model-weights.js";
-import { readWeight } from "../model/safetensors/read.js";
+import { weightReader } from "../model/model-weights.js";
 import type { AdaptersOnBase, EngineOptions } from "./engine-types.js";
 import { adapterInputs, fillAdapter } from "./graph/adapters.js";
 import type { Numeric } from "./graph/numeric.js";
@@ -43,7 +42,7 @@ export async function weightsAsInitializers(
       ? new Tensor("float32", values, dims)
       : new Tensor("float16", await narrow.convert(values), dims);
   const base =
-    lora === null ? null : await makeSessions(shape, options, numeric, narrow, folderReader(lora.baseFolder, shape));
+    lora === null ? null : await makeSessions(shape, options, numeric, narrow, weightReader(lora.baseFolder, shape));
   current = base?.sessions;
   return {
     dtype: numeric.dtype,
@@ -76,12 +75,6 @@ export async function weightsAsInitializers(
       await narrow.release();
     },
   };
-}
-
-/** Reads the parameters of a model folder one at a time: the whole need not be in memory. */
-function folderReader(folder: string, shape: ModelConfig): (entry: LayoutEntry) => Float32Array {
-  const stored = new Map(modelTensors(folder, shape).map((tensor) => [tensor.entry.name, tensor.stored]));
-  return ({ name }) => readWeight(stored.get(name)!);
 }
 
 /** Writes the weights that `read` gives, makes both sessions of them, and removes the file. */

@@ -235,10 +235,7 @@ function axis(g: Graph, tensor: string, index: number): string {
   return g.node("Shape", [tensor], { start: { int: index }, end: { int: index + 1 } });
 }
 
-interface Cache {
-  readonly k: string;
-  readonly v: string;
-}
+type Cache = ReturnType<typeof cacheNames>;
 
 /** What attention of one step may see. */
 interface Visible {
