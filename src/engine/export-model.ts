@@ -42,11 +42,7 @@ const note = (line: string): boolean => process.stderr.write(`note: ${line}\n`);
 type ExportProgress = Pick<DownloadProgress, "total" | "add">;
 
 /** @returns files and hashes @throws UserError when the model, target or a value does not fit */
-export async function exportModel(
-  spec: string,
-  options: ExportOptions,
-  progress: ExportProgress,
-): Promise<{ readonly name: string; readonly sha256: string }[]> {
+export async function exportModel(spec: string, options: ExportOptions, progress: ExportProgress) {
   const out = resolve(options.out);
   const model = readModel(spec);
   if (options.merge && model.lora === null)

@@ -168,7 +168,7 @@ type Arrangement = ReturnType<typeof arrange>;
 interface StepInputs {
   readonly inputs: Inputs;
   readonly arrangement: Arrangement;
-  readonly rope: { readonly cos: string; readonly sin: string };
+  readonly rope: ReturnType<typeof declareRope>;
   /** Keys and values of this segment's earlier steps. */
   readonly recent: readonly Cache[];
   /** [R, 1] tokens to be fed */
