@@ -6,18 +6,13 @@ const BUILD = { cpu: ", CPU build", cuda: ", CUDA build", own: ", own build" };
 
 export function describeMachine(machine: MachineFacts, gaps: readonly CudaGap[]): string {
   const { learner, actors } = machine;
-  const lines: [string, string][] = [
+  const lines: (readonly [string, string])[] = [
     [
       "machine",
       `node ${machine.node.slice(1)}, ${machine.platform}, ${machine.cores} cores, ${(machine.ramBytes / 1e9).toFixed(0)} GB RAM`,
     ],
     ["NVIDIA driver", machine.driver ?? "none"],
-    [
-      "GPUs",
-      machine.gpus
-        .map(({ name, memoryMiB }) => `${name}${memoryMiB === null ? "" : ` (${(memoryMiB / 1024).toFixed(0)} GiB)`}`)
-        .join(", ") || "none",
-    ],
+    ["GPUs", machine.gpus.map(gpuText).join(", ") || "none"],
     ["visible", machine.visibleGpus.join(", ") || "none"],
     [
       "learner",
@@ -25,16 +20,13 @@ export function describeMachine(machine: MachineFacts, gaps: readonly CudaGap[])
         ? "no backend"
         : `${learner.backend.library} on the ${learner.backend.usesGpu ? "GPU" : "CPU"}${learner.build === null ? "" : BUILD[learner.build]}`,
     ],
-    ...learner.passedOver.map((why): [string, string] => ["  passed over", why]),
+    ...learner.passedOver.map((why) => ["  passed over", why] as const),
     ...libraryLines(learner.libraries),
     [
       "actors",
       `ONNX Runtime ${actors.onnxruntime}, CUDA provider ${actors.provider === null ? "not installed" : `for CUDA ${actors.provider}`}`,
     ],
-    ...Object.entries(actors.providers).map(([name, why]): [string, string] => [
-      `  provider ${name}`,
-      why ?? "computes",
-    ]),
+    ...Object.entries(actors.providers).map(([name, why]) => [`  provider ${name}`, why ?? "computes"] as const),
     ...libraryLines(actors.libraries),
   ];
   const width = Math.max(...lines.map(([name]) => name.length));
@@ -50,6 +42,9 @@ export function describeMachine(machine: MachineFacts, gaps: readonly CudaGap[])
     cpuWorks(machine) ? "The CPU path works." : "The CPU path does not work either.",
   ].join("\n");
 }
+
+const gpuText = ({ name, memoryMiB }: MachineFacts["gpus"][number]): string =>
+  memoryMiB === null ? name : `${name} (${(memoryMiB / 1024).toFixed(0)} GiB)`;
 
 const libraryLines = (libraries: MachineFacts["learner"]["libraries"]): [string, string][] =>
   libraries.map(({ name, path }) => [`  ${name}`, path ?? "not found"]);

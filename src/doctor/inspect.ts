@@ -3,6 +3,7 @@ import { execFile } from "node:child_process";
 import { existsSync, lstatSync, readFileSync, readdirSync, realpathSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { deviceEnv, visibleGpus } from "../machine/devices.js";
 import { nativeBindingPath, tensorFlowFolder } from "../machine/native-binding.js";
 import { cudaLibraryPath, type CudaMajor } from "../machine/cuda-libraries.js";
@@ -21,6 +22,8 @@ const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
   "12": shared("cuda.so.1 cudart.so.12 cublasLt.so.12 cublas.so.12 curand.so.10 cufft.so.11 cudnn.so.9"),
   "13": shared("cuda.so.1 cudart.so.13 cublasLt.so.13 cublas.so.13 curand.so.10 cufft.so.12 cudnn.so.9"),
 };
+const run = promisify(execFile);
+
 /** Enough to load half a gigabyte of libraries from a network disk. */
 const PROBE_TIMEOUT_MS = 120_000;
 
@@ -101,17 +104,13 @@ async function probe(request: ProbeRequest, libraryPath: readonly string[]): Pro
   const script = fileURLToPath(new URL("./probe.js", import.meta.url));
   const { CUDA_VISIBLE_DEVICES: devices } = process.env;
   const env = { ...process.env, ...deviceEnv(devices ?? "0", libraryPath, process.env), CUDA_VISIBLE_DEVICES: devices };
-  const { stdout, stderr, failure } = await new Promise<{ stdout: string; stderr: string; failure: Error | null }>(
-    (resolve) =>
-      execFile(
-        process.execPath,
-        [script, JSON.stringify(request)],
-        { env, timeout: PROBE_TIMEOUT_MS },
-        (error, out, err) => resolve({ stdout: out, stderr: err, failure: error }),
-      ),
+  const ended = run(process.execPath, [script, JSON.stringify(request)], { env, timeout: PROBE_TIMEOUT_MS });
+  const { stdout, stderr, code } = await ended.then(
+    (output) => ({ ...output, code: 0 }),
+    (failure: unknown) => failure as { stdout: string; stderr: string; code: unknown },
   );
   const last = stdout.trim().split("\n").at(-1) ?? "";
-  if (failure !== null || last === "") {
+  if (code !== 0 || last === "") {
     const reason = `the ${request.role}'s libraries end the process: ${stderr.trim().split("\n").at(-1) ?? ""}`;
     return { libraries: [], backend: null, passedOver: [reason], providers: { cpu: reason, cuda: reason } };
   }

@@ -42,11 +42,7 @@ const note = (line: string): boolean => process.stderr.write(`note: ${line}\n`);
 type ExportProgress = Pick<DownloadProgress, "total" | "add">;
 
 /** @returns files and hashes @throws UserError when the model, target or a value does not fit */
-export async function exportModel(
-  spec: string,
-  options: ExportOptions,
-  progress: ExportProgress,
-): Promise<{ readonly name: string; readonly sha256: string }[]> {
+export async function exportModel(spec: string, options: ExportOptions, progress: ExportProgress) {
   const out = resolve(options.out);
   const model = readModel(spec);
   if (options.merge && model.lora === null)
@@ -71,8 +67,8 @@ export async function exportModel(
 async function writeModel(folder: string, model: ModelFiles, options: ExportOptions, progress: ExportProgress) {
   const { stored, torch } = dtypes[options.dtype ?? "bf16"];
   writeConfig(folder, model.baseFolder, torch);
-  const merge =
-    model.lora === null ? null : await createMatrixMerge(model.lora, options.threads || availableParallelism());
+  const threads = options.threads || availableParallelism();
+  const merge = model.lora === null ? null : await createMatrixMerge(model.lora, threads);
   try {
     const tensors = tensorsOf(model, merge);
     const bytes = tensors.reduce((sum, { size }) => sum + size, 0) * storedBytes(stored);

@@ -125,8 +125,7 @@ export class GeneratedCache {
   clear(): void {
     this.#rows = 0;
     this.#slots = 0;
-    this.#recent = {};
-    this.#recentSteps = 0;
+    this.append({}, 0);
   }
 
   /** Takes the outputs of a run of `steps` steps; the rows are those of the last `arrange`. */
@@ -178,8 +177,7 @@ export class GeneratedCache {
     this.#sets = [to, from];
     this.#rows = rows;
     this.#slots = slots;
-    this.#recent = {};
-    this.#recentSteps = 0;
+    this.append({}, 0);
     return slots;
   }
 }

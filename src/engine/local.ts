@@ -5,10 +5,7 @@ import type { GenerateRequest, GeneratedGroup } from "./engine-types.js";
 import { OrtEngine } from "./engine.js";
 
 /** An engine that holds the model. @param threads of ONNX Runtime; 0 = all cores */
-export async function startEngine(
-  { shape, baseFolder, lora, published }: ModelFiles,
-  threads: number,
-): Promise<OrtEngine> {
+export async function startEngine({ shape, baseFolder, lora, published }: ModelFiles, threads: number) {
   const options = { threads: threads || availableParallelism(), maxRows: 256, segmentLength: 8 };
   const engine = await OrtEngine.create(shape, options, lora === null ? null : { spec: lora, baseFolder });
   await engine.load(published(), 0);

@@ -40,9 +40,8 @@ export function sessionOptions({ threads, device }: EngineOptions): InferenceSes
   };
 }
 
-export function segmentSession({ fewRows, manyRows }: Sessions, rows: number): InferenceSession {
-  return rows < MANY_ROWS ? fewRows : manyRows;
-}
+export const segmentSession = ({ fewRows, manyRows }: Sessions, rows: number): InferenceSession =>
+  rows < MANY_ROWS ? fewRows : manyRows;
 
 export async function releaseSessions({ prefill, fewRows, manyRows }: Sessions): Promise<void> {
   for (const session of new Set([prefill, fewRows, manyRows])) await session.release();

@@ -8,8 +8,7 @@ import { writeFully } from "../files.js";
 import type { ModelConfig } from "../model/config.js";
 import { hashLine, hashOfLines, publishedHash, publishedLayout } from "../model/identity.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "../model/layout.js";
-import { modelTensors } from "../model/model-weights.js";
-import { readWeight } from "../model/safetensors/read.js";
+import { weightReader } from "../model/model-weights.js";
 import type { AdaptersOnBase, EngineOptions } from "./engine-types.js";
 import { adapterInputs, fillAdapter } from "./graph/adapters.js";
 import type { Numeric } from "./graph/numeric.js";
@@ -37,14 +36,13 @@ export async function weightsAsInitializers(
   if (options.device === "cuda") await checkCuda();
   const layout = publishedLayout(shape, lora?.spec ?? null);
   const feeds: Record<string, Tensor> = {};
-  let current: Sessions | undefined;
+  const making: Making = { shape, options, numeric, narrow };
   const toTensor = async (values: Float32Array, dims: readonly number[]): Promise<Tensor> =>
     numeric.dtype === "float32"
       ? new Tensor("float32", values, dims)
       : new Tensor("float16", await narrow.convert(values), dims);
-  const base =
-    lora === null ? null : await makeSessions(shape, options, numeric, narrow, folderReader(lora.baseFolder, shape));
-  current = base?.sessions;
+  const base = lora === null ? null : await makeSessions(making, weightReader(lora.baseFolder, shape));
+  let current = base?.sessions;
   return {
     dtype: numeric.dtype,
     feeds,
@@ -59,7 +57,7 @@ export async function weightsAsInitializers(
         if (current !== undefined) await releaseSessions(current);
         current = undefined;
         const read = ({ offset, size }: LayoutEntry): Float32Array => packed.slice(offset, offset + size);
-        const made = await makeSessions(shape, options, numeric, narrow, read);
+        const made = await makeSessions(making, read);
         current = made.sessions;
         return made.sha256;
       }
@@ -78,23 +76,20 @@ export async function weightsAsInitializers(
   };
 }
 
-/** Reads the parameters of a model folder one at a time: the whole need not be in memory. */
-function folderReader(folder: string, shape: ModelConfig): (entry: LayoutEntry) => Float32Array {
-  const stored = new Map(modelTensors(folder, shape).map((tensor) => [tensor.entry.name, tensor.stored]));
-  return ({ name }) => readWeight(stored.get(name)!);
+/** What both sessions are made by, beside the weights. */
+interface Making {
+  readonly shape: ModelConfig;
+  readonly options: EngineOptions;
+  readonly numeric: Numeric;
+  readonly narrow: HalfConverter;
 }
 
 /** Writes the weights that `read` gives, makes both sessions of them, and removes the file. */
-async function makeSessions(
-  shape: ModelConfig,
-  options: EngineOptions,
-  numeric: Numeric,
-  narrow: HalfConverter,
-  read: (entry: LayoutEntry) => Float32Array,
-): Promise<{ sessions: Sessions; sha256: string }> {
+async function makeSessions(making: Making, read: (entry: LayoutEntry) => Float32Array) {
+  const { shape, options, numeric } = making;
   const folder = mkdtempSync(join(roomyFolder(shape, numeric), "finellama-"));
   try {
-    const sha256 = await writeWeights(join(folder, WEIGHTS_FILE), shape, numeric, narrow, read);
+    const sha256 = await writeWeights(join(folder, WEIGHTS_FILE), making, read);
     const create = async (name: string, model: Uint8Array): Promise<InferenceSession> => {
       const path = join(folder, name);
       writeFileSync(path, model);
@@ -103,7 +98,8 @@ async function makeSessions(
     const { maxRows, segmentLength } = options;
     const prefill = await create("prefill.onnx", buildPrefillGraph(shape, numeric));
     const segment = await create("segment.onnx", buildSegmentGraph(shape, maxRows, segmentLength, numeric));
-    return { sessions: { prefill, fewRows: segment, manyRows: segment }, sha256 };
+    const sessions: Sessions = { prefill, fewRows: segment, manyRows: segment };
+    return { sessions, sha256 };
   } finally {
     rmSync(folder, { recursive: true, force: true }); // what a session maps or has copied stays
   }
@@ -127,9 +123,7 @@ function roomyFolder(shape: ModelConfig, { dtype }: Numeric): string {
 /** Writes every initializer; returns the hash of the weights in their published form. */
 async function writeWeights(
   path: string,
-  shape: ModelConfig,
-  { dtype }: Numeric,
-  narrow: HalfConverter,
+  { shape, numeric: { dtype }, narrow }: Making,
   read: (entry: LayoutEntry) => Float32Array,
 ): Promise<string> {
   const stored = storedWeights(shape, dtype);

@@ -30,12 +30,8 @@ export function runAnalyze(before: string, after: string | undefined, { json }: 
   console.log([...lines, ...changed.flatMap((one) => changeLines(one, files))].join("\n").trimEnd());
   if (json === undefined) return;
   mkdirSync(dirname(json), { recursive: true });
-  const result = {
-    classes: answerClasses,
-    files: files.map((file, i) => ({ file, analyses: analyses[i] })),
-    changes: changed,
-  };
-  writeJson(json, result);
+  const ofFiles = files.map((file, i) => ({ file, analyses: analyses[i] }));
+  writeJson(json, { classes: answerClasses, files: ofFiles, changes: changed });
 }
 
 function analysisLines(file: string, { mode, all, by_length, by_steps, by_operation, slips }: Analysis): string[] {

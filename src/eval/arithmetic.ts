@@ -16,12 +16,8 @@ export interface Equation {
   readonly holds: boolean;
 }
 
-interface Token {
-  readonly kind: "number" | "op" | "equals" | "open" | "close" | "percent" | "currency" | "word" | "other";
-  readonly text: string;
-  readonly start: number;
-  readonly end: number;
-}
+type TokenKind = "number" | "op" | "equals" | "open" | "close" | "percent" | "currency" | "word" | "other";
+type Token = ReturnType<typeof tokens>[number];
 
 const tokenPattern =
   /(?<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d+)?|\.\d+)|(?<op>[-+*/×÷·])|(?<equals>[=≈])|(?<open>\()|(?<close>\))|(?<percent>%)|(?<currency>[$€£])|(?<word>\p{L}+)|(?<space>[ \t]+)|(?<other>[^])/gu;
@@ -47,16 +43,15 @@ function plain(text: string): string {
     .replace(/[−–]/g, "-");
 }
 
-function tokens(text: string): Token[] {
+function tokens(text: string) {
   return Array.from(text.matchAll(tokenPattern)).flatMap((match) => {
     const [kind] = Object.entries(match.groups!).find(([, value]) => value !== undefined)!;
     if (kind === "space") return [];
     const end = match.index + match[0].length;
     // `6 x 7`, but not the x of `2x - 5`
     const isTimes = /^[xX]$/.test(match[0]) && /^\s*[\d.$€£(]/.test(text.slice(end));
-    return [
-      { kind: (isTimes ? "op" : kind) as Token["kind"], text: isTimes ? "*" : match[0], start: match.index, end },
-    ];
+    const [sort, sign] = isTimes ? ["op" as const, "*"] : [kind as TokenKind, match[0]];
+    return [{ kind: sort, text: sign, start: match.index, end }];
   });
 }
 

@@ -21,13 +21,9 @@ export async function scoreSequences(
   const { shape, baseFolder, lora } = files;
   const { tf } = await startBackend(backend, threads);
   const base = splitFlat(tf, tf.tensor1d(loadPacked(baseFolder, shape)), weightLayout(shape));
-  const weights =
-    lora === null
-      ? { tensors: base, lora }
-      : {
-          tensors: new Map([...base, ...splitFlat(tf, tf.tensor1d(files.published()), loraLayout(shape, lora))]),
-          lora: { scale: lora.lora_alpha / lora.r, dropout: null },
-        };
+  const adapters = lora === null ? [] : splitFlat(tf, tf.tensor1d(files.published()), loraLayout(shape, lora));
+  const scaled = lora === null ? null : { scale: lora.lora_alpha / lora.r, dropout: null };
+  const weights = { tensors: new Map([...base, ...adapters]), lora: scaled };
   const scores: Float32Array[] = [];
   for (const { promptIds, completion } of sequences) {
     const batch = prepareMicrobatch(tf, shape, [{ promptIds, completions: [completion] }]);

@@ -5,7 +5,7 @@ import { z } from "zod";
 import { UserError } from "../errors.js";
 import { readJson, writeJson } from "../files.js";
 import type { ModelConfig } from "./config.js";
-import { layoutSize, weightLayout } from "./layout.js";
+import { layoutSize, tensorsIn, weightLayout } from "./layout.js";
 import { writeSafetensors } from "./safetensors/write.js";
 
 export const requiredFiles = ["tokenizer.json", "tokenizer_config.json"];
@@ -30,8 +30,7 @@ export function saveModelFolder(target: string, sourceFolder: string, shape: Mod
   mkdirSync(target, { recursive: true });
   copyTokenizerFiles(target, sourceFolder);
   writeConfig(target, sourceFolder, "float32");
-  const tensors = layout.map((entry) => ({ ...entry, data: packed.subarray(entry.offset, entry.offset + entry.size) }));
-  writeSafetensors(join(target, "model.safetensors"), tensors);
+  writeSafetensors(join(target, "model.safetensors"), tensorsIn(packed, layout));
 }
 
 /** Writes the source's `config.json` with torch's name for the stored type, such as "bfloat16". */

@@ -48,14 +48,10 @@ export function hubClient(repo: string, env: Environment, cwd: string): HubClien
   return { endpoint, fetch: hubFetch };
 }
 
-interface Token {
-  readonly value: string;
-  /** Where it was found, in words. */
-  readonly source: string;
-}
+type Token = NonNullable<ReturnType<typeof findToken>>;
 
 /** The first of HF_TOKEN, ~/.huggingface_token, and HF_TOKEN in .env of the current directory. */
-export function findToken(env: Environment, cwd: string): Token | undefined {
+export function findToken(env: Environment, cwd: string): { value: string; source: string } | undefined {
   const textOf = (file: string): string => (existsSync(file) ? readFileSync(file, "utf8") : "");
   const homeFile = join(env["HOME"] ?? homedir(), ".huggingface_token");
   const envFile = join(cwd, ".env");

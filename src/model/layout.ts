@@ -54,6 +54,10 @@ export function packShapes(shapes: readonly (readonly [string, readonly number[]
   });
 }
 
+/** The tensors that a layout describes, as views of a packed buffer. */
+export const tensorsIn = (packed: Float32Array, layout: readonly LayoutEntry[]) =>
+  layout.map((entry) => ({ ...entry, data: packed.subarray(entry.offset, entry.offset + entry.size) }));
+
 /** Elements of the packed buffer a layout describes. */
 export function layoutSize(layout: readonly LayoutEntry[]): number {
   const last = layout.at(-1);

@@ -6,7 +6,7 @@ import { UserError } from "../errors.js";
 import { readJson, writeJson } from "../files.js";
 import type { ModelConfig } from "./config.js";
 import { copyTokenizerFiles } from "./folder.js";
-import { layoutSize, packShapes, type LayoutEntry } from "./layout.js";
+import { layoutSize, packShapes, tensorsIn, type LayoutEntry } from "./layout.js";
 import { readSafetensors, readWeight } from "./safetensors/read.js";
 import { writeSafetensors, type TensorToWrite } from "./safetensors/write.js";
 
@@ -55,11 +55,7 @@ export function adapterPairs(layout: readonly LayoutEntry[]) {
 
 /** adapter_model.safetensors under PEFT's names. @param packed adapters in `layout`'s order */
 export function adapterTensors(layout: readonly LayoutEntry[], packed: Float32Array): TensorToWrite[] {
-  return layout.map(({ name, shape, offset, size }) => ({
-    name: PEFT_PREFIX + name,
-    shape,
-    data: packed.subarray(offset, offset + size),
-  }));
+  return tensorsIn(packed, layout).map((tensor) => ({ ...tensor, name: PEFT_PREFIX + tensor.name }));
 }
 
 /** Writes a PEFT adapter folder with the tokenizer. @param packed in `loraLayout` order */

@@ -15,6 +15,12 @@ export function loadPacked(
   return into;
 }
 
+/** Reads the parameters of a model folder one at a time: the whole need not be in memory. */
+export function weightReader(folder: string, shape: ModelConfig): (entry: LayoutEntry) => Float32Array {
+  const stored = new Map(modelTensors(folder, shape).map((tensor) => [tensor.entry.name, tensor.stored]));
+  return ({ name }) => readWeight(stored.get(name)!);
+}
+
 /** A folder's tensors on disk, in layout order. @throws UserError listing all that do not fit */
 export function modelTensors(folder: string, shape: ModelConfig): { entry: LayoutEntry; stored: StoredTensor }[] {
   const layout = weightLayout(shape);

@@ -13,25 +13,13 @@ export interface ChatMessage {
   readonly content: string;
 }
 
-export interface Tokenizer {
-  /** Recognises special tokens in the text; `addSpecial` (default true) adds BOS and the like. */
-  encode(text: string, options?: { addSpecial?: boolean }): Int32Array;
-  /** Ids without a token give no text; broken UTF-8 gives U+FFFD. `skipSpecial`: default false. */
-  decode(ids: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
-  /** As in transformers, special tokens in messages count. @throws UserError without a template */
-  chatPrompt(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): Int32Array;
-  /** The rendered conversation `chatPrompt` encodes. */
-  renderChat(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): string;
-  /** Ascending: generation_config.json's eos_token_id, the tokenizer's eos, else config.json's. */
-  readonly stopIds: readonly number[];
-  /** One more than the largest id. */
-  readonly vocabSize: number;
-}
+export type Tokenizer = ReturnType<typeof loadTokenizer>;
 
+type ChatOptions = { readonly addGenerationPrompt?: boolean };
 type Json = Record<string, unknown>;
 
 /** @param shape when given, ids must fit it @throws UserError for malformed files, no stop id */
-export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
+export function loadTokenizer(folder: string, shape?: ModelConfig) {
   const tokenizerFile = join(folder, "tokenizer.json");
   const tokenizerJson = jsonAt(tokenizerFile);
   const settings = jsonAt(join(folder, "tokenizer_config.json"));
@@ -81,9 +69,11 @@ export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
     }),
   );
 
-  const encode: Tokenizer["encode"] = (text, { addSpecial = true } = {}) =>
+  /** Recognises special tokens in the text; `addSpecial` adds BOS and the like. */
+  const encode = (text: string, { addSpecial = true }: { addSpecial?: boolean } = {}): Int32Array =>
     Int32Array.from(hub.encode(text, { add_special_tokens: addSpecial }).ids);
-  const renderChat: Tokenizer["renderChat"] = (messages, { addGenerationPrompt = true } = {}) => {
+  /** The rendered conversation `chatPrompt` encodes; special tokens in messages count. */
+  const renderChat = (messages: readonly ChatMessage[], { addGenerationPrompt = true }: ChatOptions = {}): string => {
     if (templateText === undefined)
       throw new UserError(
         `${folder}: expected a chat template (chat_template in tokenizer_config.json, or chat_template.jinja), found none. Use an instruction-tuned model, or a raw prompt.`,
@@ -102,15 +92,20 @@ export function loadTokenizer(folder: string, shape?: ModelConfig): Tokenizer {
   const cleanUp = settings["clean_up_tokenization_spaces"] === true && !isBpe;
   return {
     encode,
-    decode(ids, { skipSpecial = false } = {}) {
+    /** Ids without a token give no text; broken UTF-8 gives U+FFFD. */
+    decode(ids: ArrayLike<number>, { skipSpecial = false }: { skipSpecial?: boolean } = {}): string {
       const known = Array.from(ids).filter((id) => hub.id_to_token(id) !== undefined);
       return known.length === 0
         ? ""
         : hub.decode(known, { skip_special_tokens: skipSpecial, clean_up_tokenization_spaces: cleanUp });
     },
     renderChat,
-    chatPrompt: (messages, options) => encode(renderChat(messages, options), { addSpecial: false }),
+    /** As in transformers. @throws UserError without a template */
+    chatPrompt: (messages: readonly ChatMessage[], options?: ChatOptions): Int32Array =>
+      encode(renderChat(messages, options), { addSpecial: false }),
+    /** Ascending: generation_config.json's eos_token_id, the tokenizer's, else config.json's. */
     stopIds,
+    /** One more than the largest id. */
     vocabSize: largestId + 1,
   };
 }

@@ -22,15 +22,7 @@ export interface ServedModel {
 }
 
 /** What a request asks of the engine, and how its answer is written. */
-export interface Work {
-  /** One for each prompt. */
-  readonly generations: readonly Generation[];
-  readonly logprobs: LogprobsWanted | null;
-  readonly stream: boolean;
-  readonly includeUsage: boolean;
-  /** Completions that the engine will compute, the prompt's score included. */
-  readonly completions: number;
-}
+export type Work = ReturnType<typeof checked>;
 
 /** @throws RequestError */
 export function checkName(model: ServedModel, name: string): void {
@@ -92,16 +84,18 @@ function checked(
   body: CompletionRequest | ChatRequest,
   generations: readonly Generation[],
   logprobs: LogprobsWanted | null,
-): Work {
+) {
   const requests = generations.flatMap(engineRequests);
   if (generations.some(({ promptIds }) => promptIds.length === 0))
     throw new RequestError(400, "prompt: expected at least one token", "prompt");
   for (const request of requests) asRequestErrors(() => checkRequest(request, model.shape, limits));
   return {
+    /** One for each prompt. */
     generations,
     logprobs,
     stream: body.stream === true,
     includeUsage: body.stream_options?.include_usage === true,
+    /** Completions that the engine will compute, the prompt's score included. */
     completions: requests.reduce((sum, { groupSize }) => sum + groupSize, 0),
   };
 }

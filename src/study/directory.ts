@@ -29,12 +29,8 @@ export const comparisonFile = (dir: string): string => join(dir, "comparison.jso
 export const runDirOf = (dir: string, algorithm: string, seed: number): string => join(dir, `${algorithm}-seed${seed}`);
 
 /** Folder of a run's evaluation, or of the baseline's where `run` is null. */
-export function evalDirOf(
-  dir: string,
-  run: string | null,
-  prompt: string,
-  { eval: { prompts } }: StudyDefinition,
-): string {
+export function evalDirOf(dir: string, run: string | null, prompt: string, definition: StudyDefinition): string {
+  const { prompts } = definition.eval;
   const base = run === null ? join(dir, "baseline") : join(run, "eval");
   return prompts.length === 1 ? base : join(base, prompt);
 }

@@ -37,9 +37,9 @@ export function loadDataset(spec: string, split: "train" | "validation"): Datase
       `${spec}: expected "starter" or a JSONL file with question and answer, found no such file. Check the path.`,
     );
   const name = basename(spec);
-  const problems = readLines(spec).map(({ text, where }) => {
-    return parseLine(text, where, name + where.slice(where.lastIndexOf(":")).replace(":", "/"));
-  });
+  const problems = readLines(spec).map(({ text, where }) =>
+    parseLine(text, where, name + where.slice(where.lastIndexOf(":")).replace(":", "/")),
+  );
   if (problems.length === 0)
     throw new UserError(
       `${spec}: expected at least one line {"question": …, "answer": …}, found an empty file. Prepare the data again.`,

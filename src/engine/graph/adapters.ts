@@ -62,11 +62,7 @@ export function adapterInputs(shape: ModelConfig, lora: LoraSpec): AdapterInput[
 }
 
 /** Fills the two inputs of an adapter from published adapters (`loraLayout` order). */
-export function fillAdapter(
-  { a, b, modules }: AdapterInput,
-  published: Float32Array,
-  scale: number,
-): { a: Float32Array; b: Float32Array } {
+export function fillAdapter({ a, b, modules }: AdapterInput, published: Float32Array, scale: number) {
   const [k, width] = a.shape as [number, number];
   const filled = { a: new Float32Array(k * width), b: new Float32Array(b.shape.reduce((x, y) => x * y, 1)) };
   for (const module of modules) {

@@ -14,18 +14,14 @@ const IR_VERSION = 9;
 const OPSET = 20;
 const EXTERNAL = 1;
 
-interface Constant {
-  name: string;
-  type: DataType;
-  dims: readonly number[];
-  bytes: Uint8Array;
-}
-
-/** A constant whose bytes lie in a file beside the model's. */
-export interface ExternalTensor {
+interface TensorHead {
   readonly name: string;
   readonly type: DataType;
   readonly dims: readonly number[];
+}
+
+/** A constant whose bytes lie in a file beside the model's. */
+export interface ExternalTensor extends TensorHead {
   /** Name of the file, in the model's folder. */
   readonly file: string;
   /** First byte, and number of bytes. */
@@ -39,7 +35,7 @@ export class Graph {
   readonly #nodes: Uint8Array[] = [];
   readonly #inputs: Uint8Array[] = [];
   readonly #outputs: Uint8Array[] = [];
-  readonly #constants = new Map<string, Constant>();
+  readonly #constants = new Map<string, TensorHead & { readonly bytes: Uint8Array }>();
   readonly #external: ExternalTensor[] = [];
   readonly #used = new Set<string>();
   #counter = 0;
@@ -151,14 +147,8 @@ export class Graph {
     const w = new BinaryWriter();
     for (const node of this.#nodes) w.tag(1, WireType.LengthDelimited).bytes(node);
     w.tag(2, WireType.LengthDelimited).string(name);
-    for (const { name: constant, type, dims, bytes } of this.#constants.values()) {
-      w.tag(5, WireType.LengthDelimited).fork();
-      for (const dim of dims) w.tag(1, WireType.Varint).int64(dim);
-      w.tag(2, WireType.Varint).int32(DATA_TYPE[type]);
-      w.tag(8, WireType.LengthDelimited).string(constant);
-      w.tag(9, WireType.LengthDelimited).bytes(bytes);
-      w.join();
-    }
+    for (const { bytes, ...head } of this.#constants.values())
+      writeHead(w.tag(5, WireType.LengthDelimited).fork(), head).tag(9, WireType.LengthDelimited).bytes(bytes).join();
     for (const tensor of this.#external) {
       if (this.#used.has(tensor.name)) w.tag(5, WireType.LengthDelimited).bytes(externalProto(tensor));
     }
@@ -197,11 +187,14 @@ function valueInfo(name: string, type: DataType, dims?: readonly Dim[]): Uint8Ar
   return w.join().join().finish();
 }
 
-function externalProto({ name, type, dims, file, position, bytes }: ExternalTensor): Uint8Array {
-  const w = new BinaryWriter();
+function writeHead(w: BinaryWriter, { name, type, dims }: TensorHead): BinaryWriter {
   for (const dim of dims) w.tag(1, WireType.Varint).int64(dim);
   w.tag(2, WireType.Varint).int32(DATA_TYPE[type]);
-  w.tag(8, WireType.LengthDelimited).string(name);
+  return w.tag(8, WireType.LengthDelimited).string(name);
+}
+
+function externalProto({ file, position, bytes, ...head }: ExternalTensor): Uint8Array {
+  const w = writeHead(new BinaryWriter(), head);
   for (const [key, value] of Object.entries({ location: file, offset: position, length: bytes })) {
     w.tag(13, WireType.LengthDelimited).fork(); // StringStringEntryProto
     w.tag(1, WireType.LengthDelimited).string(key);

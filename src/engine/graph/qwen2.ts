@@ -40,12 +40,7 @@ export function declareWeights(
  * cos and sin [rows, D/2] by position, times D^(-1/4): q and k each carry half of the scale
  * 1/sqrt(D). That keeps every matmul at alpha = 1, MLAS's fast path for one row.
  */
-export function declareRope(
-  g: Graph,
-  shape: ModelConfig,
-  { dtype }: Numeric,
-  rows: number,
-): { cos: string; sin: string } {
+export function declareRope(g: Graph, shape: ModelConfig, { dtype }: Numeric, rows: number) {
   const positions = Array.from({ length: rows }, (_, position) => position);
   const { cos, sin } = rotaryCosSin(positions, shape, shape.headDim ** -0.25);
   const dims = [rows, shape.headDim / 2];

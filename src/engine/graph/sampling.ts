@@ -4,13 +4,8 @@
  */
 import { DATA_TYPE, type Graph } from "./onnx.js";
 
-export interface VocabularyBlocks {
-  readonly count: number;
-  readonly width: number;
-}
-
 /** Exact where a divisor allows, else with a padded tail; both sides stay ≤ 1,024 for V ≤ 2^20. */
-export function vocabularyBlocks(vocabSize: number): VocabularyBlocks {
+export function vocabularyBlocks(vocabSize: number): { count: number; width: number } {
   const root = Math.ceil(Math.sqrt(vocabSize));
   for (let count = root; count * 4 >= root; count--) {
     const width = vocabSize / count;

@@ -168,7 +168,7 @@ type Arrangement = ReturnType<typeof arrange>;
 interface StepInputs {
   readonly inputs: Inputs;
   readonly arrangement: Arrangement;
-  readonly rope: { readonly cos: string; readonly sin: string };
+  readonly rope: ReturnType<typeof declareRope>;
   /** Keys and values of this segment's earlier steps. */
   readonly recent: readonly Cache[];
   /** [R, 1] tokens to be fed */
@@ -235,10 +235,7 @@ function axis(g: Graph, tensor: string, index: number): string {
   return g.node("Shape", [tensor], { start: { int: index }, end: { int: index + 1 } });
 }
 
-interface Cache {
-  readonly k: string;
-  readonly v: string;
-}
+type Cache = ReturnType<typeof cacheNames>;
 
 /** What attention of one step may see. */
 interface Visible {

@@ -67,7 +67,7 @@ export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions) {
     const penalty = truncated[row] ? (options.missing_eos_penalty ?? 0) : 0;
     rewards[t]! += (scores[row] ?? 0) - penalty;
   }
-  if (options.whiten_rewards) rewards = whiten(rewards, mask, { keepMean: true });
+  if (options.whiten_rewards) rewards = whiten(rewards, mask, true);
 
   const bootstrap = scores.map((_, row) => (truncated[row] ? (bootstrapValues?.[row] ?? 0) : 0));
   const { advantages, returns } = gae({ rowOf, rewards, values, mask, bootstrap }, options.gamma, options.lam);
@@ -129,18 +129,14 @@ export function gae(input: GaeInput, gamma: number, lam: number): { advantages: 
 
 /**
  * (x − mean) / sqrt(var + 1e-8) with the unbiased variance (TRL: `masked_whiten`); 0 where masked.
- * @param options.keepMean the mean is added back (TRL's `shift_mean=False`, for rewards)
+ * @param keepMean the mean is added back (TRL's `shift_mean=False`, for rewards)
  */
-export function whiten(
-  values: Float64Array,
-  mask: ArrayLike<number>,
-  options: { keepMean?: boolean } = {},
-): Float64Array {
+export function whiten(values: Float64Array, mask: ArrayLike<number>, keepMean = false): Float64Array {
   const chosen = [...values].filter((_, t) => mask[t] !== 0);
   if (chosen.length < 2) return values.map((value, t) => (mask[t] === 0 ? 0 : value));
   const center = meanOf(chosen);
   const scale = 1 / Math.sqrt(unbiasedStd(chosen) ** 2 + 1e-8);
-  const shift = options.keepMean ? center : 0;
+  const shift = keepMean ? center : 0;
   return values.map((value, t) => (mask[t] === 0 ? 0 : (value - center) * scale + shift));
 }
 

@@ -51,33 +51,23 @@ export async function trainGrpo(
       const denominators: Denominators = { rows: members.length, tokens: tokensOf(members), generationTokens };
       learningRate = learningRateAt(run, iteration, results.length);
       const inPart = part.filter((g) => isNeeded[g]);
-      const result = await policy.step(
-        sequences,
-        inPart,
-        learningRate,
-        ({ packed, completions: numbers, gather, ...of }) => {
-          const { rowOf, numRows } = packed;
-          const truncated = numbers.map((c) => completions[c]!.truncated);
-          return grpoLoss(
-            tf,
-            {
-              ...of.policy(),
-              rowOf,
-              numRows,
-              oldLogprobs: old === null ? null : gather(old),
-              behaviourLogprobs: isBehaviourOld ? null : gather(behaviour),
-              refLogprobs: reference === null ? null : gather(reference),
-              advantages: perToken(
-                numbers.map((c) => advantages[c]!),
-                rowOf,
-              ),
-              mask: lossMask(rowOf, truncated, run.mask_truncated_completions),
-            },
-            run,
-            denominators,
-          );
-        },
-      );
+      const result = await policy.step(sequences, inPart, learningRate, (input) => {
+        const { packed, completions: numbers, gather } = input;
+        const { rowOf, numRows } = packed;
+        const truncated = numbers.map((c) => completions[c]!.truncated);
+        const perRow = numbers.map((c) => advantages[c]!);
+        const tokens = {
+          ...input.policy(),
+          rowOf,
+          numRows,
+          oldLogprobs: old === null ? null : gather(old),
+          behaviourLogprobs: isBehaviourOld ? null : gather(behaviour),
+          refLogprobs: reference === null ? null : gather(reference),
+          advantages: perToken(perRow, rowOf),
+          mask: lossMask(rowOf, truncated, run.mask_truncated_completions),
+        };
+        return grpoLoss(tf, tokens, run, denominators);
+      });
       results.push(result);
     }
   }

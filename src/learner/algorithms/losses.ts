@@ -119,14 +119,8 @@ export function grpoLoss(tf: TF, tokens: PolicyTokens, options: GrpoOptions, den
     perTokenLoss = tf.add(perTokenLoss, tf.mul(corrected, beta));
     klSum = { kl_sum: weighted(tf, corrected, mask) };
   }
-  const loss = withEntropyBonus(
-    tf,
-    weighted(tf, perTokenLoss, weights),
-    tokens,
-    options.entropy_coef,
-    denominators,
-    mask,
-  );
+  const sum = weighted(tf, perTokenLoss, weights);
+  const loss = withEntropyBonus(tf, sum, tokens, options.entropy_coef, denominators, mask);
 
   // At sequence level a clipped sequence counts once: its tokens share it.
   const counted =
@@ -288,12 +282,7 @@ function k3(tf: TF, { logprobs, refLogprobs }: PolicyTokens): Tensor {
 }
 
 /** [N] min(cap, π_old / π_behaviour), constant; metrics precede the cap. Null without an actor. */
-function samplingWeight(
-  tf: TF,
-  old: Tensor1D,
-  tokens: PolicyTokens,
-  cap: number,
-): { weight: Tensor1D; metrics: LossMetrics } | null {
+function samplingWeight(tf: TF, old: Tensor1D, tokens: PolicyTokens, cap: number) {
   if (tokens.behaviourLogprobs === null) return null;
   const mask = tf.tensor1d(tokens.mask);
   const gap = tf.sub<Tensor1D>(old, tf.tensor1d(tokens.behaviourLogprobs));
@@ -302,7 +291,7 @@ function samplingWeight(
     weight: tf.minimum<Tensor1D>(ratio, cap),
     metrics: {
       sampling_ratio_sum: weighted(tf, ratio, mask),
-      sampling_ratio_max: tf.max(tf.mul(ratio, mask)),
+      sampling_ratio_max: tf.max<Scalar>(tf.mul(ratio, mask)),
       sampling_gap_sum: weighted(tf, tf.abs(gap), mask),
     },
   };

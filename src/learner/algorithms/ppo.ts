@@ -105,23 +105,18 @@ async function advantagesOf(
 function ppoLoss(training: Training, input: LossInput, targets: Targets, denominators: Denominators): Loss {
   const { tf, run } = training;
   const { packed, gather } = input;
-  const ofPolicy = input.policy();
+  const tokens = {
+    ...input.policy(),
+    rowOf: packed.rowOf,
+    numRows: packed.numRows,
+    oldLogprobs: gather(targets.oldLogprobs),
+    behaviourLogprobs: targets.behaviourLogprobs === null ? null : gather(targets.behaviourLogprobs),
+    refLogprobs: null,
+    advantages: gather(targets.advantages),
+    mask: gather(targets.mask),
+  };
   const value = weightedValueLoss(training, input, targets, denominators);
-  const policy = ppoPolicyLoss(
-    tf,
-    {
-      ...ofPolicy,
-      rowOf: packed.rowOf,
-      numRows: packed.numRows,
-      oldLogprobs: gather(targets.oldLogprobs),
-      behaviourLogprobs: targets.behaviourLogprobs === null ? null : gather(targets.behaviourLogprobs),
-      refLogprobs: null,
-      advantages: gather(targets.advantages),
-      mask: gather(targets.mask),
-    },
-    run,
-    denominators,
-  );
+  const policy = ppoPolicyLoss(tf, tokens, run, denominators);
   return { loss: tf.add(policy.loss, value.loss) as Scalar, metrics: { ...policy.metrics, ...value.metrics } };
 }
 

@@ -98,12 +98,9 @@ async function select(tf: TF, name: BackendName): Promise<void> {
 
 /** tfjs-node 4.22 calls two functions that Node 23 removed. */
 function restoreRemovedUtil(): void {
-  const removed: Record<string, (value: unknown) => boolean> = {
-    isNullOrUndefined: (value) => value === null || value === undefined,
-    isArray: (value) => Array.isArray(value),
-  };
   const present = util as unknown as Record<string, unknown>;
-  for (const [name, replacement] of Object.entries(removed)) present[name] ??= replacement;
+  present["isNullOrUndefined"] ??= (value: unknown) => value === null || value === undefined;
+  present["isArray"] ??= (value: unknown) => Array.isArray(value);
 }
 
 /**

@@ -9,13 +9,12 @@ import { join } from "node:path";
 import { needsReference } from "../../config/derived.js";
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
-import { layoutSize, packShapes, weightLayout, type LayoutEntry } from "../../model/layout.js";
+import { layoutSize, packShapes, tensorsIn, weightLayout, type LayoutEntry } from "../../model/layout.js";
 import { saveModelFolder } from "../../model/folder.js";
 import { saveAdapterFolder } from "../../model/lora.js";
 import { mulberry32 } from "../../math/random.js";
 import { publishedLayout, hashLine, hashOfLines } from "../../model/identity.js";
-import { loadPacked, modelTensors } from "../../model/model-weights.js";
-import { readWeight } from "../../model/safetensors/read.js";
+import { loadPacked, weightReader } from "../../model/model-weights.js";
 import { writeSafetensors } from "../../model/safetensors/write.js";
 import type { TF } from "../backend/backend.js";
 import { splitFlat, type NamedWeights } from "./named-weights.js";
@@ -33,13 +32,10 @@ export interface BaseWeights {
   all(into: Float32Array): void;
 }
 
-export function baseFromFolder(folder: string, shape: ModelConfig): BaseWeights {
-  const stored = new Map(modelTensors(folder, shape).map((one) => [one.entry.name, one.stored]));
-  return {
-    tensor: (entry) => readWeight(stored.get(entry.name)!),
-    all: (into) => void loadPacked(folder, shape, into),
-  };
-}
+export const baseFromFolder = (folder: string, shape: ModelConfig): BaseWeights => ({
+  tensor: weightReader(folder, shape),
+  all: (into) => void loadPacked(folder, shape, into),
+});
 
 /** A checkpoint that is in memory already. @param packed values in `weightLayout` order */
 export function baseFromPacked(packed: Float32Array): BaseWeights {
@@ -73,15 +69,14 @@ export class TrainableModel {
     this.separateValue = run.algo === "ppo" && run.value_model === "separate";
     const shapes = (entries: readonly LayoutEntry[], prefix: string): [string, readonly number[]][] =>
       entries.map((entry) => [prefix + entry.name, entry.shape]);
+    const valueHead: [string, readonly number[]][] = [
+      ["value_head.weight", [shape.hiddenSize]],
+      ["value_head.bias", []],
+    ];
     this.layout = packShapes([
       ...shapes(this.publishedLayout, ""),
       ...(this.separateValue ? shapes(this.publishedLayout, VALUE_PREFIX) : []),
-      ...(run.algo === "ppo"
-        ? ([
-            ["value_head.weight", [shape.hiddenSize]],
-            ["value_head.bias", []],
-          ] as [string, number[]][])
-        : []),
+      ...(run.algo === "ppo" ? valueHead : []),
     ]);
     // A variable is a copy: what it starts from must go, or the parameters would exist twice.
     this.flat = tf.tidy(() => tf.variable(tf.tensor1d(trainable ?? this.#initial(base, run.seed))));
@@ -162,13 +157,7 @@ export class TrainableModel {
     if (this.#lora === null) saveModelFolder(folder, sourceFolder, this.shape, published);
     else saveAdapterFolder(folder, sourceFolder, this.publishedLayout, published, this.#run.lora);
     const rest = this.layout.filter((entry) => entry.offset >= this.publishedSize);
-    if (rest.length === 0) return;
-    const tensors = rest.map(({ name, shape, offset, size }) => ({
-      name,
-      shape,
-      data: vector.subarray(offset, offset + size),
-    }));
-    writeSafetensors(join(folder, "value_head.safetensors"), tensors);
+    if (rest.length > 0) writeSafetensors(join(folder, "value_head.safetensors"), tensorsIn(vector, rest));
   }
 
   /** [publishedSize] copy of what the actors need. */

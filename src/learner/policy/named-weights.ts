@@ -18,13 +18,8 @@ export interface Dropout {
 /** Views of a flat buffer by name. Differentiable: their gradient is one flat gradient. */
 export function splitFlat(tf: TF, flat: Tensor, layout: readonly LayoutEntry[]): Map<string, Tensor> {
   const views = tf.tidy(() => {
-    const parts =
-      layout.length === 1
-        ? [flat]
-        : tf.split(
-            flat as Tensor1D,
-            layout.map((entry) => entry.size),
-          );
+    const sizes = layout.map(({ size }) => size);
+    const parts = sizes.length === 1 ? [flat] : tf.split(flat as Tensor1D, sizes);
     // A part that is a vector is its view; the flat buffer itself must not be, which outlives it.
     return layout.map(({ shape }, i) =>
       shape.length === 1 && layout.length > 1 ? parts[i]! : tf.reshape(parts[i]!, [...shape]),

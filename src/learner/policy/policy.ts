@@ -45,15 +45,11 @@ function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tenso
   });
 }
 
+/** A decoder block, by the number of its layer. */
+type Block = { readonly tf: TF; readonly shape: ModelConfig; readonly weights: NamedWeights; readonly layer: number };
+
 /** First half of a decoder block: x + attention(norm(x)). x is [N, H]. */
-function attentionHalf(
-  tf: TF,
-  shape: ModelConfig,
-  x: Tensor,
-  layer: number,
-  weights: NamedWeights,
-  batch: Microbatch,
-): Tensor {
+function attentionHalf({ tf, shape, weights, layer }: Block, x: Tensor, batch: Microbatch): Tensor {
   const prefix = `model.layers.${layer}.`;
   const normed = rmsNorm(tf, x, weight(weights, `${prefix}input_layernorm.weight`), shape.rmsNormEps);
   const q = rotary(tf, linear(tf, normed, `${prefix}self_attn.q_proj`, weights), batch.rotary);
@@ -64,7 +60,7 @@ function attentionHalf(
 }
 
 /** Second half: x + mlp(norm(x)), a function of each row alone. x is [N, H], or some rows of it. */
-function mlpHalf(tf: TF, shape: ModelConfig, x: Tensor, layer: number, weights: NamedWeights): Tensor {
+function mlpHalf({ tf, shape, weights, layer }: Block, x: Tensor): Tensor {
   const prefix = `model.layers.${layer}.`;
   const normed = rmsNorm(tf, x, weight(weights, `${prefix}post_attention_layernorm.weight`), shape.rmsNormEps);
   const gate = linear(tf, normed, `${prefix}mlp.gate_proj`, weights);
@@ -89,10 +85,11 @@ export function hiddenStates(
 ): Tensor2D {
   let x: Tensor = tf.gather(weight(weights, "model.embed_tokens.weight"), batch.ids);
   for (let layer = 0; layer < shape.numLayers; layer++) {
+    const block = { tf, shape, weights, layer };
     // Tidied: the tape keeps what the gradient needs, the rest would outlive its block.
     const next = checkpointing
-      ? checkpointedBlock(tf, shape, x, layer, weights, batch, maxMlp)
-      : tf.tidy(() => mlpHalf(tf, shape, attentionHalf(tf, shape, x, layer, weights, batch), layer, weights));
+      ? checkpointedBlock(block, x, batch, maxMlp)
+      : tf.tidy(() => mlpHalf(block, attentionHalf(block, x, batch)));
     x.dispose(); // what a gradient needs of it, the tape holds
     x = next;
   }
@@ -100,23 +97,16 @@ export function hiddenStates(
 }
 
 /** A block recomputed for the gradient, in halves; the MLP's large arrays also in parts of rows. */
-function checkpointedBlock(
-  tf: TF,
-  shape: ModelConfig,
-  x: Tensor,
-  layer: number,
-  weights: NamedWeights,
-  batch: Microbatch,
-  maxMlp: number,
-): Tensor {
+function checkpointedBlock(block: Block, x: Tensor, batch: Microbatch, maxMlp: number): Tensor {
+  const { tf, shape, weights, layer } = block;
   const prefix = `model.layers.${layer}.`;
   const ofAttention = [`${prefix}input_layernorm.`, `${prefix}self_attn.`];
   const ofMlp = [`${prefix}post_attention_layernorm.`, `${prefix}mlp.`];
   const rowsAtOnce = Math.max(1, Math.floor(maxMlp / shape.intermediateSize));
   const middle = checkpointed(tf, x, weights, ofAttention, x.shape[0]!, (x, weights) =>
-    attentionHalf(tf, shape, x, layer, weights, batch),
+    attentionHalf({ ...block, weights }, x, batch),
   );
-  return checkpointed(tf, middle, weights, ofMlp, rowsAtOnce, (x, weights) => mlpHalf(tf, shape, x, layer, weights));
+  return checkpointed(tf, middle, weights, ofMlp, rowsAtOnce, (x, weights) => mlpHalf({ ...block, weights }, x));
 }
 
 /** @returns [M, 2] log-probabilities and entropies of the completion tokens, see `tokenLogprobs` */

@@ -14,11 +14,9 @@ export function account(run: ReportedRun) {
     const total = sum(metrics.map(weight));
     return total === 0 ? 0 : sum(metrics.map((line) => (line[key] ?? 0) * weight(line))) / total;
   };
-  const equally = (): number => 1;
+  const share = (key: string): number => weighted(key, () => 1);
   const timeOf = (line: Readonly<Record<string, number>>): number => line.iteration_seconds ?? 0;
-  const [correct, unparsed, truncated] = ["accuracy", "outcome/unparsed", "outcome/truncated"].map((key) =>
-    weighted(key, equally),
-  ) as [number, number, number, number];
+  const [correct, unparsed, truncated] = [share("accuracy"), share("outcome/unparsed"), share("outcome/truncated")];
   const last = metrics.at(-1) ?? {};
   const totals = (prefix: string): number =>
     sum(Object.entries(last).flatMap(([key, value]) => (key.startsWith(prefix) ? value : [])));

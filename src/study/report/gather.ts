@@ -107,8 +107,6 @@ function readRun(dir: string, name: string, algorithm: string | null): ReportedR
 function readEvals(dir: string): EvalDir[] {
   if (!existsSync(dir)) return [];
   if (isEvalDir(dir)) return [readEvalDir(dir)];
-  const folders = readdirSync(dir)
-    .toSorted()
-    .map((name) => join(dir, name));
-  return folders.filter(isEvalDir).map(readEvalDir);
+  const names = readdirSync(dir).toSorted();
+  return names.flatMap((name) => (isEvalDir(join(dir, name)) ? [readEvalDir(join(dir, name))] : []));
 }

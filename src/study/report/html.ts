@@ -126,7 +126,7 @@ function block(one: Block): Html {
 
 /** The SVG with its description; it scales with the page. */
 function picture(svg: string, alt: string): Html {
-  const [, width, height] = /^<svg width="(\d+)" height="(\d+)"/.exec(svg) ?? [];
-  const described = html`<svg role="img" aria-label="${alt}" viewBox="0 0 ${width ?? ""} ${height ?? ""}"`;
-  return raw(svg.replace(/^<svg width="\d+" height="\d+"( viewBox="[^"]*")?/, () => described as string));
+  const described = (_: string, width: string, height: string): string =>
+    html`<svg role="img" aria-label="${alt}" viewBox="0 0 ${width} ${height}"` as string;
+  return raw(svg.replace(/^<svg width="(\d+)" height="(\d+)"( viewBox="[^"]*")?/, described));
 }

@@ -1,5 +1,5 @@
 /** Means of evaluations over seeds with intervals, and how the answer to each question changed. */
-import { type Changes, analyze, changes } from "../../eval/error-classes.js";
+import { analyze, changes } from "../../eval/error-classes.js";
 import type { EvalDir, ModeFigures } from "../../eval/folder/read-results.js";
 import { type Mode, modes } from "../../eval/folder/names.js";
 import { type Interval, tTest, wilsonInterval, mean, sum } from "../../math/statistics.js";
@@ -24,22 +24,21 @@ export function results({ baseline, runs }: Gathered) {
   for (const run of runs) for (const evaluation of run.evals) add(run.algorithm, run.config.seed, evaluation);
   return [...groups.values()].map(({ who, seeds, evals, mode }) => {
     const figures = evals.map(({ metrics }) => metrics[mode]!);
+    const { n, extractors, outcomes } = figures[0]!;
     const analyses = evals.map(({ predictions }) => analyze(predictions).find((one) => one.mode === mode)!);
     return {
       who,
       prompt: evals[0]!.metrics.prompt,
       mode,
-      n: figures[0]!.n,
+      n,
       /** Training seeds; none for the baseline. */
       seeds,
-      ...overSeeds(figures, figures[0]!.n),
+      ...overSeeds(figures, n),
       accuracies: figures.map(({ accuracy }) => accuracy),
-      extractors: mapValues(figures[0]!.extractors, (_, name) =>
-        overSeeds(
-          figures.map(({ extractors }) => extractors[name]!),
-          figures[0]!.n,
-        ),
-      ),
+      extractors: byName(extractors, (name) => {
+        const read = figures.map((one) => one.extractors[name]!);
+        return overSeeds(read, n);
+      }),
       /** Shares of pairs of extractors that see the same answer, "ours / verl"; mean over seeds. */
       agreement: agreementOf(figures),
       format_rate: mean(figures.map((one) => one.format_rate)),
@@ -48,8 +47,8 @@ export function results({ baseline, runs }: Gathered) {
       pass_at_k: meansOf(figures.map((one) => one.pass_at_k ?? {})),
       maj_at_k: meansOf(figures.map((one) => one.maj_at_k ?? {})),
       /** Completions by outcome and by class of analyze, summed over seeds. */
-      outcomes: mapValues(figures[0]!.outcomes, (_, name) => sum(figures.map(({ outcomes }) => outcomes[name] ?? 0))),
-      classes: mapValues(analyses[0]!.all.classes, (_, name) => sum(analyses.map(({ all }) => all.classes[name]))),
+      outcomes: byName(outcomes, (name) => sum(figures.map((one) => one.outcomes[name] ?? 0))),
+      classes: byName(analyses[0]!.all.classes, (name) => sum(analyses.map(({ all }) => all.classes[name]))),
     };
   });
 }
@@ -77,13 +76,10 @@ function agreementOf(figures: readonly ModeFigures[]): Record<string, number> {
 }
 
 /** What became of each question between baseline and trained model. */
-export interface Flow extends Changes {
-  readonly run: string;
-  readonly prompt: string;
-}
+export type Flow = ReturnType<typeof flows>[number];
 
 /** Runs without a baseline of the same prompt have none. */
-export function flows({ baseline, runs }: Gathered): Flow[] {
+export function flows({ baseline, runs }: Gathered) {
   return runs.flatMap((run) =>
     run.evals.flatMap((after) => {
       const before = baseline.find(({ metrics }) => metrics.prompt === after.metrics.prompt);
@@ -98,13 +94,7 @@ export function flows({ baseline, runs }: Gathered): Flow[] {
 }
 
 const meansOf = (list: readonly Readonly<Record<string, number>>[]): Record<string, number> =>
-  mapValues(list[0]!, (_, key) => mean(list.map((one) => one[key]!)));
+  byName(list[0]!, (key) => mean(list.map((one) => one[key]!)));
 
-function mapValues<K extends string, V, W>(
-  record: Readonly<Record<K, V>>,
-  change: (value: V, key: K) => W,
-): Record<K, W> {
-  return Object.fromEntries(
-    Object.entries(record).map(([key, value]) => [key, change(value as V, key as K)]),
-  ) as Record<K, W>;
-}
+const byName = <K extends string, W>(named: Readonly<Record<K, unknown>>, of: (name: K) => W): Record<K, W> =>
+  Object.fromEntries((Object.keys(named) as K[]).map((name) => [name, of(name)])) as Record<K, W>;

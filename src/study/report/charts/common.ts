@@ -81,8 +81,9 @@ export const rowLabelWidth = (rows: readonly string[]): number =>
   Math.min(420, 7.3 * Math.max(...rows.map((row) => row.length)) + 18);
 
 /** Only where there is more than one thing to tell apart. */
-export function legend(names: readonly string[], itemWidth: number): object {
-  return { show: names.length > 1, top: 4, left: "center", itemGap: 22, itemWidth, textStyle: text, data: [...names] };
+export function legend(series: readonly { readonly name: string }[], itemWidth: number): object {
+  const names = series.map(({ name }) => name);
+  return { show: names.length > 1, top: 4, left: "center", itemGap: 22, itemWidth, textStyle: text, data: names };
 }
 
 export function render(width: number, height: number, option: EChartsOption): string {

@@ -26,10 +26,7 @@ export function curveChart(x: Axis, y: Axis, curves: readonly Curve[]): string {
   ]);
   return render(520, 320, {
     grid: { left: 76, right: 24, top: curves.length > 1 ? 40 : 18, bottom: 52 },
-    legend: legend(
-      curves.map(({ name }) => name),
-      36,
-    ),
+    legend: legend(curves, 36),
     xAxis: valueAxis(x, "x"),
     yAxis: valueAxis(y, "y"),
     series,

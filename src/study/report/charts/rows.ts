@@ -55,13 +55,7 @@ export function intervalChart(
   ]);
   return render(WIDTH, 110 + rows.length * Math.max(34, 14 + LANE * lanes), {
     grid: { left: rowLabelWidth(rows), right: 30, top: lanes > 1 ? 40 : 16, bottom: 52 },
-    legend:
-      kind === "forest"
-        ? { show: false }
-        : legend(
-            all.map(({ name }) => name),
-            12,
-          ),
+    legend: kind === "forest" ? { show: false } : legend(all, 12),
     xAxis: valueAxis(x, "x"),
     yAxis: rowAxis(rows),
     series,
@@ -136,10 +130,7 @@ export function stackedChart(rows: readonly string[], parts: readonly Part[], xN
   }));
   return render(WIDTH, 120 + rows.length * 38, {
     grid: { left: rowLabelWidth(rows), right: 30, top: 44, bottom: 52 },
-    legend: legend(
-      parts.map(({ name }) => name),
-      24,
-    ),
+    legend: legend(parts, 24),
     xAxis: valueAxis({ name: xName, percent: true, min: 0, max: 1 }, "x"),
     yAxis: rowAxis(rows),
     series,
