@@ -1,15 +1,18 @@
 /** The mark of the one process that works in a directory: host, pid and start time. */
-import { existsSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
+import { z } from "zod";
 import { UserError } from "../errors.js";
+import { jsonOf, readBytes } from "../files.js";
 import { processStat } from "../protocol/process-stat.js";
 
-interface Identity {
-  host: string;
-  pid: number;
+const identitySchema = z.object({
+  host: z.string(),
+  pid: z.int().positive(),
   /** Start time in the kernel's ticks, which tells a reused pid apart; null without /proc. */
-  started: string | null;
-}
+  started: z.string().nullable(),
+});
+type Identity = z.infer<typeof identitySchema>;
 
 /** The mark of a process on another machine is believed as long as it is touched. */
 const FRESH_MS = 300_000;
@@ -57,12 +60,9 @@ export interface Owner {
 
 /** Whoever left a mark; null when there is none (or a file cut short by a crash). */
 export function readOwner(file: string): Owner | null {
-  let owner: Identity;
-  try {
-    owner = JSON.parse(readFileSync(file, "utf8")) as Identity;
-  } catch {
-    return null;
-  }
+  if (!existsSync(file)) return null;
+  const { data: owner } = identitySchema.safeParse(jsonOf(readBytes(file).toString("utf8")));
+  if (owner === undefined) return null;
   const { host, pid } = owner;
   if (host !== hostname()) return { host, pid, state: "elsewhere" };
   return { host, pid, state: isAlive(pid) && identity(pid).started === owner.started ? "living" : "dead" };
