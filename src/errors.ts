@@ -7,6 +7,19 @@
  */
 export class UserError extends Error {
   override name = "UserError";
+
+  constructor(message: string, options?: ErrorOptions) {
+    super(shortened(message), options);
+  }
+}
+
+/** Keeps the start and the end of what is long: a quoted file may hold anything. */
+function shortened(message: string): string {
+  const lines = message
+    .split("\n")
+    .map((line) => (line.length > 1_500 ? `${line.slice(0, 1_000)} … ${line.slice(-400)}` : line));
+  if (lines.length > 24) lines.splice(20, lines.length - 22, `… (${lines.length - 22} lines more)`);
+  return lines.join("\n");
 }
 
 /** Errors of the system that a user can mend, in words. EDQUOT has no name in Node 20. */

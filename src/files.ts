@@ -50,6 +50,16 @@ export function fsyncPath(path: string): void {
   }
 }
 
+/** Reads a file whole. @throws UserError where a folder stands in its place */
+export function readBytes(file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EISDIR") throw error;
+    throw new UserError(`${file}: expected a file, found a folder. Move it away.`, { cause: error });
+  }
+}
+
 /** How files begin that are no text. */
 const signatures: readonly (readonly [name: string, start: string, cure: string])[] = [
   ["UTF-16", "\xff\xfe", "Convert it: iconv -f UTF-16 -t UTF-8"],
@@ -63,7 +73,7 @@ const signatures: readonly (readonly [name: string, start: string, cure: string]
 
 /** Reads UTF-8 without a byte order mark. @throws UserError naming what other files are */
 export function readText(file: string): string {
-  const bytes = readFileSync(file);
+  const bytes = readBytes(file);
   const other = signatures.find(([, start]) => bytes.subarray(0, start.length).toString("latin1") === start);
   if (other !== undefined) throw new UserError(`${file}: expected text in UTF-8, found ${other[0]}. ${other[2]}`);
   if (bytes.includes(0))
@@ -85,6 +95,20 @@ export function readLines(file: string): { where: string; text: string }[] {
   return lines.flatMap((text, i) => (text.trim() === "" ? [] : [{ where: `${file}:${i + 1}`, text }]));
 }
 
+/** Lists and objects inside one another; deeper ones would exhaust the stack of who walks them. */
+const MAX_LEVELS = 100;
+
+const isDeeper = (value: unknown, levels: number): boolean =>
+  typeof value === "object" &&
+  value !== null &&
+  (levels === 0 || Object.values(value).some((one) => isDeeper(one, levels - 1)));
+
+function shallowJson(text: string): unknown {
+  const json: unknown = JSON.parse(text);
+  if (isDeeper(json, MAX_LEVELS)) throw new Error(`more than ${MAX_LEVELS} levels of lists and objects`);
+  return json;
+}
+
 /** Parses what stands at `where`. @throws UserError with the reason when it is no JSON */
 export function parseJson(text: string, where: string, expected: string): unknown {
   return parsed(() => text, where, expected, "");
@@ -92,8 +116,9 @@ export function parseJson(text: string, where: string, expected: string): unknow
 
 function parsed(read: () => string, where: string, expected: string, cure: string): unknown {
   try {
-    return JSON.parse(read());
+    return shallowJson(read());
   } catch (error) {
+    if (error instanceof UserError) throw error;
     const reason = messageOf(error);
     throw new UserError(sentence(`${where}: expected ${expected}, found none that can be read (${reason}).`, cure));
   }
@@ -102,7 +127,7 @@ function parsed(read: () => string, where: string, expected: string, cure: strin
 /** Parses JSON text. @returns undefined when it is no JSON */
 export function jsonOf(text: string): unknown {
   try {
-    return JSON.parse(text);
+    return shallowJson(text);
   } catch {
     return undefined;
   }
@@ -110,7 +135,7 @@ export function jsonOf(text: string): unknown {
 
 /** Reads JSON; `cure` is a sentence. @throws UserError when unreadable or unlike the schema */
 export function readJson<T>(file: string, schema: z.ZodType<T>, cure = "", expected = "JSON"): T {
-  const json = parsed(() => readFileSync(file, "utf8"), file, expected, cure);
+  const json = parsed(() => readText(file), file, expected, cure);
   return checkedJson(json, schema, file, cure);
 }
 
@@ -120,7 +145,7 @@ export function readJson<T>(file: string, schema: z.ZodType<T>, cure = "", expec
  */
 export function readJsonLines<T>(file: string, schema: z.ZodType<T>, cure = ""): T[] {
   if (!existsSync(file)) return [];
-  const lines = readFileSync(file, "utf8").split("\n").slice(0, -1);
+  const lines = readBytes(file).toString("utf8").split("\n").slice(0, -1);
   return lines.map((line, i) => {
     const where = `${file}:${i + 1}`;
     const json = jsonOf(line);

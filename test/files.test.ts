@@ -1,10 +1,12 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
+import { z } from "zod";
 import { afterAll, describe, expect, test } from "vitest";
 import { loadConfig } from "../src/config/load.js";
-import { parseJson, readLines, readText } from "../src/files.js";
+import { UserError } from "../src/errors.js";
+import { jsonOf, parseJson, readJson, readJsonLines, readLines, readText } from "../src/files.js";
 import { readPromptLines } from "../src/generate/prompt-file.js";
 import { readStudy } from "../src/study/definition.js";
 import { loadDataset } from "../src/tasks/dataset.js";
@@ -63,4 +65,44 @@ test.each(["{", "{'a': 1}", "[1,]", "nope", ""])("%j is refused with the reason"
   expect(() => parseJson(text, "f:7", "a prompt")).toThrow(
     /^f:7: expected a prompt, found none that can be read \(.+\)\.$/,
   );
+});
+
+test.each<[string, (path: string) => unknown]>([
+  ["text", readText],
+  ["JSON", (path) => readJson(path, z.unknown())],
+  ["JSON lines", (path) => readJsonLines(path, z.unknown())],
+])("a folder in place of %s is told as one", (_, read) => {
+  const path = join(folder, "a-folder");
+  mkdirSync(path, { recursive: true });
+  expect(() => read(path)).toThrow(new UserError(`${path}: expected a file, found a folder. Move it away.`));
+});
+
+test("JSON is read without its byte order mark, and refused for what else it is", () => {
+  writeFileSync(file, '\uFEFF{"a": 1}');
+  expect(readJson(file, z.unknown())).toEqual({ a: 1 });
+  writeFileSync(file, gzipSync("{}"));
+  expect(() => readJson(file, z.unknown())).toThrow(/text: expected text in UTF-8, found a gzip archive/);
+});
+
+test("JSON may have 100 levels, not 101", () => {
+  const nested = (levels: number): string => "[".repeat(levels) + "]".repeat(levels);
+  expect(jsonOf(nested(100))).toBeDefined();
+  expect(jsonOf(nested(101))).toBeUndefined();
+  expect(() => parseJson(nested(100_000), "a.json", "a list")).toThrow(
+    new UserError("a.json: expected a list, found none that can be read (more than 100 levels of lists and objects)."),
+  );
+});
+
+describe("a long message", () => {
+  test("keeps the start and the end of a long line", () => {
+    const { message } = new UserError(`a.json: found ${"x".repeat(20_000)}. Download it again.`);
+    expect(message).toMatch(/^a\.json: found x{986} … x{380}\. Download it again\.$/);
+  });
+
+  test("keeps its first lines and its last two", () => {
+    const lines = Array.from({ length: 1_000 }, (_, i) => `line ${i}`);
+    const { message } = new UserError(lines.join("\n"));
+    expect(message.split("\n")).toEqual([...lines.slice(0, 20), "… (978 lines more)", "line 998", "line 999"]);
+    expect(new UserError(lines.slice(0, 24).join("\n")).message).toBe(lines.slice(0, 24).join("\n"));
+  });
 });

@@ -13,7 +13,7 @@ import {
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
-import { jsonOf, parseJson, readLines, writeWhole } from "../files.js";
+import { jsonOf, parseJson, readBytes, readLines, writeWhole } from "../files.js";
 import { messageList } from "../model/chat-messages.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import type { Answer } from "./prompting.js";
@@ -129,7 +129,7 @@ export function openAnswerFile(
 function keepWhole(file: string, input: string, lines: readonly PromptLine[], settingsHash: string) {
   const errors = new Map<number, string>();
   if (!existsSync(file)) return { kept: 0, errors };
-  const bytes = readFileSync(file);
+  const bytes = readBytes(file);
   const end = bytes.lastIndexOf("\n") + 1;
   const written = bytes.subarray(0, end).toString("utf8").split("\n").slice(0, -1);
   const refuse = (line: number, found: string): never => {

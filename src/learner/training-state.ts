@@ -1,6 +1,8 @@
 /** What a run continues from: weights, optimizer, counters. run/checkpoint.ts knows the files. */
+import { join } from "node:path";
 import { z } from "zod";
 import type { RunConfig } from "../config/schema.js";
+import { UserError } from "../errors.js";
 import { checkedJson } from "../files.js";
 import type { Validation } from "../protocol/progress.js";
 import { pruneCheckpoints, saveCheckpoint, type TrainingState } from "../run/checkpoint.js";
@@ -54,7 +56,14 @@ export class Checkpoints {
 
   get #values(): SavedValues | null {
     if (this.#state === null) return null;
-    return checkedJson(this.#state.values, savedSchema, "training_state.json") as SavedValues;
+    const { vectors, values } = this.#state;
+    const folder = join(this.#runDir, this.newest!);
+    const { weights, adam_m: m, adam_v: v } = vectors;
+    if (weights === undefined || m?.length !== weights.length || v?.length !== weights.length)
+      throw new UserError(
+        `${folder}/training_state.safetensors: expected weights, adam_m and adam_v of one length, found ${[weights, m, v].map((one) => one?.length ?? "none").join(", ")}. Resume from an older checkpoint: delete ${folder}.`,
+      );
+    return checkedJson(values, savedSchema, `${folder}/training_state.json`) as SavedValues;
   }
 
   /** The trainable vector of the checkpoint; null for a run that starts anew. */

@@ -1,11 +1,11 @@
 /** Text ↔ token ids of a model folder, as `transformers` does it; knows no model and no task. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
 import { UserError, messageOf } from "../errors.js";
-import { readJson } from "../files.js";
+import { readJson, readText } from "../files.js";
 import type { ModelConfig } from "./config.js";
 
 export interface ChatMessage {
@@ -18,6 +18,9 @@ export type Tokenizer = ReturnType<typeof loadTokenizer>;
 type ChatOptions = { readonly addGenerationPrompt?: boolean };
 type Json = Record<string, unknown>;
 
+/** The library makes a list as long as the largest id of a file. */
+const MAX_ID = 1 << 21;
+
 /** @param shape when given, ids must fit it @throws UserError for malformed files, no stop id */
 export function loadTokenizer(folder: string, shape?: ModelConfig) {
   const tokenizerFile = join(folder, "tokenizer.json");
@@ -26,6 +29,11 @@ export function loadTokenizer(folder: string, shape?: ModelConfig) {
   if (tokenizerJson === undefined || settings === undefined)
     throw new UserError(
       `${folder}: expected tokenizer.json and tokenizer_config.json, found ${tokenizerJson === undefined ? "no tokenizer.json" : "no tokenizer_config.json"}. Copy both from the model's repository.`,
+    );
+  const odd = idsIn(tokenizerJson).find((id) => !Number.isInteger(id) || Number(id) < 0 || Number(id) > MAX_ID);
+  if (odd !== undefined)
+    throw new UserError(
+      `${tokenizerFile}: expected ids from 0 to ${MAX_ID}, found ${JSON.stringify(odd)}. Download the file again.`,
     );
   let hub: HubTokenizer;
   let vocabulary: Map<string, number>;
@@ -138,9 +146,16 @@ export function completionText(
   return tokenizer.decode(finishReason === "stop" ? ids.subarray(0, -1) : ids);
 }
 
+/** Ids as tokenizer.json has them; a list of texts has none of its own. */
+function idsIn({ model, added_tokens: added }: Json): unknown[] {
+  const vocabulary = (model as { vocab?: unknown } | null | undefined)?.vocab;
+  const ids = Array.isArray(vocabulary) ? [] : Object.values(Object(vocabulary) as object);
+  return [...ids, ...(Array.isArray(added) ? added : []).map((token) => (token as { id?: unknown } | null)?.id ?? -1)];
+}
+
 function chatTemplateText(folder: string, settings: Json): string | undefined {
   const file = join(folder, "chat_template.jinja");
-  if (existsSync(file)) return readFileSync(file, "utf8");
+  if (existsSync(file)) return readText(file);
   const inside = settings["chat_template"];
   if (typeof inside === "string") return inside;
   // Some tokenizers carry a list of named templates.

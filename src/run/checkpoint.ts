@@ -1,5 +1,5 @@
 /** Checkpoint folders with checksums; each appears under its name only when whole and on disk. */
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statfsSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError, asUserError } from "../errors.js";
@@ -140,7 +140,7 @@ function loadTrainingState(runDir: string, step: number): TrainingState {
     throw new UserError(`${join(folder, CHECKSUMS)}: expected a checksum of ${unsummed}, found none. ${cure}`);
   for (const [name, expected] of Object.entries(sums)) {
     const file = join(folder, name);
-    const found = existsSync(file) ? sha256OfFile(file) : "no file";
+    const found = statSync(file, { throwIfNoEntry: false })?.isFile() === true ? sha256OfFile(file) : "no file";
     if (found !== expected) throw new UserError(`${file}: expected sha256 ${expected}, found ${found}. ${cure}`);
   }
   const stored = readSafetensors(join(folder, VECTORS));

@@ -5,12 +5,12 @@
  * where a payload is a wire message: a group with its task, or, later, its advantages. A kill
  * in a write leaves a torn tail, which the checksum shows; it is dropped and counted.
  */
-import { closeSync, existsSync, fsync, mkdirSync, openSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { closeSync, existsSync, fsync, mkdirSync, openSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { crc32 } from "node:zlib";
 import { asUserError } from "../errors.js";
-import { fsyncPath, writeFully, writeWhole } from "../files.js";
+import { fsyncPath, readBytes, writeFully, writeWhole } from "../files.js";
 import {
   ProtocolError,
   decode,
@@ -175,7 +175,7 @@ export interface BatchRecords {
 }
 
 export function readBatchFile(path: string): BatchRecords {
-  const bytes = readFileSync(path);
+  const bytes = readBytes(path);
   const records: JournalRecord[] = [];
   let damagedRecords = 0;
   let offset = 0;
@@ -252,8 +252,12 @@ function fromPayload(payload: Buffer): JournalRecord {
   const { header, tensors } = decode(journalRecord, splitFrames(payload));
   if (header.type === "setAside") return header;
   if (header.type === "advantages") {
-    const advantages = header.lengths.map((_, i) => float32(tensors[i] ?? new Uint8Array(), header.taskId));
-    return { type: "advantages", taskId: header.taskId, advantages };
+    const { taskId, lengths } = header;
+    const advantages = tensors.map((tensor) => float32(tensor, taskId));
+    const found = advantages.map(({ length }) => length).join();
+    if (found !== lengths.join())
+      throw new ProtocolError(`${taskId}: expected advantages of ${lengths.join()} tokens, found ${found}`, taskId);
+    return { type: "advantages", taskId, advantages };
   }
   const task = taskFromWire(header.task, tensors.slice(0, 1));
   return { type: "trajectory", task, group: groupFromWire(header.group, tensors.slice(1)) };

@@ -1,16 +1,18 @@
 /** The mark of the one process that works in a directory: host, pid and start time. */
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync, utimesSync } from "node:fs";
 import { hostname } from "node:os";
+import { z } from "zod";
 import { UserError } from "../errors.js";
 import { jsonOf, writeWhole } from "../files.js";
 import { processStat } from "../protocol/process-stat.js";
 
-interface Identity {
-  host: string;
-  pid: number;
+const identitySchema = z.object({
+  host: z.string(),
+  pid: z.int().positive(),
   /** Start time in the kernel's ticks, which tells a reused pid apart; null without /proc. */
-  started: string | null;
-}
+  started: z.string().nullable(),
+});
+type Identity = z.infer<typeof identitySchema>;
 
 /** The mark of a process on another machine is believed as long as it is touched. */
 const FRESH_MS = 300_000;
@@ -76,10 +78,10 @@ export function readOwner(file: string): Owner | null {
   try {
     text = readFileSync(file, "utf8");
   } catch {
-    return null;
+    return null; // given back meanwhile
   }
-  const owner = jsonOf(text) as Identity | undefined | null;
-  if (typeof owner?.pid !== "number") return null;
+  const { data: owner } = identitySchema.safeParse(jsonOf(text));
+  if (owner === undefined) return null;
   const { host, pid } = owner;
   if (host !== hostname()) return { host, pid, state: "elsewhere" };
   return { host, pid, state: isAlive(pid) && identity(pid).started === owner.started ? "living" : "dead" };

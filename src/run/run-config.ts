@@ -1,9 +1,9 @@
 /** Reads the resolved configuration of a run. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { z } from "zod";
 import { runConfigSchema, type RunConfig } from "../config/schema.js";
 import { checkLayer } from "../config/validate.js";
-import { jsonOf, readJson } from "../files.js";
+import { jsonOf, readBytes, readJson } from "../files.js";
 import { configFile } from "./paths.js";
 
 /** Set by the launcher for its learners, those too that it starts again: changed inputs will do. */
@@ -22,12 +22,13 @@ export function readRunConfig(file: string): RunConfig {
 /** The configuration of the run in a folder; undefined where none is (a model has no `algo`). */
 export function findRunConfig(folder: string): RunConfig | undefined {
   const file = configFile(folder);
-  const json = existsSync(file) ? jsonOf(readFileSync(file, "utf8")) : undefined;
+  const json = existsSync(file) ? jsonOf(readBytes(file).toString("utf8")) : undefined;
   return typeof json === "object" && json !== null && "algo" in json ? readRunConfig(file) : undefined;
 }
 
 function withoutRetired(json: unknown): unknown {
   if (typeof json !== "object" || json === null || !("transport" in json)) return json;
+  if (typeof json.transport !== "object" || json.transport === null) return json;
   const { chunk_bytes: _, ...transport } = json.transport as Record<string, unknown>;
   return { ...json, transport };
 }

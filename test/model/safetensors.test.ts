@@ -136,6 +136,14 @@ describe("reading", () => {
     expect(() => readSafetensors(file)).toThrow(/header length reads/);
   });
 
+  it("refuses a folder under a file's name", () => {
+    const file = join(folder, "model.safetensors");
+    rmSync(file, { force: true });
+    mkdirSync(file);
+    expect(() => readSafetensors(folder)).toThrow(/model\.safetensors: .*expected a file, found a folder/);
+    rmSync(file, { recursive: true });
+  });
+
   it("says what a folder without weights lacks", () => {
     expect(() => readSafetensors(folder)).toThrow(/found neither/);
     expect(() => readSafetensors(join(folder, "nowhere"))).toThrow(/found nothing/);

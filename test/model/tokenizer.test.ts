@@ -168,6 +168,14 @@ describe("a model folder", () => {
     );
   });
 
+  it.each([2 ** 31, -1, 0.5, "7", null])("with the id %j is refused before a list of that length is made", (id) => {
+    const json = JSON.parse(readFileSync(join(folder, "tokenizer.json"), "utf8")) as { model: { vocab: object } };
+    edit("tokenizer.json", { model: { ...json.model, vocab: { ...json.model.vocab, odd: id } } });
+    expect(() => loadTokenizer(folder)).toThrow(
+      `tokenizer.json: expected ids from 0 to 2097152, found ${JSON.stringify(id)}`,
+    );
+  });
+
   it("without a tokenizer, or with a damaged one, is refused by name", () => {
     writeFileSync(join(folder, "tokenizer.json"), "{");
     expect(() => loadTokenizer(folder)).toThrow(/tokenizer\.json: expected JSON/);

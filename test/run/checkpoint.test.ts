@@ -37,6 +37,13 @@ describe("damage is named and the checkpoint before it used", () => {
       () => appendFileSync(file("training_state.safetensors"), "x"),
     ],
     "a file of the model": [/config\.json: expected sha256/, () => writeFileSync(file("config.json"), "{ }")],
+    "a folder in its place": [
+      /config\.json: expected sha256 .*, found no file/,
+      () => {
+        rmSync(file("config.json"));
+        mkdirSync(file("config.json"));
+      },
+    ],
     "a missing file": [/config\.json: expected sha256 .*, found no file/, () => rmSync(file("config.json"))],
     "emptied checksums": [/expected a checksum of .*, found none/, () => writeFileSync(file("checksums.json"), "{}")],
     "checksums of another form": [/checksums\.json/, () => writeFileSync(file("checksums.json"), "[]")],

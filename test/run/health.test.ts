@@ -88,6 +88,13 @@ describe("a run", () => {
     expect(runStatus(dir)).toMatchObject({ state: "ended", problems: [expect.stringContaining("logs/ says why")] });
   });
 
+  test.each(["null", "0.5"])("whose configuration says transport: %s is refused by name", (transport) => {
+    const config = JSON.parse(readFileSync(join(dir, "config.json"), "utf8")) as object;
+    writeFileSync(join(dir, "config.json"), JSON.stringify({ ...config, transport: JSON.parse(transport) as unknown }));
+    expect(() => runStatus(dir)).toThrow(UserError);
+    expect(() => runStatus(dir)).toThrow(/config\.json: transport must be/);
+  });
+
   test("of another machine is judged by the age of its files", () => {
     unfinished(30);
     mark({ host: "another-machine", pid: 1, started: "1" });

@@ -127,6 +127,28 @@ describe("journal", () => {
     expect(readBatchFile(file).records).toHaveLength(2);
   });
 
+  it("advantages of other lengths than their header says are a damaged record", () => {
+    const directory = temporaryDirectory();
+    openJournal(directory);
+    const write = (lengths: number[], rows: Float32Array[]): void => {
+      const payload = joinFrames(encode({ type: "advantages", taskId: "a", lengths }, rows));
+      const header = Buffer.alloc(8);
+      header.writeUInt32LE(payload.length, 0);
+      header.writeUInt32LE(crc32(payload), 4);
+      appendFileSync(batchFile(directory, 0), Buffer.concat([header, payload]));
+    };
+    const rows = [Float32Array.of(1, 2), Float32Array.of(3)];
+    write([2, 1], rows);
+    write([1, 2], rows);
+    write([2, 1, 0], rows);
+    write([2], rows);
+    expect(readBatchFile(batchFile(directory, 0))).toEqual({
+      records: [{ type: "advantages", taskId: "a", advantages: rows }],
+      tornBytes: 0,
+      damagedRecords: 3,
+    });
+  });
+
   it("a task that was set aside stays so after a resume, and its substitute's answer serves", async () => {
     const runDir = temporaryDirectory();
     const notes: string[] = [];

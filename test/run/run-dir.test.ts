@@ -64,8 +64,10 @@ test("a directory run by a living process is refused, one left behind by a dead 
   // the same pid given to a later process
   writeFileSync(owner, JSON.stringify({ ...me, started: "1" }));
   claimRunDir(dir, config);
-  writeFileSync(owner, "cut sho");
-  claimRunDir(dir, config);
+  for (const odd of ["cut sho", "null", "[]", '{"host": 1}']) {
+    writeFileSync(owner, odd);
+    claimRunDir(dir, config);
+  }
 });
 
 test("a mark of another machine holds as long as it is touched", () => {

@@ -88,3 +88,69 @@ export function damageData(draw: Draw, value: unknown): unknown {
   else place[key] = damageData(draw, place[key]);
   return copy;
 }
+
+const text = (value: unknown): Buffer => Buffer.from(JSON.stringify(value) ?? "");
+
+/** A file that is no longer what it was; null = a folder stands in its place. */
+export function damageFile(draw: Draw, bytes: Buffer): { what: string; bytes: Buffer | null } {
+  const choice = draw.unit();
+  if (choice < 0.45) return { what: "damaged bytes", bytes: damageBytes(draw, bytes) };
+  if (choice < 0.85) return { what: "damaged values", bytes: damageJson(draw, bytes) ?? damageBytes(draw, bytes) };
+  const deep = (open: string, close: string): Buffer => Buffer.from(open.repeat(100_000) + close.repeat(100_000));
+  const whole: readonly (readonly [string, () => Buffer | null])[] = [
+    ["a folder", () => null],
+    ["nothing", () => Buffer.alloc(0)],
+    ["a blank line", () => Buffer.from("\n")],
+    ["a byte order mark", () => Buffer.concat([Buffer.from("\ufeff"), bytes])],
+    ["UTF-16", () => Buffer.from(`\ufeff${bytes.toString("utf8")}`, "utf16le")],
+    ["a gzip archive", () => Buffer.concat([Buffer.from([0x1f, 0x8b]), bytes])],
+    ["100,000 lists", () => deep("[", "]")],
+    ["100,000 objects", () => deep('{"a":', "}").fill("1", 500_000, 500_001)],
+    ["100,000 open lists", () => deep("[", "")],
+    [
+      "a list deep inside",
+      () =>
+        Buffer.from(
+          bytes
+            .toString("utf8")
+            .replace(/[[{]/, (open) => `${open === "{" ? '{"a":' : "["}${"[".repeat(100_000)}${"]".repeat(100_000)},`),
+        ),
+    ],
+    ["a doubled key", () => Buffer.from(bytes.toString("utf8").replace(/\{\s*("[^"]*"):/, "{$1:null,$1:"))],
+    ["__proto__", () => Buffer.from(bytes.toString("utf8").replace("{", '{"__proto__":{"a":1},'))],
+    ["a number too large", () => Buffer.from(bytes.toString("utf8").replace(/:\s*\d+/, ": 1e999"))],
+    ["null", () => text(null)],
+    ["a list", () => text([])],
+    ["an object", () => text({})],
+    ["a text", () => text("x")],
+    ["a number", () => text(1e8)],
+    ["ten thousand lines", () => Buffer.from("{}\n".repeat(10_000))],
+  ];
+  const [what, make] = draw.pick(whole);
+  return { what, bytes: make() };
+}
+
+/** Damages what JSON, a line of JSONL or a safetensors header says; null for any other file. */
+function damageJson(draw: Draw, bytes: Buffer): Buffer | null {
+  const damaged = (json: string): string | null => {
+    try {
+      return JSON.stringify(damageData(draw, JSON.parse(json))) ?? "";
+    } catch {
+      return null;
+    }
+  };
+  const headerEnd = bytes.length < 8 ? 0n : 8n + bytes.readBigUInt64LE();
+  if (headerEnd > 8n && headerEnd <= bytes.length) {
+    const header = damaged(bytes.subarray(8, Number(headerEnd)).toString("utf8"));
+    if (header === null) return null;
+    const length = Buffer.alloc(8);
+    length.writeBigUInt64LE(BigInt(Buffer.byteLength(header)));
+    return Buffer.concat([length, Buffer.from(header), bytes.subarray(Number(headerEnd))]);
+  }
+  const whole = damaged(bytes.toString("utf8"));
+  if (whole !== null) return Buffer.from(whole);
+  const lines = bytes.toString("utf8").split("\n");
+  const at = draw.int(0, lines.length - 1);
+  const line = damaged(lines[at]!);
+  return line === null ? null : Buffer.from(lines.toSpliced(at, 1, line).join("\n"));
+}

@@ -1,8 +1,8 @@
 /** `predictions.jsonl`: a line for each completion, with what every extractor reads in it. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../../errors.js";
-import { jsonOf } from "../../files.js";
+import { jsonOf, readBytes } from "../../files.js";
 import { outcomeOf } from "../../tasks/extract.js";
 import { extractors } from "../extractors/extractors.js";
 import { modes } from "./names.js";
@@ -57,7 +57,7 @@ export function readPredictions(file: string): Prediction[] {
 
 /** The lines of a file; a torn last one is left out. @throws UserError naming a malformed line */
 export function parsePredictions(file: string): Prediction[] {
-  const lines = readFileSync(file, "utf8").split("\n").slice(0, -1);
+  const lines = readBytes(file).toString("utf8").split("\n").slice(0, -1);
   return lines.map((line, i) => {
     const parsed = predictionSchema.safeParse(jsonOf(line));
     if (!parsed.success)

@@ -1,9 +1,9 @@
 /** Reads an evaluation folder back: metrics.json, with or without figures, and the predictions. */
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../errors.js";
-import { checkedJson, jsonOf } from "../../files.js";
+import { checkedJson, jsonOf, readText } from "../../files.js";
 import { type Mode, modes } from "./names.js";
 import { type Prediction, readPredictions } from "./predictions.js";
 import { settingsSchema } from "./settings.js";
@@ -81,7 +81,7 @@ export function readEvalResult(path: string): EvalResult {
     return existsSync(join(path, "predictions.jsonl"))
       ? refuse("an unfinished evaluation. Run the same eval again: it goes on where it stopped.")
       : refuse("no metrics.json in it. Check the path.");
-  const text = readFileSync(file, "utf8");
+  const text = readText(file);
   if (text.trim() === "") return refuse("an empty file. Run eval again.");
   const json = jsonOf(text);
   if (json === undefined) return refuse("no JSON. Run eval again.");

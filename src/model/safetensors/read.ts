@@ -126,7 +126,9 @@ function readHeader(file: string): Map<string, StoredTensor> {
     new UserError(`${file}: not a whole safetensors file: ${what}. Download or copy the file again.`);
   const fd = openSync(file, "r");
   try {
-    const fileBytes = fstatSync(fd).size;
+    const stat = fstatSync(fd);
+    if (!stat.isFile()) throw damaged("expected a file, found a folder");
+    const fileBytes = stat.size;
     if (fileBytes < 8) throw damaged(`expected at least 8 bytes, found ${fileBytes}`);
     const length = Buffer.alloc(8);
     readFully(fd, length, 0, file);

@@ -156,7 +156,9 @@ describe("updates that must not happen", () => {
     const after = [...(await model.flat.data())];
     for (let i = 5; i < 9; i++) await updater.update(bad, i);
     await expect(updater.update(bad, 9)).rejects.toThrow(UserError);
-    await expect(updater.update(bad, 9)).rejects.toThrow(/not finite \(loss NaN, norm NaN\) .*lower learning rate \(now 0\.01\)/);
+    await expect(updater.update(bad, 9)).rejects.toThrow(
+      /not finite \(loss NaN, norm NaN\) .*lower learning rate \(now 0\.01\)/,
+    );
     expect([...(await model.flat.data())]).toEqual(after);
     dispose();
   });
