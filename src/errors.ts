@@ -18,7 +18,7 @@ function shortened(message: string): string {
   const lines = message
     .split("\n")
     .map((line) => (line.length > 1_500 ? `${line.slice(0, 1_000)} … ${line.slice(-400)}` : line));
-  if (lines.length > 24) lines.splice(20, lines.length - 22, `… (${lines.length - 22} lines more)`);
+  if (lines.length > 100) lines.splice(50, lines.length - 90, `… (${lines.length - 90} lines more)`);
   return lines.join("\n");
 }
 

@@ -23,6 +23,7 @@ import { layoutSize, weightLayout } from "../../src/model/layout.js";
 import { hashPacked } from "../../src/model/identity.js";
 import { loadTokenizer } from "../../src/model/tokenizer.js";
 import { TOKEN_VARIABLE } from "../../src/protocol/progress.js";
+import { sealed } from "../../src/protocol/sockets.js";
 import { loadRewards } from "../../src/tasks/rewards.js";
 import { makeScorer } from "../../src/tasks/scorer.js";
 import { decode, encode } from "../../src/protocol/codec.js";
@@ -243,14 +244,14 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
     const stray = new Dealer({ routingId: "stray", linger: 0 });
     cleanups.push(() => stray.close());
     stray.connect(source.addresses.work);
-    await stray.send(encode({ type: "hello", token: source.token, pid: 1, index: 0, capacity: 64 }));
+    await stray.send(sealed(encode({ type: "hello", token: source.token, pid: 1, index: 0, capacity: 64 })));
     let task: string | null = null;
     for await (const frames of stray) {
-      const { header } = decode(fromLearner, frames);
+      const { header } = decode(fromLearner, frames.slice(0, -1));
       if (header.type !== "task" || (task !== null && header.taskId !== task)) continue;
       task ??= header.taskId;
       // the task comes back after each refusal, and the last refusal ends the run
-      await stray.send(encode({ type: "group", taskId: task, actorId: "stray", completions: "none" }));
+      await stray.send(sealed(encode({ type: "group", taskId: task, actorId: "stray", completions: "none" })));
       if ((await Promise.race([batch.catch((error: Error) => error), pause(200)])) instanceof Error) break;
     }
     await expect(batch).rejects.toThrow(/was answered 5 times and refused each time/);
