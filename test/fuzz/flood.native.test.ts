@@ -24,6 +24,8 @@ import {
 const messages = sized(20_000, 500_000);
 /** Messages of one identity; the next has another. */
 const EACH = 2_500;
+/** Connections at a time; older ones are closed. */
+const MOST_PEERS = 40;
 
 it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_000 }, async () => {
   const runDir = temporaryDirectory();
@@ -60,11 +62,14 @@ it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_0
       .map((name) => ledger.totals[name] ?? 0)
       .reduce((a, b) => a + b);
   const group = (actorId: string) => groupToWire(answer(makeTask("b900-0"), weights(0).version, actorId));
+  const peers: Dealer[] = [];
   const atStart = residentMegabytes();
   for (let n = 0; n < messages; n += EACH) {
     const draw = drawOf(2, n);
     const id = `peer-${n}`;
     const socket = connect(id);
+    peers.push(socket);
+    if (peers.length > MOST_PEERS) peers.shift()!.close();
     const isAdmitted = n % (4 * EACH) === 0;
     if (isAdmitted) await socket.send(encode({ type: "hello", token: TOKEN, pid: 1, index: 0, capacity: 2 }));
     const { header, tensors } = group(id);
