@@ -63,8 +63,8 @@ function socketDirectory(): string {
 export async function bindRouter(address: string, unread = 10_000): Promise<Router> {
   const router = new Router({
     mandatory: true,
-    // A peer that is going away can block the queue's sends for this long.
-    sendTimeout: 100,
+    // A peer that reads nothing must not hold up the replies to others.
+    sendTimeout: 0,
     // A burst to one actor never fills its queue: only a peer that stopped reading does.
     sendHighWaterMark: unread,
     linger: 500,

@@ -225,7 +225,7 @@ function faultOf(thrown: unknown, { file, namesKeys = false }: Target): string |
   return isNamed ? null : `no file is named: ${message}`;
 }
 
-const files = sized(600, 24_000);
+const files = sized(400, 24_000);
 it(`${files} damaged files are read, or refused by name`, { timeout: 1_800_000 }, async () => {
   const targets = [...modelTargets(), ...(await runTargets()), ...textTargets()];
   const sound = new Map(targets.map(({ file }) => [file, readFileSync(file)]));

@@ -25,6 +25,8 @@ import {
 const messages = sized(20_000, 500_000);
 /** Messages of one identity; the next has another. */
 const EACH = 2_500;
+/** Connections at a time; older ones are closed. */
+const MOST_PEERS = 40;
 
 it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_000 }, async () => {
   const runDir = temporaryDirectory();
@@ -62,11 +64,14 @@ it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_0
       .map((name) => ledger.totals[name] ?? 0)
       .reduce((a, b) => a + b);
   const group = (actorId: string) => groupToWire(answer(makeTask("b900-0"), weights(0).version, actorId));
+  const peers: Dealer[] = [];
   const atStart = residentMegabytes();
   for (let n = 0; n < messages; n += EACH) {
     const draw = drawOf(2, n);
     const id = `peer-${n}`;
     const socket = connect(id);
+    peers.push(socket);
+    if (peers.length > MOST_PEERS) peers.shift()!.close();
     const isAdmitted = n % (4 * EACH) === 0;
     if (isAdmitted) await socket.send(sealed(encode({ type: "hello", token: TOKEN, pid: 1, index: 0, capacity: 2 })));
     const { header, tensors } = group(id);
@@ -92,4 +97,35 @@ it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_0
   );
   expect(grown).toBeLessThan(200);
   expect(logged).toBeLessThan(50);
+});
+
+const requests = sized(500, 5_000);
+it(`${requests} requests for weights whose answers nobody reads cost no memory, and others are served`, async () => {
+  const chunkBytes = 2 ** 20;
+  const { dispatcher, ledger, addresses } = await startDispatcher({}, { chunkBytes });
+  const packed = new Float32Array(2 ** 20);
+  const { version } = weights(0);
+  dispatcher.publish(packed, version);
+  const connect = (routingId: string): Dealer => {
+    const socket = new Dealer({ routingId, linger: 0, receiveHighWaterMark: 1 });
+    socket.connect(addresses.weights);
+    later(() => socket.close());
+    return socket;
+  };
+  const fetch = sealed(encode({ type: "fetch", token: TOKEN, sha256: version.sha256, chunk: 0 }));
+  const deaf = connect("deaf");
+  const atStart = residentMegabytes();
+  for (let n = 0; n < requests; n++) await deaf.send(fetch);
+  await until(
+    () =>
+      ledger.totals["weights_chunks_served"] === requests &&
+      ledger.totals["weights_chunks_undeliverable"]! >= requests - 20,
+  );
+  const reader = connect("reader");
+  await reader.send(fetch);
+  const [, bytes] = await reader.receive();
+  expect(bytes).toHaveLength(chunkBytes);
+  const grown = residentMegabytes() - atStart;
+  console.log(`${requests} requests: RSS +${grown.toFixed(0)} MB`, ledger.totals);
+  expect(grown).toBeLessThan(200);
 });

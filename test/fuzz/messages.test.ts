@@ -349,7 +349,7 @@ function needsNoCounter(frames: readonly Buffer[]): boolean {
 }
 
 describe("hostile messages", () => {
-  const messages = sized(2_500, 120_000);
+  const messages = sized(1_500, 120_000);
   it(
     `${messages} are each counted once, and a right answer is accepted after each`,
     { timeout: 1_800_000 },

@@ -5,6 +5,7 @@
  */
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import type { Router } from "zeromq";
 import type { PolicyVersion } from "../../model/identity.js";
 import { ProtocolError, decode, encode } from "../../protocol/codec.js";
@@ -40,8 +41,8 @@ export class WeightServer {
 
   private constructor(router: Router, { token, chunkBytes, folder, count }: WeightServerOptions) {
     this.#router = router;
-    this.#folder = folder;
     this.#writer = new Writer(router);
+    this.#folder = folder;
     this.#chunkBytes = chunkBytes;
     this.#count = count;
     this.#token = token;
@@ -80,23 +81,31 @@ export class WeightServer {
   /** Answers requests until `close`. */
   async serve(): Promise<void> {
     for await (const [identity, ...frames] of this.#router) {
-      try {
-        const { header } = decode(weightsRequest, undamaged(frames));
-        if (!sameToken(header.token, this.#token)) {
-          this.#count("weights_requests_refused_token");
-          continue;
-        }
-        // An actor that vanished meanwhile needs no chunk; its next life asks again.
-        this.#writer.send(this.#reply(header), identity!).catch(() => this.#count("weights_chunks_undeliverable"));
-      } catch (error) {
-        if (!(error instanceof ProtocolError)) throw error;
-        this.#count("messages_malformed");
-      }
+      const reply = this.#replyTo(frames);
+      if (reply === null) continue;
+      // One at a time, so that requests of a peer that reads nothing hold no chunks. An actor that
+      // vanished meanwhile needs none; its next life asks again.
+      await this.#writer.send(reply, identity!).catch(() => {
+        this.#count("weights_chunks_undeliverable");
+        return setImmediate(); // memory of what was not sent is freed between turns alone
+      });
     }
   }
 
   close(): void {
     this.#router.close();
+  }
+
+  #replyTo(frames: readonly Buffer[]): Uint8Array[] | null {
+    try {
+      const { header } = decode(weightsRequest, undamaged(frames));
+      if (sameToken(header.token, this.#token)) return this.#reply(header);
+      this.#count("weights_requests_refused_token");
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      this.#count("messages_malformed");
+    }
+    return null;
   }
 
   #reply({ sha256, chunk }: { sha256: string; chunk: number }): Uint8Array[] {
