@@ -28,17 +28,21 @@ export function addSft(program: Command): void {
       const { showProgress } = await import("../terminal/progress-bar.js");
       let smoothed: number | undefined;
       let text = "…";
+      let skipped = 0;
       const progress = showProgress({
         name: "step",
         total: options.maxSteps,
         text: (done) => `${done}/${options.maxSteps}  ${text}`,
         everyMs: 5000,
       });
-      await runSft(options, ({ step, loss, gradNorm, learningRate }) => {
-        smoothed = smoothed === undefined ? loss : 0.98 * smoothed + 0.02 * loss;
-        text = `loss ${smoothed.toFixed(4)}  grad norm ${gradNorm.toFixed(2)}  lr ${learningRate.toExponential(2)}`;
+      await runSft(options, ({ step, loss, gradNorm, learningRate, ...so }) => {
+        if (Number.isFinite(loss)) smoothed = smoothed === undefined ? loss : 0.98 * smoothed + 0.02 * loss;
+        skipped = so.skipped;
+        text = `loss ${smoothed?.toFixed(4)}  grad norm ${gradNorm.toFixed(2)}  lr ${learningRate.toExponential(2)}`;
+        if (skipped > 0) text += `  skipped ${skipped}`;
         progress.update(step);
       }).finally(progress.stop);
+      if (skipped > 0) console.log(`${skipped} updates were skipped: loss or gradient was not finite`);
       console.log(`${options.out}: trained model (config.json, model.safetensors, tokenizer)`);
     });
 }

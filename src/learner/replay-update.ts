@@ -74,7 +74,8 @@ export async function replay(runDir: string, { step, model: moved, threads }: Re
   }
   const { advantages, metrics: now } = result!;
   const skipped = recorded["skipped_updates"]! - (lineOf(step - 1)?.["skipped_updates"] ?? 0);
-  if (skipped > 0) notes.push(`${skipped} updates were skipped: the gradient was not finite, and the weights stayed.`);
+  if (skipped > 0)
+    notes.push(`${skipped} updates were skipped: loss or gradient was not finite, and the weights stayed.`);
   const rows = ["loss", "grad_norm", "learning_rate", "reward", "skipped_updates"].map((key) => {
     const [was, is] = [recorded[key] ?? NaN, now[key] ?? NaN];
     return { name: key, was: String(was), is: String(is), how: agreement([was], [is]) };

@@ -65,6 +65,8 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
       );
     return { promptIds, completions: [completion] };
   };
+  // all of a file's are looked at now: a long one must not end a training that is half done
+  const read = options.data === "starter" ? [] : Array.from({ length: size }, (_, i) => example(i));
   const base = options.fromScratch
     ? baseFromPacked(initialWeights(config, options.seed))
     : baseFromFolder(options.model, config);
@@ -80,7 +82,7 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
     base,
     options.model,
     options.out,
-    { size, example },
+    { size, example: (i) => read[i] ?? example(i) },
     settings,
     start,
     saved,

@@ -1,15 +1,18 @@
 /** Supervised warm-start: reinforcement learning's steps on the same policy, with cross-entropy. */
 import type { Scalar } from "@tensorflow/tfjs";
 import { runConfigSchema, type RunConfig } from "../config/schema.js";
+import { UserError } from "../errors.js";
 import { mulberry32, shuffled } from "../math/random.js";
 import type { ModelConfig } from "../model/config.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
-import { type TrainingState, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
+import { type TrainingState, listCheckpoints, pruneCheckpoints, saveCheckpoint } from "../run/checkpoint.js";
+import { checkpointFolder } from "../run/paths.js";
 import { learningRateAt } from "./algorithms/schedule.js";
 import type { TF } from "./backend/backend.js";
 import { TrainableModel, type BaseWeights } from "./policy/model.js";
 import { groupTokens, type SequenceGroup } from "./policy/packing.js";
-import { PolicyOptimizer } from "./policy/step.js";
+import type { Loss } from "./policy/loss.js";
+import { type LossInput, PolicyOptimizer } from "./policy/step.js";
 
 export interface SftOptions {
   readonly maxSteps: number;
@@ -30,6 +33,8 @@ export interface SftProgress {
   readonly gradNorm: number;
   readonly learningRate: number;
   readonly tokens: number;
+  /** Updates so far whose loss or gradient was not finite; they changed nothing. */
+  readonly skipped: number;
 }
 
 /** normal(0, 0.02) for matrices, 0 for biases, 1 for norms (transformers, `_init_weights`). */
@@ -96,27 +101,47 @@ export async function trainSft(
   const policy = new PolicyOptimizer({ tf, run, model });
   if (start !== null) {
     const { adam_m: m, adam_v: v } = start.state.vectors;
-    policy.optimizer.restore({ step: last, m: m!, v: v! });
+    const { optimizerSteps = last, skipped = 0 } = start.state.values as { optimizerSteps?: number; skipped?: number };
+    policy.optimizer.restore({ step: optimizerSteps, m: m!, v: v! });
+    policy.skippedUpdates = skipped;
   }
   const order = exampleOrder(size, options.seed);
   for (let i = 0; i < last * options.batchSize; i++) order.next();
 
+  let lastFinite = last;
+  /** A checkpoint is good when the loss of the step after it was finite. */
+  const diverged = (reason: string): never => {
+    const good = listCheckpoints(outDir).findLast((saved) => saved < lastFinite);
+    const where =
+      good === undefined ? "no checkpoint is older" : `the last good weights are in ${checkpointFolder(outDir, good)}`;
+    throw new UserError(`${reason} The loss was finite until step ${lastFinite}; ${where}.`);
+  };
   const all = Array.from({ length: options.batchSize }, (_, i) => i);
   for (let step = last + 1; step <= options.maxSteps; step++) {
     const groups = all.map(() => example(order.next().value as number));
     const targets = groups.reduce((sum, group) => sum + group.completions[0]!.length, 0);
     const learningRate = learningRateAt(run, step - 1, 0);
-    const { loss, gradNorm } = await policy.step(groups, all, learningRate, (input) => ({
+    const lossOf = (input: LossInput): Loss => ({
       loss: tf.mul(tf.sum(input.policy().logprobs), -1 / targets) as Scalar,
       metrics: {},
-    }));
-    onStep({ step, loss, gradNorm, learningRate, tokens: groups.reduce((sum, group) => sum + groupTokens(group), 0) });
+    });
+    const { loss, gradNorm } = await policy.step(groups, all, learningRate, lossOf).catch((error: unknown) => {
+      throw error instanceof UserError ? diverged(error.message) : error;
+    });
+    const isGood = Number.isFinite(gradNorm);
+    if (isGood) lastFinite = step;
+    const tokens = groups.reduce((sum, group) => sum + groupTokens(group), 0);
+    const { skippedUpdates: skipped } = policy;
+    onStep({ step, loss, gradNorm, learningRate, tokens, skipped });
+    if (!isGood && step === options.maxSteps)
+      diverged("Loss or gradient was not finite at the last step, so the training has not ended well.");
+    if (!isGood) continue;
     if (step % options.saveSteps !== 0 && step !== options.maxSteps) continue;
     const weights = (await model.flat.data()) as Float32Array;
     const adam = await policy.optimizer.state();
     saveCheckpoint(outDir, step, (folder) => model.save(folder, sourceFolder, weights), {
       vectors: { weights, adam_m: adam.m, adam_v: adam.v },
-      values: { step, loss, ...saved },
+      values: { step, loss, optimizerSteps: adam.step, skipped, ...saved },
     });
     pruneCheckpoints(outDir, 2);
   }

@@ -149,7 +149,7 @@ function warningsOf({ config, metrics }: RunFiles, running: boolean): string[] {
   const warnings: string[] = [];
   const say = (happened: boolean, text: string): void => void (happened && warnings.push(text));
   say(sum("reward_errors") > 0, `${sum("reward_errors")} reward errors in the last ${latest.length} iterations`);
-  say((last.skipped_updates ?? 0) > 0, `${last.skipped_updates} updates skipped: the gradient was not finite`);
+  say((last.skipped_updates ?? 0) > 0, `${last.skipped_updates} updates skipped: loss or gradient was not finite`);
   say(
     total("groups_refused_") > MUCH_REFUSED * groups,
     `${total("groups_refused_")} answers refused, beside ${groups} accepted`,

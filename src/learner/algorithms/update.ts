@@ -23,7 +23,7 @@ export class Updater {
     this.klCoef = training.run.kl_coef;
   }
 
-  /** @throws UserError after five non-finite gradients in a row */
+  /** @throws UserError after five updates in a row that were not finite */
   async update(trainingBatch: TrainingBatch, iteration: number): Promise<UpdateResult> {
     const batch = rolloutBatch(this.policy.training.run, trainingBatch);
     const result = await this.#train(batch, iteration);

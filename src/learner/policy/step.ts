@@ -10,8 +10,8 @@ import { completionLogprobs, completionValues, disposeBatch, hiddenStates, type 
 import { type NamedWeights } from "./named-weights.js";
 import { addGradient } from "./primitives.js";
 
-/** A run with this many non-finite gradients in a row is stopped. */
-const MAX_BAD_GRADIENTS = 5;
+/** A run with this many updates in a row whose loss or gradient is not finite is stopped. */
+const MAX_BAD_UPDATES = 5;
 
 export interface LossInput {
   readonly packed: PackedBatch;
@@ -35,7 +35,7 @@ export interface StepResult {
 export class PolicyOptimizer {
   readonly training: Training;
   readonly optimizer: AdamW;
-  /** Updates skipped because a gradient was not finite. */
+  /** Updates skipped because the loss or its gradient was not finite. */
   skippedUpdates = 0;
   #badInARow = 0;
 
@@ -63,7 +63,7 @@ export class PolicyOptimizer {
     );
   }
 
-  /** Takes one step on the chosen groups. @throws UserError after five bad gradients in a row */
+  /** Takes one step on the chosen groups. @throws UserError after five bad ones in a row */
   async step(
     sequences: readonly SequenceGroup[],
     groups: readonly number[],
@@ -84,9 +84,9 @@ export class PolicyOptimizer {
     }
     // Every advantage may be zero; the moments still decay.
     gradient ??= tf.zerosLike(model.flat as Tensor);
-    const gradNorm = await this.optimizer.update(gradient, learningRate);
+    const gradNorm = Number.isFinite(loss) ? await this.optimizer.update(gradient, learningRate) : NaN;
     gradient.dispose();
-    this.#countBadGradient(gradNorm);
+    this.#countBadUpdate(loss, gradNorm);
     return { loss, gradNorm, metrics };
   }
 
@@ -136,16 +136,16 @@ export class PolicyOptimizer {
     return { ...weights, lora: { ...weights.lora, dropout } };
   }
 
-  #countBadGradient(gradNorm: number): void {
+  #countBadUpdate(loss: number, gradNorm: number): void {
     if (Number.isFinite(gradNorm)) {
       this.#badInARow = 0;
       return;
     }
     this.skippedUpdates++;
-    if (++this.#badInARow < MAX_BAD_GRADIENTS) return;
+    if (++this.#badInARow < MAX_BAD_UPDATES) return;
     throw new UserError(
-      `the gradient was not finite (${gradNorm}) ${MAX_BAD_GRADIENTS} times in a row, so training has diverged. ` +
-        `Lower learning_rate (now ${this.training.run.learning_rate}) and resume from an earlier checkpoint.`,
+      `loss or gradient was not finite (loss ${loss}, norm ${gradNorm}) ${MAX_BAD_UPDATES} times in a row, so training has ` +
+        `diverged. Start again with a lower learning rate (now ${this.training.run.learning_rate}), from an earlier checkpoint if you like.`,
     );
   }
 }
