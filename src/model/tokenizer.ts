@@ -135,6 +135,21 @@ export function templateTurnEnd(tokenizer: Tokenizer): number | undefined {
   return after.find((id) => tokenizer.stopIds.includes(id) || isSpecial(id));
 }
 
+/** One line where the template ends an answer with a token that stops none; else undefined. */
+export function turnEndNote(tokenizer: Tokenizer): string | undefined {
+  let end: number | undefined;
+  try {
+    end = templateTurnEnd(tokenizer);
+  } catch {
+    return undefined; // without a template, which whoever needs one will say
+  }
+  if (end === undefined || tokenizer.stopIds.includes(end)) return undefined;
+  return (
+    `note: the chat template ends answers with ${tokenizer.decode([end])} (${end}), which is no stop token: ` +
+    `answers will not end there. Add ${end} to eos_token_id in the model's generation_config.json.`
+  );
+}
+
 /** Decodes a completion without the stop token that ended it. */
 export function completionText(
   tokenizer: Pick<Tokenizer, "decode">,

@@ -6,6 +6,7 @@ import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError, messageOf } from "../errors.js";
 import { notAppliedNote } from "../model/generation-config.js";
 import { readModel } from "../model/read-model.js";
+import { turnEndNote } from "../model/tokenizer.js";
 import { isLoopback } from "../protocol/address.js";
 import { createApp } from "./app.js";
 
@@ -38,8 +39,7 @@ export async function runServer(spec: string, options: ServeOptions): Promise<vo
     );
   const files = readModel(spec);
   const { shape, tokenizer, generation } = files;
-  const note = notAppliedNote(generation);
-  if (note !== undefined) log(note);
+  for (const note of [notAppliedNote(generation), turnEndNote(tokenizer)]) if (note !== undefined) log(note);
   const { pool, version } = await EnginePool.open(files, engines);
 
   let server: Server | undefined;
