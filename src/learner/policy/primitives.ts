@@ -1,6 +1,6 @@
 /** Operations with hand-written gradients, tested against test/support/primitives-plain.ts. */
 import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
-import { rotaryCosSin } from "../../model/rotary.js";
+import { type RotaryShape, rotaryCosSin } from "../../model/rotary.js";
 import type { TF } from "../backend/backend.js";
 
 type Save = (tensors: Tensor[]) => void;
@@ -93,9 +93,10 @@ export interface RotaryTables {
 }
 
 /** Rotary tables for packed positions; halves lie as in Hugging Face's `rotate_half`. */
-export function rotaryTables(tf: TF, positions: Int32Array, headDim: number, theta: number): RotaryTables {
+export function rotaryTables(tf: TF, positions: Int32Array, shape: RotaryShape): RotaryTables {
+  const { headDim } = shape;
   const half = headDim / 2;
-  const tables = rotaryCosSin(positions, { ropeTheta: theta, headDim });
+  const tables = rotaryCosSin(positions, shape);
   const twice = (table: Float32Array): Tensor =>
     tf.tidy(() => tf.tile(tf.tensor3d(table, [positions.length, 1, half]), [1, 1, 2]));
   const rotate = new Float32Array(headDim * headDim);
