@@ -11,6 +11,8 @@ import type { ModelConfig } from "./config.js";
 export interface ChatMessage {
   readonly role: "system" | "user" | "assistant";
   readonly content: string;
+  /** For templates that use it. */
+  readonly name?: string;
 }
 
 export interface Tokenizer {
