@@ -10,7 +10,7 @@ import { acceptOption, algoOption, atLeast, configOption } from "./cli/options.j
 import { describeConfig } from "./config/keys.js";
 import { guarded, isEntry, packageVersion } from "./entry.js";
 import { UserError } from "./errors.js";
-import { checkDevices, checkInputs, checkMovedModel } from "./launcher/checks.js";
+import { checkDevices, checkInputs, checkMovedModel, modelNotes } from "./launcher/checks.js";
 import { checkMemory } from "./launcher/plan/check-memory.js";
 import { type LaunchFlags, resolveRun } from "./launcher/resolve-run.js";
 import { runAndShow } from "./launcher/run-and-show.js";
@@ -84,7 +84,7 @@ export async function launch(
     throw new UserError(
       `${refused}\nAll items: node dist/cli.js plan with the same options. To start all the same: --no-plan`,
     );
-  for (const note of notes) process.stdout.write(`${note}\n`);
+  for (const note of [...notes, ...(await modelNotes(run))]) process.stdout.write(`${note}\n`);
   if (flags.resume === undefined && hasOwnRewards(run)) {
     process.stdout.write("trying the reward functions\n");
     await tryRewards(run);

@@ -15,6 +15,7 @@ export function addServe(program: Command): void {
       "clients must send it as a bearer token (default: FINELLAMA_API_KEY, which ps does not show)",
     )
     .option("--model-name <name>", "what requests call the model (default: <model> as given)")
+    .option("--cors <origin>", "let web pages of this origin ask, http://localhost:3000 say (default: of none)")
     .option("--max-queue <n>", "completions that may wait; beyond, requests get status 429", atLeast(0), 256);
   addEngineOptions(command, 64).action(async (model: string, flags: Omit<ServeOptions, "engines"> & EngineFlags) => {
     await withEngines(flags, async (options) => {

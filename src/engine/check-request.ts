@@ -9,10 +9,10 @@ export function checkRequest(request: GenerateRequest, shape: ModelConfig, optio
     throw new UserError(`request ${request.requestId}: ${what}`);
   };
   if (promptIds.length === 0) refuse("the prompt is empty, expected at least one token");
-  if (!Number.isInteger(groupSize) || groupSize < 1) refuse(`groupSize is ${groupSize}, expected an integer ≥ 1`);
+  if (!Number.isInteger(groupSize) || groupSize < 1) refuse(`num_generations is ${groupSize}, expected an integer ≥ 1`);
   if (groupSize > options.maxRows)
     refuse(
-      `groupSize ${groupSize} exceeds the ${options.maxRows} rows of a batch. Raise the row limit or use smaller groups.`,
+      `num_generations ${groupSize} exceeds the ${options.maxRows} rows of a batch. Raise the row limit or ask for fewer.`,
     );
   const { temperature } = sampling;
   // logits divided by less exceed float32

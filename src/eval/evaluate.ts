@@ -10,7 +10,7 @@ import { EVAL_VERSION, type EvalSettings, sha256OfList } from "./folder/settings
 import type { ModeMetrics } from "./folder/read-results.js";
 import { summarize } from "./summary.js";
 import { type Target, findTarget } from "./target.js";
-import type { Tokenizer } from "../model/tokenizer.js";
+import { type Tokenizer, turnEndNote } from "../model/tokenizer.js";
 import { readModel } from "../model/read-model.js";
 import { taskSeed } from "../protocol/seeds.js";
 import { type Problem, loadDataset } from "../tasks/dataset.js";
@@ -56,9 +56,11 @@ export async function evaluate(options: EvalOptions): Promise<void> {
   const target = findTarget(options.model, options.checkpoint);
   const problems = takeProblems(options);
   const prompts = choosePrompts(options, target, problems);
-  if (prompts.note !== undefined) process.stderr.write(`${prompts.note}\n`);
   const files = readModel(target.model);
   const { tokenizer, shape } = files;
+  const isChat = prompts.texts.some((text) => typeof text !== "string");
+  for (const note of [prompts.note, isChat ? turnEndNote(tokenizer) : undefined])
+    if (note !== undefined) process.stderr.write(`${note}\n`);
   const promptIds = prompts.texts.map((text) => promptIdsOf(tokenizer, text));
   const questions: Questions = { problems, promptIds, prompts, tokenizer };
   refuseLong(questions, options.maxNewTokens, shape.maxPositions);

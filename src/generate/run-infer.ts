@@ -14,6 +14,7 @@ import {
 import { type Asking, answersOf, makeRequest } from "./prompting.js";
 import { notAppliedNote } from "../model/generation-config.js";
 import { type ModelFiles, readModel } from "../model/read-model.js";
+import { turnEndNote } from "../model/tokenizer.js";
 import { type Generation, generate } from "./generation.js";
 
 export interface InferOptions {
@@ -61,8 +62,11 @@ export async function runInfer(options: InferOptions, progress: LineProgress): P
     maxNewTokens: options.maxNewTokens,
     seed: options.seed,
   };
-  const note = notAppliedNote(files.generation, asking.temperature);
-  if (note !== undefined) process.stderr.write(`${note}\n`);
+  const notes = [
+    notAppliedNote(files.generation, asking.temperature),
+    options.raw ? undefined : turnEndNote(files.tokenizer),
+  ];
+  for (const note of notes) if (note !== undefined) process.stderr.write(`${note}\n`);
   // before the weights are read: a prompt that cannot be asked
   const request = prompt === undefined ? null : makeRequest(files, prompt, asking, "--prompt", 0);
   const { pool, version } = await EnginePool.open(files, settings);

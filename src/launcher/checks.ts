@@ -1,5 +1,6 @@
 /** What is refused before a run is started or anything is written. */
 import { existsSync } from "node:fs";
+import { join } from "node:path";
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
 import { readModelConfig } from "../model/config.js";
@@ -20,6 +21,13 @@ export function checkInputs(run: RunConfig): void {
         `data.${key}: expected "starter" or a JSONL file, found nothing at ${source}. Correct the path.`,
       );
   }
+}
+
+/** What a user should know before the run starts, about its model's files. */
+export async function modelNotes({ model: { path } }: RunConfig): Promise<string[]> {
+  if (!existsSync(join(path, "tokenizer.json"))) return []; // the learner says so
+  const { loadTokenizer, turnEndNote } = await import("../model/tokenizer.js");
+  return [turnEndNote(loadTokenizer(path)) ?? []].flat();
 }
 
 /** Looks before anything is written. @throws UserError when a resumed run is given another model */

@@ -10,7 +10,7 @@ import { initialWeights, trainSft, type SftOptions, type SftProgress } from "./s
 import { readModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
-import { loadTokenizer, templateTurnEnd } from "../model/tokenizer.js";
+import { loadTokenizer, templateTurnEnd, turnEndNote } from "../model/tokenizer.js";
 import { resumable } from "../run/checkpoint.js";
 import { compareInputs, dataInput, modelInputs, savedInputs } from "../run/inputs.js";
 import { checkpointsFolder } from "../run/paths.js";
@@ -44,11 +44,8 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
   const start = options.resume ? resumed(options, inputs) : null;
   const { size, problem } = examples(options.data);
   const endOfTurn = templateTurnEnd(tokenizer) ?? tokenizer.stopIds[0]!;
-  if (!tokenizer.stopIds.includes(endOfTurn))
-    console.error(
-      `note: the chat template ends answers with ${tokenizer.decode([endOfTurn])} (${endOfTurn}), which is no stop token: ` +
-        `answers will not end there. Add ${endOfTurn} to eos_token_id in generation_config.json.`,
-    );
+  const note = turnEndNote(tokenizer);
+  if (note !== undefined) console.error(note);
   const example = (i: number): SequenceGroup => {
     const { question, answer } = problem(i);
     const promptIds = tokenizer.chatPrompt([{ role: "user", content: question }]);

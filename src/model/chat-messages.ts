@@ -12,6 +12,8 @@ export const messageList = z
       role: z
         .enum(["system", "developer", "user", "assistant"])
         .transform((role) => (role === "developer" ? "system" : role)),
+      // templates that know speakers' names write them; the others leave them out
+      name: z.string().exactOptional(),
       content: z.union([z.string(), textParts], "expected a string or a list of text parts"),
     }),
   )

@@ -2,9 +2,10 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../errors.js";
-import { readJson } from "../files.js";
+import { checkedJson, readJson } from "../files.js";
 import { z } from "zod";
 import { layoutSize, weightLayout } from "./layout.js";
+import type { RopeScaling } from "./rotary.js";
 import { hubCache, isHubId } from "./hub.js";
 
 export type ModelConfig = ReturnType<typeof parseModelConfig>;
@@ -13,6 +14,15 @@ const rope = z.looseObject({
   rope_type: z.string().optional(),
   type: z.string().optional(),
   rope_theta: z.number().positive().optional(),
+});
+/** Scaled frequencies are those of whole heads. */
+const whole = { factor: z.number().min(1), partial_rotary_factor: z.literal(1).optional() };
+const linear = z.looseObject(whole);
+const llama3 = z.looseObject({
+  ...whole,
+  low_freq_factor: z.number().positive(),
+  high_freq_factor: z.number().positive(),
+  original_max_position_embeddings: z.int().positive(),
 });
 /** Far above every model: a damaged file must not be allocated. */
 const size = z
@@ -36,6 +46,7 @@ const raw = z.looseObject({
   rope_theta: z.number().positive().optional(),
   rope_scaling: rope.nullish(),
   rope_parameters: rope.nullish(),
+  original_max_position_embeddings: z.int().positive().optional(),
   use_sliding_window: z.boolean().optional(),
   tie_word_embeddings: z.boolean().default(false),
   hidden_act: z.string().default("silu"),
@@ -48,6 +59,24 @@ const ROPE_CURES: Readonly<Record<string, string>> = {
   dynamic: "It acts beyond max_position_embeddings alone: remove it, and longer sequences are refused.",
   yarn: "If it was added for longer contexts, as Qwen2.5's pages describe, remove it; else choose another model.",
 };
+
+/** @throws UserError for a scaling that is not supported, or lacks one of its numbers */
+function scalingOf(type: string, where: string, settings: object): RopeScaling | undefined {
+  if (type === "default") return undefined;
+  if (type === "linear") return { type, factor: checkedJson(settings, linear, where).factor };
+  if (type !== "llama3")
+    throw new UserError(
+      `${where} is not supported, expected linear, llama3 or none. ${ROPE_CURES[type] ?? OTHER_MODEL}`,
+    );
+  const found = checkedJson(settings, llama3, where);
+  return {
+    type,
+    factor: found.factor,
+    lowFreqFactor: found.low_freq_factor,
+    highFreqFactor: found.high_freq_factor,
+    originalMaxPositions: found.original_max_position_embeddings,
+  };
+}
 
 /** @param where named in errors @throws UserError for an architecture that is not supported */
 export function parseModelConfig(json: unknown, where: string) {
@@ -70,8 +99,11 @@ export function parseModelConfig(json: unknown, where: string) {
   // transformers 5 writes rope_parameters, older releases rope_theta and rope_scaling, which wins.
   const rotary = c.rope_scaling ?? c.rope_parameters;
   const ropeType = rotary?.rope_type ?? rotary?.type ?? "default";
-  if (ropeType !== "default")
-    refuse(`RoPE scaling "${ropeType}" is not supported, expected none`, ROPE_CURES[ropeType] ?? OTHER_MODEL);
+  const original = c.original_max_position_embeddings ?? rotary?.["original_max_position_embeddings"];
+  const ropeScaling = scalingOf(ropeType, `${where}: RoPE scaling "${ropeType}"`, {
+    ...rotary,
+    original_max_position_embeddings: original ?? c.max_position_embeddings,
+  });
   if (c.use_sliding_window === true)
     refuse("use_sliding_window is true, which is not supported", "Set it to false if your sequences fit the window.");
   if (c.hidden_act !== "silu")
@@ -100,6 +132,7 @@ export function parseModelConfig(json: unknown, where: string) {
     maxPositions: c.max_position_embeddings,
     rmsNormEps: c.rms_norm_eps,
     ropeTheta: rotary?.rope_theta ?? c.rope_theta ?? 10_000,
+    ...(ropeScaling !== undefined && { ropeScaling }),
     /** True when the LM head is the embedding matrix. */
     tieWordEmbeddings: c.tie_word_embeddings,
     /** True when q, k and v projections have a bias (qwen2). */

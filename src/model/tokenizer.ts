@@ -11,6 +11,8 @@ import type { ModelConfig } from "./config.js";
 export interface ChatMessage {
   readonly role: "system" | "user" | "assistant";
   readonly content: string;
+  /** For templates that use it. */
+  readonly name?: string;
 }
 
 export type Tokenizer = ReturnType<typeof loadTokenizer>;
@@ -136,6 +138,21 @@ export function templateTurnEnd(tokenizer: Tokenizer): number | undefined {
   const after = tokenizer.encode(text.slice(text.lastIndexOf(answer) + answer.length), { addSpecial: false });
   const isSpecial = (id: number): boolean => tokenizer.decode([id], { skipSpecial: true }) === "";
   return after.find((id) => tokenizer.stopIds.includes(id) || isSpecial(id));
+}
+
+/** One line where the template ends an answer with a token that stops none; else undefined. */
+export function turnEndNote(tokenizer: Tokenizer): string | undefined {
+  let end: number | undefined;
+  try {
+    end = templateTurnEnd(tokenizer);
+  } catch {
+    return undefined; // without a template, which whoever needs one will say
+  }
+  if (end === undefined || tokenizer.stopIds.includes(end)) return undefined;
+  return (
+    `note: the chat template ends answers with ${tokenizer.decode([end])} (${end}), which is no stop token: ` +
+    `answers will not end there. Add ${end} to eos_token_id in the model's generation_config.json.`
+  );
 }
 
 /** Decodes a completion without the stop token that ended it. */

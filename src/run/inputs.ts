@@ -34,10 +34,11 @@ const hashOf = (texts: Iterable<string>): string => {
 export function modelInputs(folder: string, weightsSha256?: string | null): Input[] {
   const shape = readModelConfig(folder);
   const lines = () => modelTensors(folder, shape).map(({ entry, stored }) => hashLine(entry, readWeight(stored)));
+  const settings = Object.entries(shape).map((setting) => JSON.stringify(setting));
   const input = (name: string, sha256: string): Input => ({ name, where: folder, sha256 });
   return [
     ...(weightsSha256 === null ? [] : [input("the base model's weights", weightsSha256 ?? hashOfLines(lines()))]),
-    input("the model's config.json", hashOf(Object.entries(shape).map(String).sort())),
+    input("the model's config.json", hashOf(settings.sort())),
     input("the tokenizer", hashOf([JSON.stringify(tokenizerContent(folder))])),
   ];
 }

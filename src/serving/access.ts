@@ -32,7 +32,7 @@ const sha256 = (text: string): Buffer => createHash("sha256").update(text).diges
 
 /** @throws RequestError unless the body is JSON and says so */
 export async function readBody(c: Context): Promise<unknown> {
-  // A browser's page must ask before it sends this type to another origin; nobody answers it.
+  // A browser's page must ask before it sends this type to another origin; --cors alone answers.
   if (!/^application\/json\b/i.test(c.req.header("Content-Type") ?? ""))
     throw new RequestError(415, "expected Content-Type: application/json");
   try {

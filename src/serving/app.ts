@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
+import { cors } from "hono/cors";
 import type { EngineOptions } from "../engine/engine-types.js";
 import type { EnginePool } from "../engine/pool.js";
 import type { Choice, TokenInfo } from "../generate/generation.js";
@@ -23,6 +24,8 @@ export interface AppOptions {
   readonly maxQueue: number;
   /** Null only on loopback. */
   readonly apiKey: string | null;
+  /** Whose pages may ask; nobody's by default. */
+  readonly cors?: string | undefined;
   readonly log: (line: string) => void;
 }
 
@@ -32,6 +35,8 @@ export function createApp(options: AppOptions) {
   const started = seconds();
   const app = new Hono();
 
+  // first of all: a preflight request has no key
+  if (options.cors !== undefined) app.use(cors({ origin: options.cors }));
   if (apiKey === null) app.use(loopbackOnly);
   else app.use("/v1/*", keyRequired(apiKey));
   const tooLarge = (): never => {

@@ -7,6 +7,7 @@ import { EnginePool, type PoolOptions } from "../engine/pool.js";
 import { UserError, messageOf } from "../errors.js";
 import { notAppliedNote } from "../model/generation-config.js";
 import { readModel } from "../model/read-model.js";
+import { turnEndNote } from "../model/tokenizer.js";
 import { isLoopback } from "../protocol/address.js";
 import { createApp } from "./app.js";
 
@@ -19,6 +20,8 @@ export interface ServeOptions {
   /** By default the model as it was named on the command line. */
   readonly modelName?: string;
   readonly maxQueue: number;
+  /** An origin, or "*". */
+  readonly cors?: string;
   readonly engines: PoolOptions;
 }
 
@@ -26,7 +29,7 @@ export interface ServeOptions {
 const GRACE_MS = 30_000;
 
 export async function runServer(spec: string, options: ServeOptions): Promise<void> {
-  const { host, port, maxQueue, engines } = options;
+  const { host, port, maxQueue, engines, cors } = options;
   const apiKey = options.apiKey ?? process.env["FINELLAMA_API_KEY"] ?? null;
   if (apiKey !== null && !/^[A-Za-z0-9._~+/-]{8,}=*$/.test(apiKey))
     throw new UserError(
@@ -37,10 +40,13 @@ export async function runServer(spec: string, options: ServeOptions): Promise<vo
       `--host ${host}: expected a loopback address, because anybody who reaches another one could use the server. ` +
         `Give an API key (FINELLAMA_API_KEY in the environment, or --api-key), or keep 127.0.0.1.`,
     );
+  if (cors !== undefined && cors !== (URL.canParse(cors) ? new URL(cors).origin : "*"))
+    throw new UserError(`--cors ${cors}: expected an origin such as http://localhost:3000, found another text.`);
+  if (cors === "*" && apiKey === null)
+    throw new UserError("--cors *: expected an API key, because any web page could use the server. Name one origin.");
   const files = readModel(spec);
   const { shape, tokenizer, generation } = files;
-  const note = notAppliedNote(generation);
-  if (note !== undefined) log(note);
+  for (const note of [notAppliedNote(generation), turnEndNote(tokenizer)]) if (note !== undefined) log(note);
   const { pool, version } = await EnginePool.open(files, engines);
 
   let server: Server | undefined;
@@ -51,6 +57,7 @@ export async function runServer(spec: string, options: ServeOptions): Promise<vo
       limits: engines,
       maxQueue,
       apiKey,
+      cors,
       log,
       model: { name, shape, tokenizer, temperature: generation.temperature },
     });

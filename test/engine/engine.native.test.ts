@@ -274,7 +274,7 @@ describe("the engine", () => {
   it.each([
     ["an empty prompt", { promptIds: Int32Array.of() }, /prompt is empty/],
     ["a prompt beyond the context", { promptIds: new Int32Array(56) }, /56 tokens and 9 new ones exceed.*64/],
-    ["a group larger than the batch", { groupSize: 7 }, /groupSize 7 exceeds the 6 rows/],
+    ["a group larger than the batch", { groupSize: 7 }, /num_generations 7 exceeds the 6 rows/],
     ["an unknown token", { promptIds: Int32Array.of(103) }, /103 is outside the vocabulary of 103/],
     ["a negative temperature", { sampling: { temperature: -1, maxNewTokens: 1, stopIds: [] } }, /temperature is -1/],
     ["no room for tokens", { sampling: { temperature: 1, maxNewTokens: 0, stopIds: [] } }, /maxNewTokens is 0/],

@@ -1,7 +1,11 @@
 /** config.json: what is read as transformers reads it, and what is refused with its cure. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { UserError } from "../../src/errors.js";
-import { parseModelConfig } from "../../src/model/config.js";
+import { parseModelConfig, readModelConfig } from "../../src/model/config.js";
+import { writeConfig } from "../../src/model/folder.js";
 
 const json = {
   model_type: "llama",
@@ -27,14 +31,54 @@ describe("rope_theta", () => {
 });
 
 describe("RoPE scaling", () => {
-  test.each(["linear", "llama3", "longrope", "anything"])("%s is part of the model", (rope_type) => {
+  const llama3 = { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
+
+  test("linear and llama3 are read as transformers reads them", () => {
+    const linear = { type: "linear", factor: 2 };
+    for (const changes of [{ rope_scaling: linear }, { rope_parameters: { rope_type: "linear", factor: 2 } }])
+      expect(parse(changes).ropeScaling).toEqual(linear);
+    const contextOf = (changes: object): unknown => {
+      const found = parse({ max_position_embeddings: 99, ...changes }).ropeScaling!;
+      expect(found).toMatchObject({ type: "llama3", factor: 8, lowFreqFactor: 1, highFreqFactor: 4 });
+      return found.type === "llama3" && found.originalMaxPositions;
+    };
+    const inside = { ...llama3, original_max_position_embeddings: 77 };
+    expect(contextOf({ rope_scaling: inside })).toBe(77);
+    expect(contextOf({ rope_scaling: llama3 })).toBe(99);
+    expect(contextOf({ rope_scaling: inside, original_max_position_embeddings: 55 })).toBe(55);
+    expect(parse({}).ropeScaling).toBeUndefined();
+  });
+
+  test("is still there in a model that was saved", () => {
+    const [source, target] = [0, 1].map(() => mkdtempSync(join(tmpdir(), "config-"))) as [string, string];
+    writeFileSync(join(source, "config.json"), JSON.stringify({ ...json, rope_scaling: llama3 }));
+    writeConfig(target, source, "float32");
+    expect(readModelConfig(target)).toEqual(readModelConfig(source));
+    expect(readModelConfig(target).ropeScaling).toMatchObject({ type: "llama3", factor: 8 });
+    for (const folder of [source, target]) rmSync(folder, { recursive: true });
+  });
+
+  test.each([
+    [{ type: "linear" }, "factor"],
+    [{ type: "linear", factor: 0.5 }, "factor"],
+    [{ type: "linear", factor: 2, partial_rotary_factor: 0.5 }, "partial_rotary_factor"],
+    [{ ...llama3, low_freq_factor: undefined }, "low_freq_factor"],
+    [{ ...llama3, high_freq_factor: "4" }, "high_freq_factor"],
+  ])("%j is refused, naming what is wrong", (rope_scaling, name) => {
+    expect(() => parse({ rope_scaling })).toThrow(UserError);
+    expect(() => parse({ rope_scaling })).toThrow(name);
+  });
+
+  test.each(["longrope", "anything"])("%s is part of the model", (rope_type) => {
     const scaling = { rope_type, factor: 2 };
     for (const changes of [
       { rope_scaling: scaling },
       { rope_parameters: scaling },
       { rope_scaling: { type: rope_type } },
     ])
-      expect(() => parse(changes)).toThrow(`"${rope_type}" is not supported, expected none. Without its scaling`);
+      expect(() => parse(changes)).toThrow(
+        `"${rope_type}" is not supported, expected linear, llama3 or none. Without its scaling`,
+      );
   });
 
   test.each([

@@ -25,6 +25,12 @@ describe("a chat request", () => {
     expect(() => parseBody(chatRequest, { ...body, ...fields })).toThrow(message);
   });
 
+  test("a message may have a name, which reaches the chat template", () => {
+    const messages = [{ role: "user", content: "a", name: "Ann" }];
+    expect(parseBody(chatRequest, { ...body, messages }).messages).toEqual(messages);
+    expect(() => parseBody(chatRequest, { ...body, messages: [{ ...messages[0], name: 1 }] })).toThrow("name");
+  });
+
   test("developer is another name of system", () => {
     const messages = [{ role: "developer", content: "Be brief." }, ...body.messages];
     expect(parseBody(chatRequest, { ...body, messages }).messages[0]).toEqual({ role: "system", content: "Be brief." });

@@ -10,6 +10,7 @@ import { generateAll, startEngine } from "../../src/engine/local.js";
 import { EnginePool, type EnginePort } from "../../src/engine/pool.js";
 import { readModel } from "../../src/model/read-model.js";
 import { taskSeed } from "../../src/protocol/seeds.js";
+import { runServer } from "../../src/serving/server.js";
 import { createApp, type AppOptions } from "../../src/serving/app.js";
 
 const QUESTION = "Ben has 12 cards and buys 9 more. How many cards does Ben have now?";
@@ -278,7 +279,7 @@ describe("limits", () => {
     ["completions", { prompt: [[1], []] }, 400, /^prompt.1: Too small/],
     ["completions", { prompt: [70000] }, 400, /^token id 70000 is outside the vocabulary/],
     ["completions", { prompt: "a", max_tokens: 512 }, 400, /exceed the model's context of 512/],
-    ["completions", { prompt: "a", n: 17 }, 400, /groupSize 17 exceeds the 16 rows/],
+    ["completions", { prompt: "a", n: 17 }, 400, /num_generations 17 exceeds the 16 rows/],
     ["completions", { prompt: "a", model: "gpt-4" }, 404, /^model: expected "starter", found "gpt-4"/],
     ["chat/completions", { messages: [] }, 400, /^messages: /],
     ["chat/completions", { messages: [{ role: "tool", content: "a" }] }, 400, /^messages\.0\.role: /],
@@ -303,6 +304,45 @@ describe("limits", () => {
 });
 
 describe("access", () => {
+  test("preflight requests are answered for the origin that --cors names, and for no other", async () => {
+    const origin = "http://localhost:3000";
+    const preflight = (to: ReturnType<typeof createApp>, from: string): Promise<Response> =>
+      Promise.resolve(
+        to.request("/v1/chat/completions", {
+          method: "OPTIONS",
+          headers: {
+            Origin: from,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type",
+          },
+        }),
+      );
+    // browsers send no key with it
+    const withKey = createApp({ ...settings, apiKey: "secret-key", cors: origin });
+    const allowed = await preflight(withKey, origin);
+    expect(allowed.status).toBe(204);
+    expect(allowed.headers.get("Access-Control-Allow-Origin")).toBe(origin);
+    expect(allowed.headers.get("Access-Control-Allow-Methods")).toContain("POST");
+    expect(allowed.headers.get("Access-Control-Allow-Headers")).toBe("authorization,content-type");
+    expect((await preflight(withKey, "http://other.example")).headers.get("Access-Control-Allow-Origin")).toBeNull();
+    const models = (headers: Record<string, string>) => withKey.request("/v1/models", { headers });
+    expect((await models({ Origin: origin })).status).toBe(401);
+    const answer = await models({ Origin: origin, Authorization: "Bearer secret-key" });
+    expect(answer.headers.get("Access-Control-Allow-Origin")).toBe(origin);
+    // off by default
+    expect((await preflight(app, origin)).status).toBe(404);
+    expect((await preflight(app, origin)).headers.get("Access-Control-Allow-Origin")).toBeNull();
+  });
+
+  test.each([
+    ["localhost:3000", /--cors localhost:3000: expected an origin/],
+    ["http://localhost:3000/page", /expected an origin such as/],
+    ["*", /--cors \*: expected an API key/],
+  ])("--cors %s is refused", async (origin, message) => {
+    const options = { host: "127.0.0.1", port: 0, maxQueue: 1, engines: { ...limits, engines: 1 }, cors: origin };
+    await expect(runServer("nowhere", options)).rejects.toThrow(message);
+  });
+
   test("without a key, only loopback names reach the server", async () => {
     for (const host of ["localhost", "127.0.0.1:8000", "[::1]"])
       expect((await app.request(`http://${host}/v1/models`)).status).toBe(200);

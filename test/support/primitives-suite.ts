@@ -127,7 +127,7 @@ export function primitivesSuite(backend: BackendName): void {
           seed,
           (list, heads, D, seed) => {
             const at = Int32Array.from(list);
-            const tables = rotaryTables(tf, at, D, 10_000);
+            const tables = rotaryTables(tf, at, { headDim: D, ropeTheta: 10_000 });
             expectTwins(
               (x) => rotary(tf, x!, tables),
               (x) => plainRotary(tf, x!, at, D, 10_000),

@@ -19,7 +19,7 @@ export function prepareMicrobatch(tf: TF, shape: ModelConfig, groups: readonly S
     ids: tf.tensor1d(packed.ids, "int32"),
     predictors: tf.tensor1d(packed.predictors, "int32"),
     lastRows: keepLast ? tf.tensor1d(packed.lastRows, "int32") : null,
-    rotary: rotaryTables(tf, packed.positions, shape.headDim, shape.ropeTheta),
+    rotary: rotaryTables(tf, packed.positions, shape),
     attention: attentionTensors(tf, packed.attention),
   };
 }

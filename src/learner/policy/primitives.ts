@@ -1,6 +1,6 @@
 /** Operations with hand-written gradients, tested against test/support/primitives-plain.ts. */
 import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
-import { rotaryCosSin } from "../../model/rotary.js";
+import { type RotaryShape, rotaryCosSin } from "../../model/rotary.js";
 import type { TF } from "../backend/backend.js";
 
 type Save = (tensors: Tensor[]) => void;
@@ -87,9 +87,10 @@ export function rmsNorm(tf: TF, x: Tensor, weight: Tensor, eps: number): Tensor2
 export type RotaryTables = ReturnType<typeof rotaryTables>;
 
 /** Rotary tables for packed positions; halves lie as in Hugging Face's `rotate_half`. */
-export function rotaryTables(tf: TF, positions: Int32Array, headDim: number, theta: number) {
+export function rotaryTables(tf: TF, positions: Int32Array, shape: RotaryShape) {
+  const { headDim } = shape;
   const half = headDim / 2;
-  const tables = rotaryCosSin(positions, { ropeTheta: theta, headDim });
+  const tables = rotaryCosSin(positions, shape);
   const twice = (table: Float32Array): Tensor =>
     tf.tidy(() => tf.tile(tf.tensor3d(table, [positions.length, 1, half]), [1, 1, 2]));
   const rotate = new Float32Array(headDim * headDim);
