@@ -102,6 +102,18 @@ describe.skipIf(unrunnable)(`a run of three steps${reason}`, { timeout: 120_000 
     expect(beyond.code).toBe(1);
   });
 
+  it("refuses a batch of which a byte was changed, naming its file", async () => {
+    const copy = join(temporary(), "damaged");
+    cpSync(runDir, copy, { recursive: true });
+    const file = batchFile(join(copy, "trajectories"), 2);
+    const bytes = readFileSync(file);
+    bytes[100] = bytes[100]! ^ 1;
+    writeFileSync(file, bytes);
+    const { code, stderr } = await replay(copy, "--step", "3");
+    expect(stderr).toMatch(/batch-000002\.bin: expected whole records, found damaged ones/);
+    expect(code).toBe(1);
+  });
+
   it("tells a skipped update, whose weights are those of before", async () => {
     const copy = join(temporary(), "skipped");
     cpSync(runDir, copy, { recursive: true });
