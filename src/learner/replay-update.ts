@@ -113,7 +113,11 @@ function trainedBatch(runDir: string, k: number, keep: number | null): TrainedBa
       `batch ${k}: expected it in ${directory}, found no file${keep === null ? "" : `; journal.keep is ${keep}, so older batches were removed`}. ` +
         `Choose a step whose batches since the checkpoint before it are there (checkpoints: ${listCheckpoints(runDir).join(", ") || "none"}).`,
     );
-  const { records } = readBatchFile(batchFile(directory, k));
+  const { records, tornBytes, damagedRecords } = readBatchFile(batchFile(directory, k));
+  if (tornBytes + damagedRecords > 0)
+    throw new UserError(
+      `${batchFile(directory, k)}: expected whole records, found damaged ones: the batch cannot be replayed as it was. Choose a step after a later checkpoint.`,
+    );
   const advantages = new Map(
     records.flatMap((r) => (r.type === "advantages" ? [[r.taskId, r.advantages] as const] : [])),
   );

@@ -3,9 +3,22 @@ import { createHash } from "node:crypto";
 import { cpSync, existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { listCheckpoints } from "../../src/run/checkpoint.js";
 import { readIncidents } from "../../src/run/incidents.js";
 import { starterProblem } from "../../src/tasks/starter.js";
-import { type Ended, cleanUp, iterationsOf, reason, run, starter, temporary, unrunnable } from "../support/run.js";
+import {
+  type Ended,
+  cleanUp,
+  iterationsOf,
+  livingMembers,
+  reason,
+  run,
+  start,
+  starter,
+  temporary,
+  unrunnable,
+  until,
+} from "../support/run.js";
 
 afterAll(cleanUp);
 
@@ -102,6 +115,29 @@ describe.skipIf(unrunnable)(`a LoRA run with own data, model and reward${reason}
     const { code, stdout, stderr } = await resume("--max-steps", "5");
     expect(code, stderr).toBe(0);
     expect(stdout).toMatch(/earlier release: whether .* have changed cannot be told/);
+  });
+});
+
+describe.skipIf(unrunnable || !existsSync("/proc/self/cmdline"))(`a learner that died${reason}`, () => {
+  it("is not started again on other data", { timeout: 120_000 }, async () => {
+    const root = temporary();
+    const [runDir, data] = [join(root, "run"), join(root, "data.jsonl")];
+    writeFileSync(data, problems(0));
+    const launched = start("launch", [
+      ...`--run-dir ${runDir} --max-steps 100000 --save_steps=1 --data.train=${data} --generation_batch_size=8`.split(
+        " ",
+      ),
+      ...`--num_generations=4 --max_completion_length=8 --eval.num_problems=2 --eval.greedy=false`.split(" "),
+    ]);
+    await until(() => listCheckpoints(runDir).some((step) => step >= 2));
+    writeFileSync(data, problems(100));
+    const isLearner = (pid: number): boolean =>
+      readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("learner/main.js");
+    process.kill(livingMembers(launched.pid).find(isLearner)!, "SIGKILL");
+    const { code, stdout, stderr } = await launched.ended;
+    expect(code, stdout).toBe(1);
+    expect(stdout).toMatch(/Going on from the last checkpoint/);
+    expect(stderr).toMatch(/data\.train .*expected sha256 \w{12}, found \w{12}.*--accept-changed-inputs/);
   });
 });
 
