@@ -7,6 +7,7 @@
 import { existsSync } from "node:fs";
 import { isAbsolute, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { isDeepStrictEqual } from "node:util";
 import { parse } from "yaml";
 import { UserError, messageOf } from "../errors.js";
 import { readText } from "../files.js";
@@ -70,19 +71,21 @@ export function loadConfig(options: LoadOptions): LoadedConfig {
 const RESUMABLE =
   /^(model\.path|max_steps|eval_steps|save_steps|save_total_limit|journal\..*|actors\..*|learner\..*|transport\..*)$/;
 
-/** The stored configuration with a few overrides. @throws UserError if one makes another run */
+/** The stored configuration with a few overrides. @throws UserError if one makes it another run */
 export function resumeConfig(stored: RunConfig, words: readonly string[], flags?: readonly string[]) {
   const overrides = parseOverrides(words, flags);
-  for (const { key, word } of overrides) {
-    if (!RESUMABLE.test(key))
+  const merged = runConfigSchema.parse(overrides.map(({ layer }) => layer).reduce(merge, { ...stored }));
+  const config = resolvePaths(merged, process.cwd());
+  for (const { key, word } of overrides)
+    if (!RESUMABLE.test(key) && !isDeepStrictEqual(valueAt(config, key), valueAt(stored, key)))
       throw new UserError(
         `${word}: ${key} cannot change when a run is resumed, because the run would be another one. Start a new run, or change only max_steps, eval_steps, save_steps, save_total_limit, journal.*, actors.*, learner.*, transport.*, or model.path where the same model has moved.`,
       );
-  }
-  const merged = runConfigSchema.parse(overrides.map(({ layer }) => layer).reduce(merge, { ...stored }));
-  const config = resolvePaths(merged, process.cwd());
   return { config, notes: crossCheck(config) };
 }
+
+const valueAt = (config: RunConfig, key: string): unknown =>
+  key.split(".").reduce<unknown>((section, name) => (section as Record<string, unknown> | undefined)?.[name], config);
 
 /** First lines of a run that was started without --config. */
 function starterNotice(): string[] {

@@ -8,8 +8,17 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Draw } from "../../src/math/random.js";
 import { checkpointFolder, checkpointsFolder } from "../../src/run/paths.js";
-import { launchSmall, printed } from "../support/chaos.js";
-import { type Running, cleanUp, iterationsOf, reason, start, temporary, unrunnable } from "../support/run.js";
+import { launchSmall, leftovers, printed } from "../support/chaos.js";
+import {
+  type Running,
+  cleanUp,
+  iterationsOf,
+  livingMembers,
+  reason,
+  start,
+  temporary,
+  unrunnable,
+} from "../support/run.js";
 
 const isFull = process.env["CHAOS"] === "full";
 const seed = Number(process.env["FC_SEED"] ?? 1);
@@ -19,6 +28,7 @@ const steps = kills + 4;
 /** KiB of file systems that are full in the journal, or in one of the first checkpoints. */
 const sizes = isFull ? [24, 64, 8_000, 20_000, 30_000, 36_000] : [20_000];
 
+const killed = new Set<number>();
 const mounted: string[] = [];
 afterAll(() => {
   for (const folder of mounted.splice(0)) execFileSync("umount", ["--lazy", folder]);
@@ -64,6 +74,7 @@ function killWhileSaving(runDir: string, pid: number, draw: Draw): Promise<strin
       if (name?.includes(".tmp-") !== true || !existsSync(join(root, name))) return;
       watcher.close();
       setTimeout(() => {
+        for (const member of livingMembers(pid)) killed.add(member);
         process.kill(-pid, "SIGKILL");
         resolve(existsSync(join(root, name)) ? readdirSync(join(root, name)).join(" ") || "nothing" : "renamed");
       }, delay);
@@ -95,6 +106,7 @@ describe.skipIf(unrunnable)(`checkpoints${reason}`, { timeout: isFull ? 1_800_00
     expect(iterationsOf(runDir)).toEqual(iterationsOf(calm));
     expect(checkpointBytes(runDir, steps)).toEqual(checkpointBytes(calm, steps));
     expect(readdirSync(checkpointsFolder(runDir)).filter((name) => name.includes("tmp"))).toEqual([]);
+    expect(leftovers([...killed])).toEqual([]);
   });
 
   it.each(sizes)("on a disk of %i KiB: ends with the reason, and goes on exactly with more room", async (kib) => {

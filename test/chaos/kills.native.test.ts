@@ -12,7 +12,7 @@ import { Draw } from "../../src/math/random.js";
 import { readIncidents } from "../../src/run/incidents.js";
 import { readSummary } from "../../src/run/records.js";
 import { checkJournal } from "../support/audit.js";
-import { GatedRun, launchSmall, printed } from "../support/chaos.js";
+import { GatedRun, launchSmall, leftovers, printed } from "../support/chaos.js";
 import { cleanUp, iterationsOf, reason, root, temporary, unrunnable, until } from "../support/run.js";
 
 afterAll(cleanUp);
@@ -38,6 +38,8 @@ const canStopThreads = ((): boolean => {
   }
 })();
 
+const disturbed: number[] = [];
+
 /** Does one harm to a living process of the run; waits for one. */
 async function disturb(run: GatedRun, kind: Kind, draw: Draw, hasEnded: () => boolean): Promise<void> {
   if (kind === "loop" || kind === "promise") return until(run.hangReward(`hang-${kind}`));
@@ -46,6 +48,7 @@ async function disturb(run: GatedRun, kind: Kind, draw: Draw, hasEnded: () => bo
     await until(() => hasEnded() || run.processes(role).length > 0);
     if (hasEnded()) throw new Error(`the run ended before "${kind}"`);
     const pid = draw.pick(run.processes(role));
+    disturbed.push(pid);
     try {
       if (kind === "stop engine") await stopEngine(pid);
       else process.kill(pid, kind.startsWith("stop") ? "SIGSTOP" : "SIGKILL");
@@ -101,6 +104,7 @@ describe.skipIf(unrunnable)(`kills and hangs${reason}`, { timeout: isFull ? 2_40
     // two kills at once may show as one
     expect(readIncidents(run.runDir).length).toBeGreaterThanOrEqual(disturbances.length / 2);
     expect(readdirSync(join(run.runDir, "checkpoints")).filter((name) => name.includes("tmp"))).toEqual([]);
+    expect(leftovers(disturbed)).toEqual([]);
     if (!isFull) return;
     console.log(JSON.stringify(run.harmDone()), JSON.stringify(readSummary(run.runDir).validation.after));
     const calm = join(temporary(), "run");

@@ -283,6 +283,9 @@ describe("resume", () => {
     expect(() => resumeConfig(readRunConfig(stored), ["--learning_rate=1"])).toThrow(
       /learning_rate cannot change when a run is resumed/,
     );
+    // the same command again, as a requeued job gives it
+    const same = [`--learning_rate=${config.learning_rate}`, `--eval.num_problems=${config.eval.num_problems}`];
+    expect(resumeConfig(readRunConfig(stored), same).config).toEqual(config);
   });
 
   test("a damaged or foreign file is refused", () => {
