@@ -7,7 +7,7 @@ import { constants } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { listCheckpoints } from "../../src/run/checkpoint.js";
-import { launchSmall, leftovers, printed } from "../support/chaos.js";
+import { GatedRun, leftovers, printed } from "../support/chaos.js";
 import { cleanUp, iterationsOf, livingMembers, reason, temporary, unrunnable, until } from "../support/run.js";
 
 afterAll(cleanUp);
@@ -27,18 +27,26 @@ const some = all.filter((_, i) => i % 5 === 0);
 
 describe.skipIf(unrunnable)(`a signal to the whole group${reason}`, { timeout: 120_000 }, () => {
   it.each(process.env["CHAOS"] === "full" ? all : some)("%s while %s", async (signal, phase) => {
-    const runDir = join(temporary(), "run");
-    const steps = phase === "evaluating at the end" ? "2" : "6";
-    const session = launchSmall(runDir, "--max-steps", steps, "--save_steps=1", "--eval.num_problems=64");
+    const isAtEnd = phase === "evaluating at the end";
+    const steps = isAtEnd ? 2 : 6;
+    const run = new GatedRun(
+      temporary(),
+      0,
+      ...`--max-steps ${steps} --save_steps=1 --eval.num_problems=64`.split(" "),
+    );
+    // it cannot end before the signal, however late this test is
+    run.allow(isAtEnd ? steps : steps - 1);
+    const { runDir, running: session } = run;
     await until(() => phases[phase]!(runDir));
     const pids = livingMembers(session.pid);
     session.signalGroup(signal);
+    run.allow(Infinity);
     const { code, stderr } = await session.ended;
     expect(stderr).toBe("");
     // USR1 asks for a checkpoint and ends nothing
     expect(code).toBe(signal === "SIGUSR1" ? 0 : 128 + constants.signals[signal]);
     expect(listCheckpoints(runDir).at(-1)).toBe(iterationsOf(runDir).at(-1) ?? 0);
-    if (signal === "SIGUSR1") expect(iterationsOf(runDir)).toHaveLength(Number(steps));
+    if (signal === "SIGUSR1") expect(iterationsOf(runDir)).toHaveLength(steps);
     expect(livingMembers(session.pid)).toEqual([]);
     expect(leftovers(pids)).toEqual([]);
   });

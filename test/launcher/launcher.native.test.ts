@@ -250,8 +250,11 @@ describe.skipIf(!built)("the launcher as a process", () => {
     const text = { out: "", err: "" };
     child.stderr.on("data", (data: Buffer) => (text.err += data.toString()));
     const seen = (marker: string) =>
-      new Promise<void>((resolve) => {
-        child.stdout.on("data", () => text.out.includes(marker) && resolve());
+      new Promise<void>((resolve, reject) => {
+        const look = () => text.out.includes(marker) && resolve();
+        look();
+        child.stdout.on("data", look);
+        child.on("close", () => reject(new Error(`ended before "${marker}": ${text.err}`)));
       });
     child.stdout.prependListener("data", (data: Buffer) => (text.out += data.toString()));
     const exited = new Promise<number | null>((resolve) => child.on("close", resolve));
