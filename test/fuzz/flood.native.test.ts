@@ -63,7 +63,7 @@ it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_0
       .reduce((a, b) => a + b);
   const group = (actorId: string) => groupToWire(answer(makeTask("b900-0"), weights(0).version, actorId));
   const peers: Dealer[] = [];
-  const atStart = residentMegabytes();
+  const atStart = await residentMegabytes();
   for (let n = 0; n < messages; n += EACH) {
     const draw = drawOf(2, n);
     const id = `peer-${n}`;
@@ -86,7 +86,7 @@ it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_0
   }
   await goOn();
   expect(counted()).toBe(messages);
-  const grown = residentMegabytes() - atStart;
+  const grown = (await residentMegabytes()) - atStart;
   const logged = statSync(logFile).size / 1e6;
   console.log(
     `${messages} messages: RSS +${grown.toFixed(0)} MB, log ${logged.toFixed(1)} MB, ${batches} batches`,
@@ -111,7 +111,7 @@ it(`${requests} requests for weights whose answers nobody reads cost no memory, 
   };
   const fetch = encode({ type: "fetch", token: TOKEN, sha256: version.sha256, chunk: 0 });
   const deaf = connect("deaf");
-  const atStart = residentMegabytes();
+  const atStart = await residentMegabytes();
   for (let n = 0; n < requests; n++) await deaf.send(fetch);
   await until(
     () =>
@@ -122,7 +122,7 @@ it(`${requests} requests for weights whose answers nobody reads cost no memory, 
   await reader.send(fetch);
   const [, bytes] = await reader.receive();
   expect(bytes).toHaveLength(chunkBytes);
-  const grown = residentMegabytes() - atStart;
+  const grown = (await residentMegabytes()) - atStart;
   console.log(`${requests} requests: RSS +${grown.toFixed(0)} MB`, ledger.totals);
   expect(grown).toBeLessThan(200);
 });
