@@ -97,32 +97,36 @@ it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_0
 });
 
 const requests = sized(500, 5_000);
-it(`${requests} requests for weights whose answers nobody reads cost no memory, and others are served`, async () => {
-  const chunkBytes = 2 ** 20;
-  const { dispatcher, ledger, addresses } = await startDispatcher({}, { chunkBytes });
-  const packed = new Float32Array(2 ** 20);
-  const { version } = weights(0);
-  dispatcher.publish(packed, version);
-  const connect = (routingId: string): Dealer => {
-    const socket = new Dealer({ routingId, linger: 0, receiveHighWaterMark: 1 });
-    socket.connect(addresses.weights);
-    later(() => socket.close());
-    return socket;
-  };
-  const fetch = encode({ type: "fetch", token: TOKEN, sha256: version.sha256, chunk: 0 });
-  const deaf = connect("deaf");
-  const atStart = await residentMegabytes();
-  for (let n = 0; n < requests; n++) await deaf.send(fetch);
-  await until(
-    () =>
-      ledger.totals["weights_chunks_served"] === requests &&
-      ledger.totals["weights_chunks_undeliverable"]! >= requests - 20,
-  );
-  const reader = connect("reader");
-  await reader.send(fetch);
-  const [, bytes] = await reader.receive();
-  expect(bytes).toHaveLength(chunkBytes);
-  const grown = (await residentMegabytes()) - atStart;
-  console.log(`${requests} requests: RSS +${grown.toFixed(0)} MB`, ledger.totals);
-  expect(grown).toBeLessThan(200);
-});
+it(
+  `${requests} requests for weights whose answers nobody reads cost no memory, and others are served`,
+  { timeout: 600_000 },
+  async () => {
+    const chunkBytes = 2 ** 20;
+    const { dispatcher, ledger, addresses } = await startDispatcher({}, { chunkBytes });
+    const packed = new Float32Array(2 ** 20);
+    const { version } = weights(0);
+    dispatcher.publish(packed, version);
+    const connect = (routingId: string): Dealer => {
+      const socket = new Dealer({ routingId, linger: 0, receiveHighWaterMark: 1 });
+      socket.connect(addresses.weights);
+      later(() => socket.close());
+      return socket;
+    };
+    const fetch = encode({ type: "fetch", token: TOKEN, sha256: version.sha256, chunk: 0 });
+    const deaf = connect("deaf");
+    const atStart = await residentMegabytes();
+    for (let n = 0; n < requests; n++) await deaf.send(fetch);
+    await until(
+      () =>
+        ledger.totals["weights_chunks_served"] === requests &&
+        ledger.totals["weights_chunks_undeliverable"]! >= requests - 20,
+    );
+    const reader = connect("reader");
+    await reader.send(fetch);
+    const [, bytes] = await reader.receive();
+    expect(bytes).toHaveLength(chunkBytes);
+    const grown = (await residentMegabytes()) - atStart;
+    console.log(`${requests} requests: RSS +${grown.toFixed(0)} MB`, ledger.totals);
+    expect(grown).toBeLessThan(200);
+  },
+);
