@@ -42,9 +42,11 @@ export function loadTokenizer(folder: string, shape?: ModelConfig) {
   try {
     hub = new HubTokenizer(tokenizerJson, settings);
     vocabulary = hub.get_vocab(true);
+    // some settings are looked at here first
+    hub.decode(hub.encode("Is 1 + 2 = 3?\n").ids);
   } catch (error) {
     throw new UserError(
-      `${tokenizerFile}: expected a tokenizer of the "tokenizers" library, found one that cannot be built (${messageOf(error)}).`,
+      `${tokenizerFile}: expected a tokenizer of the "tokenizers" library, found one that cannot be used (${messageOf(error)}).`,
     );
   }
   let largestId = -1;

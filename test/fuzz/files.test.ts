@@ -230,7 +230,7 @@ it(`${files} damaged files are read, or refused by name`, { timeout: 1_800_000 }
   const targets = [...modelTargets(), ...(await runTargets()), ...textTargets()];
   const sound = new Map(targets.map(({ file }) => [file, readFileSync(file)]));
   for (const target of targets) expect(() => target.read(), target.file).not.toThrow();
-  const atStart = residentMegabytes();
+  const atStart = await residentMegabytes();
   const faults = new Map<string, string>();
   const count = { read: 0, refused: 0 };
   let slowest = { ms: 0, name: "" };
@@ -258,7 +258,7 @@ it(`${files} damaged files are read, or refused by name`, { timeout: 1_800_000 }
     if (ms > slowest.ms) slowest = { ms, name };
     restore(target.file, sound);
   }
-  const grown = residentMegabytes() - atStart;
+  const grown = (await residentMegabytes()) - atStart;
   console.log(
     `${files} files: ${JSON.stringify(count)}, slowest ${JSON.stringify(slowest)}, RSS +${grown.toFixed(0)} MB`,
   );

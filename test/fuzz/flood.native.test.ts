@@ -65,7 +65,7 @@ it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_0
       .reduce((a, b) => a + b);
   const group = (actorId: string) => groupToWire(answer(makeTask("b900-0"), weights(0).version, actorId));
   const peers: Dealer[] = [];
-  const atStart = residentMegabytes();
+  const atStart = await residentMegabytes();
   for (let n = 0; n < messages; n += EACH) {
     const draw = drawOf(2, n);
     const id = `peer-${n}`;
@@ -89,7 +89,7 @@ it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_0
   }
   await goOn();
   expect(counted()).toBe(messages);
-  const grown = residentMegabytes() - atStart;
+  const grown = (await residentMegabytes()) - atStart;
   const logged = statSync(logFile).size / 1e6;
   console.log(
     `${messages} messages: RSS +${grown.toFixed(0)} MB, log ${logged.toFixed(1)} MB, ${batches} batches`,
@@ -100,32 +100,36 @@ it(`${messages} useless messages cost neither memory nor disk`, { timeout: 600_0
 });
 
 const requests = sized(500, 5_000);
-it(`${requests} requests for weights whose answers nobody reads cost no memory, and others are served`, async () => {
-  const chunkBytes = 2 ** 20;
-  const { dispatcher, ledger, addresses } = await startDispatcher({}, { chunkBytes });
-  const packed = new Float32Array(2 ** 20);
-  const { version } = weights(0);
-  dispatcher.publish(packed, version);
-  const connect = (routingId: string): Dealer => {
-    const socket = new Dealer({ routingId, linger: 0, receiveHighWaterMark: 1 });
-    socket.connect(addresses.weights);
-    later(() => socket.close());
-    return socket;
-  };
-  const fetch = sealed(encode({ type: "fetch", token: TOKEN, sha256: version.sha256, chunk: 0 }));
-  const deaf = connect("deaf");
-  const atStart = residentMegabytes();
-  for (let n = 0; n < requests; n++) await deaf.send(fetch);
-  await until(
-    () =>
-      ledger.totals["weights_chunks_served"] === requests &&
-      ledger.totals["weights_chunks_undeliverable"]! >= requests - 20,
-  );
-  const reader = connect("reader");
-  await reader.send(fetch);
-  const [, bytes] = await reader.receive();
-  expect(bytes).toHaveLength(chunkBytes);
-  const grown = residentMegabytes() - atStart;
-  console.log(`${requests} requests: RSS +${grown.toFixed(0)} MB`, ledger.totals);
-  expect(grown).toBeLessThan(200);
-});
+it(
+  `${requests} requests for weights whose answers nobody reads cost no memory, and others are served`,
+  { timeout: 600_000 },
+  async () => {
+    const chunkBytes = 2 ** 20;
+    const { dispatcher, ledger, addresses } = await startDispatcher({}, { chunkBytes });
+    const packed = new Float32Array(2 ** 20);
+    const { version } = weights(0);
+    dispatcher.publish(packed, version);
+    const connect = (routingId: string): Dealer => {
+      const socket = new Dealer({ routingId, linger: 0, receiveHighWaterMark: 1 });
+      socket.connect(addresses.weights);
+      later(() => socket.close());
+      return socket;
+    };
+    const fetch = sealed(encode({ type: "fetch", token: TOKEN, sha256: version.sha256, chunk: 0 }));
+    const deaf = connect("deaf");
+    const atStart = await residentMegabytes();
+    for (let n = 0; n < requests; n++) await deaf.send(fetch);
+    await until(
+      () =>
+        ledger.totals["weights_chunks_served"] === requests &&
+        ledger.totals["weights_chunks_undeliverable"]! >= requests - 20,
+    );
+    const reader = connect("reader");
+    await reader.send(fetch);
+    const [, bytes] = await reader.receive();
+    expect(bytes).toHaveLength(chunkBytes);
+    const grown = (await residentMegabytes()) - atStart;
+    console.log(`${requests} requests: RSS +${grown.toFixed(0)} MB`, ledger.totals);
+    expect(grown).toBeLessThan(200);
+  },
+);

@@ -356,7 +356,7 @@ describe("hostile messages", () => {
     async () => {
       const door = await openDoor();
       await door.send([wire(hello())], "other");
-      const atStart = residentMegabytes();
+      const atStart = await residentMegabytes();
       let accepted = 0;
       for (let n = 0; n < messages; n++) {
         const draw = drawOf(1, n);
@@ -382,7 +382,7 @@ describe("hostile messages", () => {
         records += batch.records.length;
       }
       expect(records).toBe(door.ledger.totals["groups_received"]);
-      const grown = residentMegabytes() - atStart;
+      const grown = (await residentMegabytes()) - atStart;
       console.log(`${messages} messages: ${JSON.stringify(door.ledger.totals)}, RSS +${grown.toFixed(0)} MB`);
       expect(grown).toBeLessThan(300);
     },

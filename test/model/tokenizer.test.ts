@@ -176,6 +176,11 @@ describe("a model folder", () => {
     );
   });
 
+  it("with a setting that the library looks at while it encodes is refused by name", () => {
+    edit("tokenizer.json", { pre_tokenizer: { type: "Split", pattern: { String: " " }, behavior: 7, invert: false } });
+    expect(() => loadTokenizer(folder)).toThrow(/tokenizer\.json: expected a tokenizer.*cannot be used \(/);
+  });
+
   it("without a tokenizer, or with a damaged one, is refused by name", () => {
     writeFileSync(join(folder, "tokenizer.json"), "{");
     expect(() => loadTokenizer(folder)).toThrow(/tokenizer\.json: expected JSON/);

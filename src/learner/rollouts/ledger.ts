@@ -29,6 +29,9 @@ export type Verdict =
 /** A task answered wrongly this often will not be answered rightly: the run stops and says why. */
 const MAX_REFUSALS = 5;
 
+/** Names of running totals; more of them would make each line of the metrics longer for ever. */
+const MAX_COUNTERS = 200;
+
 interface Waiter<T> {
   readonly resolve: (value: T) => void;
   readonly reject: (error: unknown) => void;
@@ -56,7 +59,9 @@ export class Ledger {
 
   /** Adds to a running total. Names are snake_case; they end up in the metrics. */
   count(name: string, n = 1): void {
-    this.#counters.set(name, (this.#counters.get(name) ?? 0) + n);
+    // an actor makes up the names of its own
+    const known = this.#counters.has(name) || this.#counters.size < MAX_COUNTERS ? name : "counters_beyond_limit";
+    this.#counters.set(known, (this.#counters.get(known) ?? 0) + n);
   }
 
   /** Says a thing that went wrong and was dealt with, to the log and to the user. */

@@ -358,6 +358,19 @@ describe("the door", () => {
     expect(dispatcher.stats()["actors_live"]).toBe(1);
   });
 
+  it("keeps the metrics short, whatever names an actor gives its counters", async () => {
+    const { dispatcher, addresses } = await startDispatcher();
+    const peer = connectPeer(addresses, "p");
+    await peer.hello(8);
+    const names = counterNames(1_000);
+    for (let i = 0; i < names.length; i += 50)
+      await peer.heartbeat({ counters: Object.fromEntries(names.slice(i, i + 50).map((name) => [name, 1])) });
+    const total = () =>
+      Object.entries(dispatcher.stats()).reduce((n, [name, m]) => (/^(actor_|counters_)/.test(name) ? n + m : n), 0);
+    await until(() => total() === 1_000);
+    expect(Object.keys(dispatcher.stats()).length).toBeLessThan(210);
+  });
+
   it("drops a message whose checksum is not its own, counts it, and goes on with its sender", async () => {
     const { dispatcher, addresses } = await startDispatcher({ maxStaleness: 0, groupsPerBatch: 1 });
     dispatcher.publish(weights(0).packed, weights(0).version);
