@@ -23,6 +23,8 @@ const EXIT_GRACE_MS = 10_000;
 const CHECKPOINT_GRACE_MS = 120_000;
 /** A reward function that blocks its process for so long beyond its time-out costs that process. */
 const REWARD_GRACE_MS = 5_000;
+/** A learner that has told its actors to go ends within this time. */
+const LEARNER_FOLLOWS_MS = 30_000;
 /** How often children are looked at. */
 const LOOK_MS = 2_000;
 
@@ -163,7 +165,11 @@ export class Supervisor {
       this.#actors.delete(actor);
       const hasNewLearner =
         learner !== this.#learner || learner.process.exitCode !== null || learner.process.signalCode !== null;
-      if (!this.#isEnding && !hasNewLearner) this.#actorEnded(actor, index, addresses, actor.explain(code, signal));
+      if (this.#isEnding || hasNewLearner) return;
+      const ended = () => this.#actorEnded(actor, index, addresses, actor.explain(code, signal));
+      // it goes well only when the learner said so, whose own end then follows and has the reason
+      if (code !== 0) return ended();
+      this.#later(LEARNER_FOLLOWS_MS, () => learner === this.#learner && learner.process.exitCode === null && ended());
     });
   }
 

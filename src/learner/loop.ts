@@ -25,6 +25,7 @@ import {
   appendWeights,
   currentCommit,
   dropLinesAfter,
+  flushRecords,
   writeSummary,
 } from "../run/records.js";
 import { rolloutMetrics } from "./algorithms/metrics.js";
@@ -163,10 +164,9 @@ class TrainingLoop {
   async #iterate(): Promise<boolean> {
     const { counters } = this.#checkpoints;
     const begin = performance.now();
-    const batch = await unlessStopped(() => this.#source.batch(counters.iteration), this.#options.stop);
+    const batch = await this.#nextBatch();
     if (batch === null) return false;
     const waited = (performance.now() - begin) / 1000;
-    checkRewardErrors(batch, this.#run);
     const trained = counters.iteration;
     const { metrics, advantages } = await this.#updater.update(batch, trained);
     const gap = await this.#gap.measure(batch.tasks, batch.groups, GAP_COMPLETIONS);
@@ -187,6 +187,23 @@ class TrainingLoop {
     const { iteration } = counters;
     this.#options.send({ type: "iteration", iteration, maxSteps: this.#run.max_steps, metrics: line });
     return true;
+  }
+
+  /**
+   * The batch to train on, null when the run was asked to stop before it was there.
+   * Where none can be had, the run ends; what was learned is saved, if the disk takes it.
+   */
+  async #nextBatch(): Promise<TrainingBatch | null> {
+    const { iteration } = this.#checkpoints.counters;
+    try {
+      const batch = await unlessStopped(() => this.#source.batch(iteration), this.#options.stop);
+      if (batch !== null) checkRewardErrors(batch, this.#run);
+      return batch;
+    } catch (error) {
+      if (iteration > 0 && !this.#checkpoints.isSaved)
+        await this.#checkpoints.save(this.#run, this.#updater).catch(() => {});
+      throw error;
+    }
   }
 
   /** Evaluates and saves where it is time for it; the last iteration does both later. */
@@ -214,6 +231,7 @@ class TrainingLoop {
   async #selfTest(): Promise<void> {
     const { iteration } = this.#checkpoints.counters;
     const request = { iteration, mode: "sampled", n: SELFTEST_COMPLETIONS, purpose: "selftest" } as const;
+    this.#options.send({ type: "phase", name: "comparing actor and learner" });
     const answers = await unlessStopped(() => this.#source.evaluate(request), this.#options.stop);
     if (answers !== null) checkGap(await this.#gap.measure(answers.tasks, answers.groups), this.#run.selftest);
   }
@@ -228,6 +246,7 @@ class TrainingLoop {
     if (this.#checkpoints.isSaved) return;
     this.#options.send({ type: "phase", name: "writing a checkpoint" });
     await this.#source.flush();
+    flushRecords(this.#options.runDir);
     await this.#checkpoints.save(this.#run, this.#updater);
     const { keep } = this.#run.journal;
     const { runDir } = this.#options;

@@ -28,8 +28,10 @@ export function heedSignals(
 ): Heeded {
   let exitCode: number | undefined;
   let firstAt = 0;
+  // asked now: a terminal that is gone is none any more
+  const terminals = [0, 1, 2].filter(isatty);
   const onSignal = (signal: NodeJS.Signals): void => {
-    if (signal === "SIGHUP") leaveTerminal();
+    if (signal === "SIGHUP") leaveTerminal(terminals.splice(0));
     if (exitCode !== undefined) {
       if (performance.now() - firstAt > SAME_SIGNAL_MS) again(signal);
       return;
@@ -52,11 +54,10 @@ export function heedSignals(
   };
 }
 
-/** Reopens a closed terminal's descriptors on /dev/null: Node aborts if it cannot reset one. */
-function leaveTerminal(): void {
-  for (const fd of [0, 1, 2]) {
+/** Reopens descriptors of a closed terminal on /dev/null: Node aborts if it cannot reset one. */
+function leaveTerminal(terminals: readonly number[]): void {
+  for (const fd of terminals) {
     try {
-      if (!isatty(fd)) continue;
       closeSync(fd);
       openSync("/dev/null", "r+");
     } catch {

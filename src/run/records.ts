@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
 import type { RunConfig } from "../config/schema.js";
-import { jsonOf, readJson, readJsonLines, writeJson, writeWhole } from "../files.js";
+import { fsyncPath, jsonOf, readJson, readJsonLines, writeJson, writeWhole } from "../files.js";
 import type { PolicyVersion } from "../model/identity.js";
 import type { Metrics, RunSummary, Validation } from "../protocol/progress.js";
 import { readRunConfig } from "./run-config.js";
@@ -77,6 +77,12 @@ export const appendValidation = (runDir: string, iteration: number, validation: 
   appendLine(validationFile(runDir), { iteration, ...validation });
 
 export const writeSummary = (runDir: string, summary: RunSummary): void => writeJson(summaryFile(runDir), summary);
+
+/** Puts the lines written so far on the disk. */
+export function flushRecords(runDir: string): void {
+  for (const file of [metricsFile(runDir), validationFile(runDir), weightsFile(runDir)])
+    if (existsSync(file)) fsyncPath(file);
+}
 
 /** Drops the lines of iterations that a resumed run will do again. */
 export function dropLinesAfter(runDir: string, iteration: number): void {

@@ -125,6 +125,25 @@ describe("supervision", () => {
     ]);
   });
 
+  test("a stopped actor is named, killed and replaced", { timeout: 120_000 }, async () => {
+    const { run, events } = start(
+      { FAKE_LEARNER: "wait", FAKE_ACTOR: "stop-once", FAKE_STEP_MS: "50" },
+      { onActors: (_, restarts) => restarts === 1 && setTimeout(() => run.stop(), 1_000) },
+    );
+    expect((await run.ended).failure).toBeUndefined();
+    expect(lines("actors")).toHaveLength(2);
+    expect(told(events)[0]).toMatch(/^actor-0 gave no sign of life for \d+ s: it is stopped\.$/);
+    expect(told(events).at(-1)).toMatch(/^actor-0 was killed: .* it is stopped\.? Restarting it \(restart 1 of 2\)\.$/);
+    expect(readIncidents(runDir)).toHaveLength(2);
+  });
+
+  test("actors that go because the learner ends by an error are no news: its reason is", async () => {
+    const { run, events } = start({ FAKE_LEARNER: "fail-after-actors" }, { num: 2 });
+    expect((await run.ended).failure).toBe("reward functions failed on 100 %.");
+    expect(told(events)).toEqual([]);
+    expect(lines("actors")).toHaveLength(2);
+  });
+
   test("when restarts are used up the learner still saves, and the run fails with the actor's log", async () => {
     const { run } = start({ FAKE_ACTOR: "die", FAKE_LEARNER: "wait" });
     const { summary, failure } = await run.ended;
@@ -296,6 +315,15 @@ describe.skipIf(!built)("the launcher as a process", () => {
       ]);
     },
   );
+
+  test("a learner that crashes while it saves fails the run: 1, and not the signal's code", async () => {
+    const { child, text, seen, exited } = launch({ FAKE_LEARNER: "crash-saving" });
+    await seen("step   2/");
+    child.kill("SIGTERM");
+    expect(await exited).toBe(1);
+    expect(text.err).toMatch(/^error: learner was killed by SIGABRT/);
+    expect(orphans()).toEqual([]);
+  });
 
   test("a signal passed on by several is one request: the learner saves", async () => {
     const { child, text, seen, exited } = launch({ FAKE_LEARNER: "wait" });
