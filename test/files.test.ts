@@ -106,4 +106,3 @@ describe("a long message", () => {
     expect(new UserError(lines.slice(0, 100).join("\n")).message).toBe(lines.slice(0, 100).join("\n"));
   });
 });
-});
