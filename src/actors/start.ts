@@ -27,15 +27,8 @@ export interface StartOptions {
   readonly silenceMs?: number;
 }
 
-export interface StartedActor {
-  /** See Actor.done. */
-  readonly done: Promise<string>;
-  /** Says bye and ends the engine's thread: a process must not exit under a running session. */
-  close(reason: string): Promise<void>;
-}
-
 /** @throws UserError for a model folder, tokenizer or reward function that cannot be used */
-export async function startActor(config: RunConfig, options: StartOptions): Promise<StartedActor> {
+export async function startActor(config: RunConfig, options: StartOptions) {
   const { runDir, index, threads, addresses, silenceMs = SILENCE_MS } = options;
   const shape = readModelConfig(config.model.path);
   const tokenizer = loadTokenizer(config.model.path, shape);
@@ -69,7 +62,8 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
   logger.info({ actor: actor.id }, "actor started");
   return {
     done: actor.done,
-    async close(reason) {
+    /** Says bye and ends the engine's thread: a process must not exit under a running session. */
+    async close(reason: string): Promise<void> {
       await actor.close(reason);
       engine.postMessage({ type: "stop" });
       await ended;

@@ -5,34 +5,22 @@ import { z } from "zod";
 import type { RunConfig } from "../config/schema.js";
 import { jsonOf, readJson, readJsonLines, writeJson, writeWhole } from "../files.js";
 import type { PolicyVersion } from "../model/identity.js";
-import type { Metrics, RunSummary, Validation } from "../protocol/progress.js";
+import {
+  type Metrics,
+  type RunSummary,
+  type Validation,
+  summarySchema,
+  validationSchema,
+} from "../protocol/progress.js";
 import { readRunConfig } from "./run-config.js";
 import { configFile, metricsFile, summaryFile, validationFile, weightsFile } from "./paths.js";
 
-const accuracy = z.object({
-  accuracy: z.number(),
-  ci95: z.tuple([z.number(), z.number()]),
-  n: z.int(),
-  right: z.string().exactOptional(),
-});
-const validation = z.object({ sampled: accuracy.exactOptional(), greedy: accuracy.exactOptional() });
-const validationLine = validation.extend({ iteration: z.int() });
+const validationLine = validationSchema.extend({ iteration: z.int() });
 // NaN is written as null: such values are left out.
 const metricsLine = z
   .record(z.string(), z.number().nullable())
   .transform((line) => Object.fromEntries(Object.entries(line).flatMap(([k, v]) => (v === null ? [] : [[k, v]]))));
 const weightsLine = z.object({ iteration: z.int(), sha256: z.string() });
-const summarySchema = z.object({
-  algo: z.enum(["grpo", "ppo"]),
-  validation: z.object({ before: validation.exactOptional(), after: validation.exactOptional() }),
-  iterations: z.int(),
-  wall_seconds: z.number(),
-  train_seconds: z.number(),
-  backend: z.string(),
-  commit: z.string().nullable(),
-  checkpoint: z.string().nullable(),
-  stopped: z.boolean(),
-});
 
 export interface RunFiles {
   readonly config: RunConfig;
@@ -40,7 +28,7 @@ export interface RunFiles {
   /** Held-out accuracy by iteration, before (0) and after included. */
   readonly validation: readonly z.infer<typeof validationLine>[];
   /** Null while it runs, or when it was killed. */
-  readonly summary: z.infer<typeof summarySchema> | null;
+  readonly summary: RunSummary | null;
 }
 
 export const isRunDir = (runDir: string): boolean => existsSync(configFile(runDir));
