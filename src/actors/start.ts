@@ -9,22 +9,17 @@ import { readModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
 import { publishedLayout } from "../model/identity.js";
 import { loadTokenizer } from "../model/tokenizer.js";
-import { type Addresses, SILENCE_MS } from "../protocol/sockets.js";
+import { SILENCE_MS } from "../protocol/sockets.js";
 import { loadRewards } from "../tasks/rewards.js";
 import { makeScorer } from "../tasks/scorer.js";
-import { Actor } from "./actor.js";
+import { Actor, type ActorOptions } from "./actor.js";
 import { ENGINE_MS } from "./engine-watch.js";
 import type { EngineThreadData } from "../engine/engine-thread.js";
 
-export interface StartOptions {
+export interface StartOptions extends Pick<ActorOptions, "index" | "addresses" | "token" | "silenceMs"> {
   readonly runDir: string;
-  readonly index: number;
   /** ONNX Runtime threads. */
   readonly threads: number;
-  readonly addresses: Addresses;
-  readonly token: string;
-  /** See ActorOptions. */
-  readonly silenceMs?: number;
 }
 
 /** @throws UserError for a model folder, tokenizer or reward function that cannot be used */

@@ -2,7 +2,6 @@
 import { execFileSync } from "node:child_process";
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
-import type { RunConfig } from "../config/schema.js";
 import { jsonOf, readJson, readJsonLines, writeJson, writeWhole } from "../files.js";
 import type { PolicyVersion } from "../model/identity.js";
 import {
@@ -22,30 +21,25 @@ const metricsLine = z
   .transform((line) => Object.fromEntries(Object.entries(line).flatMap(([k, v]) => (v === null ? [] : [[k, v]]))));
 const weightsLine = z.object({ iteration: z.int(), sha256: z.string() });
 
-export interface RunFiles {
-  readonly config: RunConfig;
-  readonly metrics: readonly Readonly<Record<string, number>>[];
-  /** Held-out accuracy by iteration, before (0) and after included. */
-  readonly validation: readonly z.infer<typeof validationLine>[];
-  /** Null while it runs, or when it was killed. */
-  readonly summary: RunSummary | null;
-}
+export type RunFiles = ReturnType<typeof readRunFiles>;
 
 export const isRunDir = (runDir: string): boolean => existsSync(configFile(runDir));
 
 /** @throws UserError when a file is damaged or of another form */
-export function readRunFiles(runDir: string): RunFiles {
+export function readRunFiles(runDir: string) {
   const file = summaryFile(runDir);
   const summary = existsSync(file) ? readJson(file, summarySchema) : null;
   const { before, after } = summary?.validation ?? {};
   return {
     config: readRunConfig(configFile(runDir)),
     metrics: readJsonLines(metricsFile(runDir), metricsLine),
+    /** Held-out accuracy by iteration, before (0) and after included. */
     validation: [
       ...(before === undefined ? [] : [{ iteration: 0, ...before }]),
       ...readJsonLines(validationFile(runDir), validationLine),
       ...(after === undefined ? [] : [{ iteration: summary!.iterations, ...after }]),
     ],
+    /** Null while it runs, or when it was killed. */
     summary,
   };
 }

@@ -19,7 +19,9 @@ import { TaskSource, bookOptions } from "./task-source.js";
 export interface DispatcherData {
   readonly run: RunConfig;
   readonly runDir: string;
+  /** Completed training iterations; the first `publish` must be of this iteration. */
   readonly firstIteration: number;
+  /** What travels: the model's layout, or the adapters'. */
   readonly layout: readonly LayoutEntry[];
   /** Hash of the frozen base, part of every version's with LoRA; null without. */
   readonly baseSha256: string | null;

@@ -68,17 +68,13 @@ export class TaskBook {
   #evaluation: Pick<OpenBatch, "groups" | "missing"> | null = null;
   #nextBatch: number;
   #orders = 0;
+  /** Iteration of the current policy; −1 before the first. */
   #current = -1;
 
   /** @param firstBatch the batch the first published policy trains on (its iteration) */
   constructor(firstBatch: number, options: TaskBookOptions) {
     this.#nextBatch = firstBatch;
     this.#options = options;
-  }
-
-  /** Iteration of the current policy; −1 before the first. */
-  get iteration(): number {
-    return this.#current;
   }
 
   /** Moves to a newer policy: opens the batches pacing allows, forgets those trained on. */
