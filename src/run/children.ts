@@ -7,13 +7,6 @@ import { isatty } from "node:tty";
 const SAME_SIGNAL_MS = 1000;
 const TAIL_LINES = 20;
 
-export interface Heeded {
-  /** 128 + signal number once a signal came. */
-  readonly exitCode: () => number | undefined;
-  /** Stops listening. */
-  readonly release: () => void;
-}
-
 const STOP = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
 const CHECKPOINT = ["SIGUSR1", "SIGUSR2"] as const;
 
@@ -25,7 +18,7 @@ export function heedSignals(
   first: (signal: NodeJS.Signals) => void,
   again: (signal: NodeJS.Signals) => void,
   checkpoint: (signal: NodeJS.Signals) => void = () => {},
-): Heeded {
+) {
   let exitCode: number | undefined;
   let firstAt = 0;
   // asked now: a terminal that is gone is none any more
@@ -45,7 +38,9 @@ export function heedSignals(
   for (const signal of CHECKPOINT) process.on(signal, checkpoint);
   process.on("disconnect", onOrphaned);
   return {
+    /** 128 + signal number once a signal came. */
     exitCode: () => exitCode,
+    /** Stops listening. */
     release: () => {
       for (const signal of STOP) process.off(signal, onSignal);
       for (const signal of CHECKPOINT) process.off(signal, checkpoint);
@@ -74,12 +69,9 @@ export function howItEnded(code: number | null, signal: NodeJS.Signals | null): 
 /** The last lines that were written to a log from byte `start` on, or since it was emptied. */
 export function logTail(file: string, start: number): string {
   const bytes = readFileSync(file);
-  const lines = bytes
-    .subarray(start > bytes.length ? 0 : start)
-    .toString("utf8")
-    .trimEnd()
-    .split("\n");
-  return lines
+  const text = bytes.toString("utf8", start > bytes.length ? 0 : start).trimEnd();
+  return text
+    .split("\n")
     .slice(-TAIL_LINES)
     .map((line) => (line === "" ? line : `  | ${line}`))
     .join("\n");

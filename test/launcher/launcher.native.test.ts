@@ -40,24 +40,25 @@ function start(
     onEvent?: (event: ProgressEvent) => void;
   } = {},
 ) {
-  const config = runConfigSchema.parse({ max_steps: 40, actors: { num: options.num ?? 1, max_restarts: 2 } });
+  const config = runConfigSchema.parse({
+    max_steps: 40,
+    actors: { num: options.num ?? 1, max_restarts: 2 },
+    learner: { max_restarts: options.learnerRestarts ?? 0 },
+  });
   writeFileSync(configFile(runDir), JSON.stringify(config));
   const events: ProgressEvent[] = [];
   Object.assign(process.env, { FAKE_LEARNER: "train", FAKE_ACTOR: "wait", ...fakes });
   const run = new Supervisor({
     runDir,
-    actors: config.actors,
-    learner: { max_restarts: options.learnerRestarts ?? 0 },
+    run: config,
     threads: { learner: 1, actor: 1 },
     devices: { learner: null, actors: [] },
     libraryPath: { learner: [], actor: [] },
     scripts: { learner: fixture("fake-learner.mjs"), actor: fixture("fake-actor.mjs") },
-    serial: false,
     resume: false,
     debug: false,
     onActors: () => {},
     cleanUpAfter: () => {},
-    rewardTimeoutMs: 60_000,
     ...options,
     onEvent: (event) => {
       events.push(event);
