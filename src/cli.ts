@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** Every command but training (launch.ts). A file of cli/ loads its job only when it runs. */
+/** Every command; training is launch.ts. A file of cli/ loads its job only when it runs. */
 import { Command, CommanderError } from "commander";
 import { addAnalyze } from "./cli/analyze.js";
 import { addCheckModel } from "./cli/check-model.js";
@@ -51,7 +51,7 @@ const commands = [
 /** The whole command line. */
 export function createProgram(): Command {
   const program = new Command("finellama")
-    .description("Companions of a training run. The run itself: node dist/launch.js --help")
+    .description("Trains language models with GRPO and PPO, and looks at what came of it.")
     .version(packageVersion(), "--version", "print the version")
     .helpOption("-h, --help", "show this text")
     .helpCommand("help [command]", "show the text of a command")
@@ -59,6 +59,7 @@ export function createProgram(): Command {
     .exitOverride()
     .configureOutput({ writeErr: () => {} });
 
+  program.command("train").description("trains a model: the same as node dist/launch.js; its options: train --help");
   for (const add of commands) add(program);
 
   for (const command of program.commands) command.option("--debug", "show stack traces");
@@ -67,6 +68,8 @@ export function createProgram(): Command {
 
 /** Returns the exit code. @throws UserError for a command line that is not understood */
 export async function cli(argv: readonly string[]): Promise<number> {
+  const training = argv[0] === "train" ? argv.slice(1) : argv.join(" ") === "help train" ? ["--help"] : null;
+  if (training !== null) return (await import("./launch.js")).launch(training);
   const program = createProgram();
   try {
     await program.parseAsync(argv, { from: "user" });

@@ -26,6 +26,18 @@ const run = (main: (argv: string[]) => Promise<number>, line: string) => {
 };
 
 describe("cli", () => {
+  test("train is launch, its help and its errors too", async () => {
+    for (const line of ["train --help", "train -h", "help train"]) {
+      stdout = "";
+      expect(await run(cli, line)).toBe(0);
+      expect(stdout, line).toMatch(/^Usage: launch --algo grpo\|ppo/);
+    }
+    expect(await run(cli, "train --learning_rat=1")).toBe(1);
+    expect(stderr).toMatch(/^error: .*learning_rate/);
+    expect(await run(cli, "train --max-steps 3 --seed 5 --dry-run")).toBe(0);
+    expect(stdout).toMatch(/"seed": 5/);
+  });
+
   test("--help lists every command and loads none of their libraries", async () => {
     expect(await run(cli, "--help")).toBe(0);
     for (const { name } of createProgram().commands.map((command) => ({ name: command.name() })))
