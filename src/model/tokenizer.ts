@@ -44,7 +44,7 @@ export function loadTokenizer(folder: string, shape?: ModelConfig) {
     vocabulary = hub.get_vocab(true);
     // some settings are looked at here first
     const { ids } = hub.encode("Is 1 + 2 = 3?\n");
-    if (ids.length > 0) hub.decode(ids);
+    if (ids.length > 0 && ids.every(Number.isInteger)) hub.decode(ids);
   } catch (error) {
     throw new UserError(
       `${tokenizerFile}: expected a tokenizer of the "tokenizers" library, found one that cannot be used (${messageOf(error)}).`,

@@ -120,7 +120,7 @@ export async function startDispatcher(
     minCapacity: 2,
     ledger,
     heartbeatMs: 20,
-    silenceMs: 500,
+    silenceMs: 2_000,
     ...fields,
   });
   later(async () => {

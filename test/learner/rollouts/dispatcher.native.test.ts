@@ -126,7 +126,7 @@ function fill(ledger: Ledger, iteration: number): void {
 
 describe("leases", () => {
   it("tasks of an actor that falls silent go to another one", async () => {
-    const { dispatcher, addresses } = await startDispatcher({ maxStaleness: 0 }, { silenceMs: 150 });
+    const { dispatcher, addresses } = await startDispatcher({ maxStaleness: 0 }, { silenceMs: 2_000 });
     dispatcher.publish(weights(0).packed, weights(0).version);
     const dead = connectPeer(addresses, "dead");
     await dead.hello(8);
