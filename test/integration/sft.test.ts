@@ -1,5 +1,5 @@
 /** Supervised fine-tuning that cannot go well ends with the reason, as soon as it shows. */
-import { existsSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { readModelConfig } from "../../src/model/config.js";
@@ -41,6 +41,19 @@ describe.skipIf(unrunnable)(`sft${reason}`, { timeout: 120_000 }, () => {
     expect(stderr).toMatch(/not finite at the last step.*finite until step 2; no checkpoint is older/);
     expect(code).toBe(1);
     expect(existsSync(join(root, "short"))).toBe(false);
+  });
+
+  it("teaches the template's end of turn, not the first of several stop tokens", async () => {
+    const { eos_token_id: stops } = JSON.parse(readFileSync(join(starter, "generation_config.json"), "utf8")) as {
+      eos_token_id: number[];
+    };
+    expect(stops.toSorted((a, b) => a - b)).toEqual([509, 511]);
+    const { code, stderr } = await sft("turn", "--max-steps", "20", "--learning-rate", "1e-3");
+    expect(code, stderr).toBe(0);
+    const { question } = starterProblem("train", 0);
+    const asked = await run("cli", ["infer", join(root, "turn"), "--prompt", question, "--greedy", "--json"]);
+    const { completion_ids: ids } = JSON.parse(asked.stdout) as { completion_ids: number[] };
+    expect(ids.at(-1)).toBe(511);
   });
 
   it("finds an example that is too long before the first step", async () => {
