@@ -54,6 +54,8 @@ export function createProgram(): Command {
     .description("Trains language models with GRPO and PPO, and looks at what came of it.")
     .version(packageVersion(), "--version", "print the version")
     .helpOption("-h, --help", "show this text")
+    // the first column is wide: text beside it is wrapped down to this width, else cut in mid-word
+    .configureHelp({ minWidthToWrap: 20 })
     .helpCommand("help [command]", "show the text of a command")
     // commands inherit both: errors are thrown, and only cli() reports them
     .exitOverride()

@@ -99,7 +99,7 @@ const otherNames: Readonly<Record<string, string>> = {
   output_dir: "run_dir",
   model_name_or_path: "model.path",
   dataset_name: "data.train",
-  per_device_train_batch_size: "tokens_per_microbatch",
+  per_device_train_batch_size: "generation_batch_size",
   gradient_accumulation_steps: "tokens_per_microbatch",
   response_length: "max_completion_length",
   total_episodes: "max_steps",
@@ -112,7 +112,10 @@ const otherNames: Readonly<Record<string, string>> = {
 export function nearestKey(unknown: string, also: readonly string[] = []): string {
   const known = otherNames[unknown];
   if (known !== undefined) return known;
-  const candidates = [...configKeys.map(({ key }) => key), ...sectionNames, ...also];
+  return nearestOf(unknown, [...configKeys.map(({ key }) => key), ...sectionNames, ...also]);
+}
+
+export function nearestOf(unknown: string, candidates: readonly string[]): string {
   const lastSegment = (key: string) => key.slice(key.lastIndexOf(".") + 1);
   const cost = (key: string) =>
     Math.min(distance(unknown, key), distance(lastSegment(unknown), lastSegment(key)) + 1.5);

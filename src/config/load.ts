@@ -8,7 +8,7 @@ import { existsSync } from "node:fs";
 import { isAbsolute, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
-import { parse } from "yaml";
+import { parseDocument } from "yaml";
 import { UserError, messageOf } from "../errors.js";
 import { readText } from "../files.js";
 import { type ConfigKey, findKey, nearestKey, sectionNames } from "./keys.js";
@@ -103,23 +103,31 @@ function starterNotice(): string[] {
 /** Reads and checks one YAML file. */
 function readLayer(file: string, cwd: string): Layer {
   const where = shortPath(file, cwd);
-  let layer: unknown;
-  try {
-    layer = parse(readText(file)) ?? {};
-  } catch (error) {
-    if (error instanceof UserError) throw error;
-    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
-    throw new UserError(
-      missing
-        ? `${where}: expected a YAML configuration file, found nothing. Relative paths are looked for in ${cwd} and in ${packageRoot}.`
-        : `${where}: expected a YAML configuration file, found one that cannot be read: ${messageOf(error)}`,
-      { cause: error },
-    );
-  }
+  const places = [...new Set([cwd, resolve(packageRoot)])].join(" and in ");
+  const layer = readYaml(file, where, "configuration file", `Relative paths are looked for in ${places}.`) ?? {};
   // a section whose lines are all commented out reads as null
   if (isMapping(layer)) for (const name of sectionNames) if (layer[name] === null) delete layer[name];
   checkLayer(layer, where);
   return layer as Layer;
+}
+
+/** @param cure of a missing file @throws UserError for a file that is no YAML */
+export function readYaml(file: string, where: string, expected: string, cure: string): unknown {
+  try {
+    return parseYaml(readText(file));
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
+    const found = missing ? `nothing. ${cure}` : `one that cannot be read: ${messageOf(error)}`;
+    throw new UserError(`${where}: expected a YAML ${expected}, found ${found}`, { cause: error });
+  }
+}
+
+/** @throws Error also for what the library only warns of: a tag that it does not know */
+function parseYaml(text: string): unknown {
+  const document = parseDocument(text);
+  for (const fault of [...document.errors, ...document.warnings]) throw fault;
+  return document.toJS();
 }
 
 interface Override {
@@ -154,7 +162,7 @@ function parseOverrides(words: readonly string[], flags: readonly string[] = [])
 function valueOf(text: string, word: string, kind: ConfigKey["text"] = false): unknown {
   if (kind !== false) return kind === "nullable" && text === "null" ? null : text;
   try {
-    return parse(text);
+    return parseYaml(text);
   } catch (error) {
     throw new UserError(`${word}: the value is not valid YAML: ${messageOf(error)}`, { cause: error });
   }

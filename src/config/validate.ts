@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { UserError } from "../errors.js";
 import { parseAddress } from "../protocol/address.js";
-import { expectedAt, nearestKey } from "./keys.js";
+import { expectedAt, nearestKey, nearestOf } from "./keys.js";
 import { runConfigSchema, type RunConfig } from "./schema.js";
 
 /** Keys that only GRPO reads. */
@@ -49,6 +49,20 @@ function explain(issue: z.core.$ZodIssue, layer: unknown, where: string, flags: 
   }
   const found = valueAt(layer, issue.path);
   return [`${where}: ${dotted(issue.path) || "the file"} must be ${expectedAt(issue.path)}, found ${show(found)}.`];
+}
+
+/** The faults of a file of another kind, a line each; `keys` are all that it may have. */
+export function faultsOf({ issues }: z.ZodError, value: unknown, where: string, keys: readonly string[]): string {
+  const faults = issues.flatMap((issue) => {
+    if (issue.code === "unrecognized_keys")
+      return issue.keys
+        .map((name) => dotted([...issue.path, name]))
+        .map((key) => `${where}: unknown key "${key}"; the nearest valid one is "${nearestOf(key, keys)}".`);
+    const reason = issue.code === "invalid_key" ? issue.issues[0]!.message : issue.message;
+    const expected = reason.replace(/^Invalid (input|option): /, "").replace(/, received .*$/, "");
+    return [`${where}: ${dotted(issue.path) || "the file"}: ${expected}, found ${show(valueAt(value, issue.path))}.`];
+  });
+  return faults.join("\n");
 }
 
 const dotted = (path: readonly PropertyKey[]): string => path.map(String).join(".");

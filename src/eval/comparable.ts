@@ -1,5 +1,6 @@
 /** Whether results can be compared: of the same questions, asked alike, and paired by seed. */
 import { UserError } from "../errors.js";
+import { shellWord } from "../terminal/format.js";
 import { type EvalResult, modesOf } from "./folder/read-results.js";
 import { comparable, differencesOf } from "./folder/settings.js";
 
@@ -9,11 +10,14 @@ const sameness = comparable.filter((key) => !/^(version|weights_sha256|seed|devi
 /** @throws UserError naming two files and everything in which they differ */
 export function refuseDifferent(results: readonly EvalResult[]): void {
   const [first, ...others] = results.map((result) => ({ ...result, modes: modesOf(result).join(",") }));
+  const { data, n, prompt, temperature, max_new_tokens: tokens, samples, seed, modes } = first!;
+  const asked = `--data ${shellWord(data)} --limit ${n} --prompt ${prompt} --modes ${modes} --samples ${samples} --temperature ${temperature} --max-new-tokens ${tokens} --seed ${seed}`;
   for (const other of others) {
     const differences = differencesOf(first!, other, sameness, " and ");
     if (differences.length > 0)
       throw new UserError(
-        `${first!.file} and ${other.file}: expected results of the same questions, asked alike; found different: ${differences.join(", ")}. Evaluate both in the same way.`,
+        `${first!.file} and ${other.file}: expected results of the same questions, asked alike; found different: ${differences.join(", ")}. ` +
+          `Ask the second as the first, also by --system, --prompt-suffix or --fewshot if those were given:\n  node dist/cli.js eval --model ${shellWord(other.model)} ${asked} --out NEW`,
       );
   }
 }

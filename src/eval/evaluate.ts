@@ -133,7 +133,7 @@ function refuseLong({ promptIds, problems }: Questions, maxNewTokens: number, co
   for (const [i, { length }] of promptIds.entries())
     if (length + maxNewTokens > context)
       throw new UserError(
-        `${problems[i]!.id}: the prompt has ${length} tokens; with --max-new-tokens ${maxNewTokens} that is more than the model's context of ${context}. Lower --max-new-tokens.`,
+        `${problems[i]!.id}: the prompt has ${length} tokens; with --max-new-tokens ${maxNewTokens} that is more than the model's context of ${context}. ${length < context ? `Lower it to ${context - length}` : "Shorten the prompt, or choose a model with a longer context"}.`,
       );
 }
 

@@ -93,18 +93,18 @@ export function openAnswerFile(
     throw new UserError(`--output ${file}: expected another file than --input. Choose another name.`);
   mkdirSync(dirname(resolve(file)), { recursive: true });
   if (overwrite) rmSync(file, { force: true });
-  const { kept, errors } = keepWhole(file, input, lines, settingsHash);
+  const { kept, errors, mended } = keepWhole(file, input, lines, settingsHash);
   let next = kept;
   /** Lines that wait for one before them. */
   const early = new Map<number, AnswerLine>();
-  const again = new Set(retryErrors ? errors.keys() : []);
+  const again = new Set(retryErrors ? errors.keys() : mended);
   const replaced = new Map<number, AnswerLine>();
   const handle = openSync(file, "a");
   return {
     kept,
     /** What is wrong with lines that have no answer, by index; each begins with its place. */
     errors,
-    /** Whether a line is to be answered: it is not there, or its error is to be tried again. */
+    /** Whether a line is to be answered: a new or mended one, or an error to be tried again. */
     isOpen: ({ index }: PromptLine): boolean => index >= kept || again.has(index),
     /** Takes a line in any order. */
     add(line: AnswerLine): void {
@@ -128,7 +128,9 @@ export function openAnswerFile(
 /** Cuts off a torn last line, and checks that the others answer the input's. */
 function keepWhole(file: string, input: string, lines: readonly PromptLine[], settingsHash: string) {
   const errors = new Map<number, string>();
-  if (!existsSync(file)) return { kept: 0, errors };
+  /** Places of errors whose prompt is another by now. */
+  const mended: number[] = [];
+  if (!existsSync(file)) return { kept: 0, errors, mended };
   const bytes = readBytes(file);
   const end = bytes.lastIndexOf("\n") + 1;
   const written = bytes.subarray(0, end).toString("utf8").split("\n").slice(0, -1);
@@ -141,7 +143,8 @@ function keepWhole(file: string, input: string, lines: readonly PromptLine[], se
     const { index, input_hash, settings_hash, error } = parsed.data;
     const asked = lines[i];
     if (asked === undefined) return refuse(i + 1, `expected no more lines than ${input} has prompts (${lines.length})`);
-    if (index !== i || input_hash !== shortHash(asked.text))
+    const same = input_hash === shortHash(asked.text);
+    if (index !== i || (!same && error === undefined))
       return refuse(i + 1, `expected the answer to ${asked.where}, found that to another prompt`);
     if (settings_hash !== settingsHash)
       return refuse(
@@ -149,7 +152,8 @@ function keepWhole(file: string, input: string, lines: readonly PromptLine[], se
         "expected an answer of this model and these settings, found one of others (the weights, --system, --raw, -n, --greedy, --temperature, --max-new-tokens, --seed, --dtype)",
       );
     if (error !== undefined) errors.set(i, error);
+    if (!same) mended.push(i);
   }
   truncateSync(file, end);
-  return { kept: written.length, errors };
+  return { kept: written.length, errors, mended };
 }

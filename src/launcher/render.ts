@@ -1,7 +1,7 @@
 /** Text for the terminal: a live frame, plain lines, and the closing report. */
 import type { Accuracy, Metrics, ProgressEvent, RunSummary } from "../protocol/progress.js";
 import { pairedBootstrapInterval } from "../math/statistics.js";
-import { clock, percent, range, signed, whole } from "../terminal/format.js";
+import { clock, percent, range, shellWord, signed, whole } from "../terminal/format.js";
 
 export interface RunHeader {
   readonly runDir: string;
@@ -23,6 +23,8 @@ export interface RunState {
   maxSteps: number;
   metrics: Metrics;
   rewards: number[];
+  /** That a batch had no reward is said once. */
+  unrewarded?: true;
   /** Times at which the last iterations ended (and training began), oldest first. */
   iterationTimesMs: number[];
   validations: Extract<ProgressEvent, { type: "validation" }>[];
@@ -76,6 +78,13 @@ export function update(state: RunState, event: ProgressEvent, nowMs: number): vo
   }
 }
 
+/** A line for the first batch without a reward. */
+export function rewardNote(state: RunState, event: ProgressEvent): string | undefined {
+  if (event.type !== "iteration" || event.metrics[M.reward] !== undefined || state.unrewarded) return undefined;
+  state.unrewarded = true;
+  return `step ${event.iteration}: every reward function gave null for every completion: nothing is learnt from such a batch. Do the functions fit the data?`;
+}
+
 /** Milliseconds left at the pace of the latest iterations; undefined before two of them. */
 export function etaMs({ iterationTimesMs: times, iteration, maxSteps }: RunState): number | undefined {
   if (times.length < 2) return undefined;
@@ -118,9 +127,12 @@ const details: readonly Shown[] = [
   ["grad norm", "grad_norm", (n) => n.toPrecision(3)],
 ];
 
-/** Names and texts of the metrics that are present, in the order shown. */
+/** Names and texts of metrics that are present, in the order shown; the reward may be none. */
 const present = (metrics: Metrics, shown: readonly Shown[]): (readonly [name: string, text: string])[] =>
-  shown.flatMap(([name, key, format]) => (metrics[key] === undefined ? [] : [[name, format(metrics[key])] as const]));
+  shown.flatMap(([name, key, format]) => {
+    if (metrics[key] !== undefined) return [[name, format(metrics[key])] as const];
+    return key === M.reward && Object.keys(metrics).length > 0 ? [[name, "none"] as const] : [];
+  });
 
 export function plainIteration(state: RunState, nowMs: number): string {
   const total = String(state.maxSteps);
@@ -217,13 +229,13 @@ export function report(summary: RunSummary, runDir: string): string {
     `${summary.stopped ? "Stopped after" : "Done:"} ${plural(summary.iterations, "iteration")}, ${clock(summary.wall_seconds)} in all, ${clock(summary.train_seconds)} of it training, on ${summary.backend}.`,
     `Run: ${runDir}`,
     "Next:",
-    ...(summary.stopped ? [`  node dist/launch.js --resume ${runDir}`] : []),
+    ...(summary.stopped ? [`  node dist/launch.js --resume ${shellWord(runDir)}`] : []),
     ...(model === undefined
       ? []
       : [
-          `  node dist/cli.js infer --model ${model} --prompt "Tom has 3 apples and buys 4 more. How many apples does he have?"`,
+          `  node dist/cli.js infer --model ${shellWord(model)} --prompt "Tom has 3 apples and buys 4 more. How many apples does he have?"`,
         ]),
-    `  node dist/cli.js trajectories ${runDir} | head -n 3`,
+    `  node dist/cli.js trajectories ${shellWord(runDir)} | head -n 3`,
   ].join("\n");
 }
 

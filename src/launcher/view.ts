@@ -1,7 +1,16 @@
 /** Shows a run while it goes: a live frame on a terminal, plain lines elsewhere. */
 import { createLogUpdate } from "log-update";
 import type { ProgressEvent } from "../protocol/progress.js";
-import { frame, headline, initialState, plainIteration, update, validationLine, type RunHeader } from "./render.js";
+import {
+  frame,
+  headline,
+  initialState,
+  plainIteration,
+  rewardNote,
+  update,
+  validationLine,
+  type RunHeader,
+} from "./render.js";
 
 export interface View {
   readonly event: (event: ProgressEvent) => void;
@@ -50,7 +59,8 @@ function liveView(stream: NodeJS.WriteStream, header: RunHeader, maxSteps: numbe
     note,
     event: (event) => {
       update(state, event, now());
-      if (event.type === "log") note(event.message);
+      const line = event.type === "log" ? event.message : rewardNote(state, event);
+      if (line !== undefined) note(line);
       else draw();
     },
     actors: (running, restarts) => {
@@ -84,7 +94,8 @@ export function plainView(write: (line: string) => void, header: RunHeader, maxS
         write(event.total === undefined ? event.name : `${event.name} (${event.total})`);
       if (event.type === "iteration") write(plainIteration(state, now()));
       if (event.type === "validation") write(validationLine(event));
-      if (event.type === "log") write(event.message);
+      const line = event.type === "log" ? event.message : rewardNote(state, event);
+      if (line !== undefined) write(line);
     },
     // a log event reports restarts
     actors: () => {},

@@ -32,7 +32,7 @@ const size = z
 const MAX_PARAMETERS = 1e12;
 
 const raw = z.looseObject({
-  model_type: z.string(),
+  model_type: z.enum(["qwen2", "llama"]),
   quantization_config: z.looseObject({ quant_method: z.string().optional() }).nullish(),
   vocab_size: size,
   hidden_size: size,
@@ -80,17 +80,16 @@ function scalingOf(type: string, where: string, settings: object): RopeScaling |
 
 /** @param where named in errors @throws UserError for an architecture that is not supported */
 export function parseModelConfig(json: unknown, where: string) {
-  const parsed = raw.safeParse(json);
-  if (!parsed.success) throw new UserError(`${where}: not a model config: ${z.prettifyError(parsed.error)}`);
-  const c = parsed.data;
   const refuse = (what: string, mend: string): never => {
     throw new UserError(`${where}: ${what}. ${mend}`);
   };
-  if (c.model_type !== "qwen2" && c.model_type !== "llama")
-    refuse(
-      `model_type is "${c.model_type}", expected "qwen2" or "llama"`,
-      "Choose a model of one of these architectures.",
-    );
+  // first, for other architectures have other keys
+  const { model_type: type } = Object(json) as { model_type?: unknown };
+  if (typeof type === "string" && type !== "qwen2" && type !== "llama")
+    refuse(`model_type is "${type}", expected "qwen2" or "llama"`, "Choose a model of one of these architectures.");
+  const parsed = raw.safeParse(json);
+  if (!parsed.success) throw new UserError(`${where}: not a model config: ${z.prettifyError(parsed.error)}`);
+  const c = parsed.data;
   if (c.quantization_config != null)
     refuse(
       `the model is quantised (${c.quantization_config.quant_method ?? "by quantization_config"}), expected F32, F16 or BF16 weights`,
@@ -120,7 +119,7 @@ export function parseModelConfig(json: unknown, where: string) {
   if (!Number.isInteger(headDim) || headDim % 2 !== 0)
     refuse(`the head dimension (${headDim}) is not an even integer`, "The file is damaged.");
   const config = {
-    modelType: c.model_type as "qwen2" | "llama",
+    modelType: c.model_type,
     vocabSize: c.vocab_size,
     hiddenSize: c.hidden_size,
     intermediateSize: c.intermediate_size,
@@ -152,6 +151,11 @@ export function readModelConfig(folder: string): ModelConfig {
         `Check the path, or download the model: node dist/cli.js download-model ${folder}`,
     );
   const file = join(folder, "config.json");
-  const json = readJson(file, z.unknown(), "Point model.path at a model folder.", "a Hugging Face model config");
+  const json = readJson(
+    file,
+    z.unknown(),
+    "Point model.path at a model folder, or name a model of the hub whole, as OWNER/NAME: node dist/cli.js download-model OWNER/NAME",
+    "a Hugging Face model config",
+  );
   return parseModelConfig(json, file);
 }

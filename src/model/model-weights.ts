@@ -29,9 +29,10 @@ export function modelTensors(folder: string, shape: ModelConfig): { entry: Layou
   if (problems.length > 0) {
     const shown = problems.slice(0, 10).join("\n  ");
     const more = problems.length > 10 ? `\n  … and ${problems.length - 10} more` : "";
-    throw new UserError(
-      `${folder}: the weights do not fit config.json:\n  ${shown}${more}\nUse the config.json and safetensors files of one and the same model.`,
-    );
+    const cure = stored.has("embed_tokens.weight")
+      ? 'The names lack "model.", as those of a decoder without its head do: save the model by AutoModelForCausalLM.'
+      : "Use the config.json and safetensors files of one and the same model.";
+    throw new UserError(`${folder}: the weights do not fit config.json:\n  ${shown}${more}\n${cure}`);
   }
   const [head, embedding] = [stored.get("lm_head.weight"), stored.get("model.embed_tokens.weight")];
   if (shape.tieWordEmbeddings && head !== undefined && !sameValues(head, embedding!))

@@ -178,10 +178,11 @@ function chatTemplateText(folder: string, settings: Json): string | undefined {
   if (existsSync(file)) return readText(file);
   const inside = settings["chat_template"];
   if (typeof inside === "string") return inside;
-  // Some tokenizers carry a list of named templates.
-  if (!Array.isArray(inside)) return undefined;
-  const named = (inside as { name?: unknown; template?: unknown }[]).find((entry) => entry.name === "default");
-  return typeof named?.template === "string" ? named.template : undefined;
+  // Some tokenizers carry several: by name, or as a list of {name, template}.
+  const named = Array.isArray(inside)
+    ? (inside as (Json | null)[]).find((entry) => entry?.["name"] === "default")?.["template"]
+    : (inside as Json | null | undefined)?.["default"];
+  return typeof named === "string" ? named : undefined;
 }
 
 const jsonAt = (file: string): Json | undefined =>

@@ -152,7 +152,15 @@ function warningsOf({ config, metrics }: RunFiles, running: boolean): string[] {
     sum("idle/learner") > MUCH_IDLE * latest.length,
     "the learner waits more than 90 % of the time: more or faster actors would help",
   );
-  say(sum("frac_reward_zero_std") === latest.length, "all rewards of every group are equal: nothing to learn from");
+  const unrewarded = latest.filter((line) => line.reward === undefined).length;
+  say(
+    unrewarded > 0,
+    `every reward was null in ${unrewarded} of the last ${latest.length} iterations: nothing to learn from`,
+  );
+  say(
+    unrewarded === 0 && sum("frac_reward_zero_std") === latest.length,
+    "all rewards of every group are equal: nothing to learn from",
+  );
   return warnings;
 }
 

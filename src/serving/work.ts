@@ -88,6 +88,12 @@ function checked(
   const requests = generations.flatMap(engineRequests);
   if (generations.some(({ promptIds }) => promptIds.length === 0))
     throw new RequestError(400, "prompt: expected at least one token", "prompt");
+  if (body.n != null && body.n > limits.maxRows)
+    throw new RequestError(
+      400,
+      `n: expected at most ${limits.maxRows} (--max-rows of the server), found ${body.n}`,
+      "n",
+    );
   for (const request of requests) asRequestErrors(() => checkRequest(request, model.shape, limits));
   return {
     /** One for each prompt. */

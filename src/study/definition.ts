@@ -1,13 +1,11 @@
 /** The study file: algorithms, seeds, evaluation, and what the algorithms may differ in. */
 import { isDeepStrictEqual } from "node:util";
-import { parse } from "yaml";
 import { z } from "zod";
 import { configKeys, findKey } from "../config/keys.js";
-import { loadConfig } from "../config/load.js";
+import { loadConfig, readYaml } from "../config/load.js";
 import type { RunConfig } from "../config/schema.js";
-import { readsKey } from "../config/validate.js";
-import { UserError, messageOf } from "../errors.js";
-import { readText } from "../files.js";
+import { faultsOf, readsKey } from "../config/validate.js";
+import { UserError } from "../errors.js";
 import { modes } from "../eval/folder/names.js";
 
 const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, "letters, digits, _ . and - (it names a directory)");
@@ -66,25 +64,17 @@ export interface Study {
 
 /** Reads a study file. @throws UserError for an unknown key or a difference not allowed */
 export function readStudy(file: string, cwd = process.cwd()): Study {
-  let yaml: unknown;
-  try {
-    yaml = parse(readText(file));
-  } catch (error) {
-    if (error instanceof UserError) throw error;
-    throw new UserError(
-      `${file}: expected a study in YAML, found none that can be read (${messageOf(error)}). See configs/study-starter.yaml.`,
-    );
-  }
-  return resolveStudy(yaml, file, cwd);
+  return resolveStudy(readYaml(file, file, "study file", "See configs/study-starter.yaml."), file, cwd);
 }
 
 /** @param yaml the parsed file, or the definition in a study.json */
 export function resolveStudy(yaml: unknown, file: string, cwd = process.cwd()): Study {
   const parsed = studySchema.safeParse(yaml);
-  if (!parsed.success)
-    throw new UserError(
-      `${file}: expected a study, as configs/study-starter.yaml is one.\n${z.prettifyError(parsed.error)}`,
-    );
+  if (!parsed.success) {
+    const { eval: evaluation, ...top } = studySchema.shape;
+    const keys = [...Object.keys(top), "eval", ...Object.keys(evaluation.shape).map((name) => `eval.${name}`)];
+    throw new UserError(`${faultsOf(parsed.error, yaml, file, keys)}\nconfigs/study-starter.yaml is a study.`);
+  }
   const definition = parsed.data;
   if (!definition.eval.modes.includes(definition.primary))
     throw new UserError(

@@ -5,7 +5,7 @@ import { packageRoot, shortPath } from "../config/load.js";
 import { UserError } from "../errors.js";
 import { writeJson } from "../files.js";
 import { mean, sum } from "../math/statistics.js";
-import { clock } from "../terminal/format.js";
+import { clock, shellWord } from "../terminal/format.js";
 import { showProgress } from "../terminal/progress-bar.js";
 import { heedSignals } from "../run/children.js";
 import { claimOwnership } from "../run/owner.js";
@@ -71,15 +71,13 @@ function planText(dir: string, study: Study, steps: readonly StudyStep[]): strin
     ...steps.map((step, i) => {
       if (step.isFinished()) return `[${i + 1}/${steps.length}] ${step.name}: finished`;
       const { script, args } = step.command();
-      return `[${i + 1}/${steps.length}] ${step.name}: node dist/${script}.js ${args.map(quoted).join(" ")}`;
+      return `[${i + 1}/${steps.length}] ${step.name}: node dist/${script}.js ${args.map(shellWord).join(" ")}`;
     }),
     left === null
       ? "Time: unknown until a step of each sort is finished."
       : `Time left: about ${clock(left)}, by the finished steps.`,
   ].join("\n");
 }
-
-const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 
 async function runSteps(dir: string, steps: readonly StudyStep[]): Promise<number> {
   let pass: (signal: NodeJS.Signals) => void = () => {};

@@ -119,7 +119,8 @@ async function importReward(path: string): Promise<RewardFunction> {
     throw new UserError(`reward.functions: expected an ES module at ${file}, found nothing. Check the path.`);
   let module: { default?: unknown };
   try {
-    module = await withTimeout(() => import(pathToFileURL(file).href) as Promise<typeof module>, DEFAULT_TIMEOUT_MS);
+    const loading = (): Promise<typeof module> => import(pathToFileURL(file).href) as Promise<typeof module>;
+    module = await withTimeout(loading, DEFAULT_TIMEOUT_MS, "an await outside its functions never ends");
   } catch (error) {
     throw new UserError(`${file}: expected a reward module that loads, it failed with: ${messageOf(error)}`);
   }
@@ -179,7 +180,7 @@ async function scoresOf(
   const all = (thrown: unknown): Score[] => completions.map(() => failure(thrown));
   let returned: unknown;
   try {
-    returned = await withTimeout(async () => score(completions.map(copyOf)), timeoutMs);
+    returned = await withTimeout(async () => score(completions.map(copyOf)), timeoutMs, "reward.timeout_seconds");
   } catch (error) {
     return all(error);
   }
@@ -201,11 +202,11 @@ async function scoresOf(
 const copyOf = (completion: ScoredText): ScoredText => ({ ...completion, ids: completion.ids.slice() });
 
 /** @throws Error when the call takes longer; how it ends then is ignored */
-async function withTimeout<T>(call: () => Promise<T>, timeoutMs: number): Promise<T> {
+async function withTimeout<T>(call: () => Promise<T>, timeoutMs: number, why: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
-      const error = new Error(`no answer within ${timeoutMs / 1000} s (reward.timeout_seconds)`);
+      const error = new Error(`no answer within ${timeoutMs / 1000} s (${why})`);
       error.name = "TimeoutError";
       reject(error);
     }, timeoutMs);

@@ -68,6 +68,17 @@ describe("cli", () => {
     expect(stdout).toBe(`${version}\n`);
   });
 
+  test("--help fits 80 columns, and no word is broken", () => {
+    const wide = createProgram()
+      .configureOutput({ getOutHelpWidth: () => 1_000 })
+      .helpInformation();
+    const narrow = createProgram()
+      .configureOutput({ getOutHelpWidth: () => 80 })
+      .helpInformation();
+    for (const line of narrow.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+    expect(narrow.split(/\s+/)).toEqual(wide.split(/\s+/));
+  });
+
   test.each([
     ["-h", /^Usage: finellama \[options\]/],
     ["help", /^Usage: finellama \[options\]/],

@@ -1,7 +1,7 @@
 import { distance } from "fastest-levenshtein";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { parse } from "yaml";
@@ -148,11 +148,25 @@ describe("refusals", () => {
     ["eval_problems: 3", "eval_problems", "eval.num_problems"],
     ["num_problems: 3", "num_problems", "eval.num_problems"],
     ["output_dir: x", "output_dir", "run_dir"],
+    ["per_device_train_batch_size: 8", "per_device_train_batch_size", "generation_batch_size"],
   ])("unknown key in %s names the nearest valid one", (text, key, nearest) => {
     const file = yaml(text);
     expect(refusal({ files: [file] })).toMatch(
       new RegExp(`^\\d+\\.yaml: unknown key "${key}"; the nearest valid one is "${nearest}"`),
     );
+  });
+
+  test("a tag that YAML does not know is refused by name, in files and flags", () => {
+    const tagged = /(cannot be read|not valid YAML): Unresolved tag: !validation/;
+    expect(refusal({ files: [yaml("data: {train: !validation x}")] })).toMatch(tagged);
+    expect(refusal({ overrides: ["--max_steps=!validation 3"] })).toMatch(tagged);
+  });
+
+  test("a missing file is told with the folders that were looked in, each once", () => {
+    const places = (from: string) =>
+      /are looked for in (.*)\.$/.exec(refusal({ files: ["none.yaml"], cwd: from }))![1]!.split(" and in ");
+    expect(places(resolve(packageRoot))).toEqual([resolve(packageRoot)]);
+    expect(places(cwd)).toEqual([cwd, resolve(packageRoot)]);
   });
 
   test("a mistyped program flag is told from a key", () => {

@@ -122,6 +122,23 @@ describe("the output", () => {
     expect([...open().errors]).toEqual([[2, "still too long"]]);
   });
 
+  it("has a line that was mended asked again, and no other error", () => {
+    const first = open();
+    for (const answer of [line(0), line(1, "too long"), line(2, "no prompt"), line(3)]) first.add(answer);
+    first.close();
+    write(["a", "B", "c", "d"]);
+    const openLines = (retryErrors: boolean) => {
+      const file = open("s", false, retryErrors);
+      return readPromptLines(input).flatMap((asked) => (file.isOpen(asked) ? [asked.index] : []));
+    };
+    expect([openLines(false), openLines(true)]).toEqual([[1], [1, 2]]);
+    const again = open();
+    again.add(line(1));
+    again.close();
+    expect([...open().errors]).toEqual([[2, "no prompt"]]);
+    expect(openLines(false)).toEqual([]);
+  });
+
   it("of another input is refused at the first line that differs, and begun anew with --overwrite", () => {
     const first = open();
     for (const index of [0, 1, 2]) first.add(line(index));

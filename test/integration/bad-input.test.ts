@@ -104,6 +104,13 @@ describe.skipIf(unrunnable)(`bad input${reason}`, { timeout: 120_000 }, () => {
     expect(tooLong).toMatch(/data\.max_prompt_length: expected prompts of at most 192 tokens, found \d+ .* Raise/);
     const inferred = await messageOf("cli", ["infer", "--model", starter, "--prompt", question]);
     expect(inferred).toMatch(/--prompt: expected 1 to 511 tokens .* found \d+\. Shorten/);
+    const asked = (data: string, tokens: string) =>
+      messageOf(
+        "cli",
+        `eval --model ${starter} --out ${file}.out --data ${data} --limit 1 --max-new-tokens ${tokens}`.split(" "),
+      );
+    expect(await asked(file, "8")).toMatch(/the prompt has \d+ tokens; .*context of 512\. Shorten the prompt/);
+    expect(await asked("starter", "512")).toMatch(/context of 512\. Lower it to 4\d\d\./);
   });
 
   it("a used port", async () => {

@@ -49,7 +49,10 @@ describe.skipIf(unrunnable)(`infer${reason}`, () => {
       writeFileSync(file("in.jsonl"), lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
       const { code, stdout, stderr } = await run("cli", fromFile("whole.jsonl"));
       expect([code, stdout], stderr).toEqual([1, ""]);
-      expect(stderr).toMatch(/whole.jsonl: 43 lines, 2 errors\n$/);
+      // what is wrong, line by line, then the sum
+      expect(stderr).toMatch(
+        /^\S*in.jsonl:42: expected one of prompt, messages and question, found none\.\n\S*in.jsonl:43: expected 1 to 511 tokens .* Shorten it\.\n\S*whole.jsonl: 43 lines, 2 errors\n$/m,
+      );
     });
 
     it("line k answers prompt k: ids, as many answers as asked for, and counted errors", () => {

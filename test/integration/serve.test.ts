@@ -89,6 +89,14 @@ describe.skipIf(unrunnable)(`serve${reason}`, () => {
     });
   });
 
+  it("SIGUSR1 opens no debugger and ends nothing", async () => {
+    const errors: string[] = [];
+    server.stderr.on("data", (data: Buffer) => errors.push(data.toString()));
+    server.kill("SIGUSR1");
+    expect(await greedy(url)).toBe(await inferred(starter));
+    expect(errors.join("")).toBe("");
+  });
+
   it("SIGTERM: what runs is answered, then the process ends well", async () => {
     const request = ask({ prompt: "Ben has", max_tokens: 200, temperature: 100, n: 8 });
     while ((await health()).requests.open === 0);

@@ -1,5 +1,5 @@
 /** Supervised fine-tuning that cannot go well ends with the reason, as soon as it shows. */
-import { existsSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { readModelConfig } from "../../src/model/config.js";
@@ -41,6 +41,27 @@ describe.skipIf(unrunnable)(`sft${reason}`, { timeout: 120_000 }, () => {
     expect(stderr).toMatch(/not finite at the last step.*finite until step 2; no checkpoint is older/);
     expect(code).toBe(1);
     expect(existsSync(join(root, "short"))).toBe(false);
+  });
+
+  it("teaches the template's end of turn, not the first of several stop tokens", async () => {
+    const model = join(root, "turn-model");
+    cpSync(starter, model, { recursive: true });
+    const edit = (name: string, change: (json: Record<string, unknown>) => object) => {
+      const file = join(model, name);
+      writeFileSync(file, JSON.stringify(change(JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>)));
+    };
+    // of the stop tokens 1, 509 and 511 (the model's own so far) the template ends turns with 509
+    edit("generation_config.json", (json) => ({ ...json, eos_token_id: [1, 509, 511] }));
+    edit("tokenizer_config.json", (json) => ({
+      ...json,
+      chat_template: String(json["chat_template"]).replaceAll("<|im_end|>", "<|endoftext|>"),
+    }));
+    const { code, stderr } = await sft("turn", "--model", model, "--max-steps", "30", "--learning-rate", "2e-3");
+    expect(code, stderr).toBe(0);
+    const { question } = starterProblem("train", 0);
+    const asked = await run("cli", ["infer", join(root, "turn"), "--prompt", question, "--greedy", "--json"]);
+    const { completion_ids: ids } = JSON.parse(asked.stdout) as { completion_ids: number[] };
+    expect(ids.at(-1)).toBe(509);
   });
 
   it("finds an example that is too long before the first step", async () => {

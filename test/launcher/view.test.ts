@@ -22,7 +22,7 @@ const header: RunHeader = {
   numActors: 2,
   threads: { learner: 2, actor: 1 },
 };
-const iteration = (n: number, metrics: Record<string, number> = {}): ProgressEvent => ({
+const iteration = (n: number, metrics: Record<string, number> = { reward: 0.5 }): ProgressEvent => ({
   type: "iteration",
   iteration: n,
   maxSteps: 120,
@@ -101,7 +101,9 @@ describe("live frame", () => {
   test("metrics that were not sent are left out, not shown as zero", () => {
     const text = frame(after(iteration(1, { grad_norm: 0.5 })), 100, 0).join("\n");
     expect(text).toContain("grad norm 0.500");
-    expect(text).not.toMatch(/reward|staleness|kl/);
+    // a batch without a reward is no batch of reward 0
+    expect(text).toContain("reward none");
+    expect(text).not.toMatch(/staleness|kl/);
   });
 });
 
@@ -168,6 +170,24 @@ describe("plain lines", () => {
   });
 });
 
+test("a batch without a reward shows none, and is explained once", () => {
+  const lines: string[] = [];
+  const view = plainView(
+    (line) => lines.push(line),
+    header,
+    120,
+    () => 0,
+  );
+  for (const n of [1, 2, 3]) view.event(iteration(n, n === 1 ? { reward: 0, accuracy: 0 } : { accuracy: 0 }));
+  expect(lines.slice(1).map((line) => /reward +\S+/.exec(line)![0].replace(/ +/, " "))).toEqual([
+    "reward 0.000",
+    "reward none",
+    "reward function",
+    "reward none",
+  ]);
+  expect(lines[3]).toMatch(/^step 2: every reward function gave null/);
+});
+
 describe("closing report", () => {
   const summary: RunSummary = {
     algo: "grpo",
@@ -193,6 +213,13 @@ describe("closing report", () => {
     expect(text).toContain("infer --model runs/a/checkpoints/step-000120 --prompt");
     expect(text).toContain("trajectories runs/a");
     expect(text).not.toContain("--resume");
+  });
+
+  test("the next commands can be pasted into a shell, whatever the path", () => {
+    const text = report({ ...summary, stopped: true }, "my runs/it's");
+    expect(text).toContain(`--resume 'my runs/it'\\''s'\n`);
+    expect(text).toContain(`infer --model 'my runs/it'\\''s/checkpoints/step-000120' --prompt`);
+    expect(text).toContain(`trajectories 'my runs/it'\\''s' | head`);
   });
 
   test("the gain has the interval of paired answers, where they are known", () => {

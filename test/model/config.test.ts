@@ -15,7 +15,19 @@ const json = {
   num_hidden_layers: 2,
   num_attention_heads: 2,
 };
+/** Keys of a published GPT-2's config.json. */
+const gpt2 = { model_type: "gpt2", n_ctx: 1024, n_embd: 768, n_head: 12, n_layer: 12, vocab_size: 50257 };
 const parse = (changes: object) => parseModelConfig({ ...json, ...changes }, "c.json");
+
+test.each([gpt2, { model_type: "t5" }])("another architecture is named, not its missing keys: %j", (other) => {
+  expect(() => parseModelConfig(other, "c.json")).toThrow(
+    `c.json: model_type is "${other.model_type}", expected "qwen2" or "llama". Choose a model of one`,
+  );
+});
+
+test.each([null, [], 7, { ...gpt2, model_type: 3 }, { ...gpt2, model_type: undefined }])("%j is no config", (other) => {
+  expect(() => parseModelConfig(other, "c.json")).toThrow(/^c.json: not a model config/);
+});
 
 describe("rope_theta", () => {
   test.each([

@@ -130,6 +130,13 @@ describe("reading", () => {
     }
   });
 
+  it("refuses a git-LFS pointer by name, with the cure", () => {
+    const file = join(folder, "model.safetensors");
+    writeFileSync(file, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n");
+    expect(() => readSafetensors(folder)).toThrow(`${file}: expected a safetensors file, found a git-LFS pointer.`);
+    expect(() => readSafetensors(folder)).toThrow(/: git lfs pull$/);
+  });
+
   it("refuses a header length beyond the format's limit instead of allocating it", () => {
     const file = join(folder, "model.safetensors");
     writeFileSync(file, Buffer.alloc(64, 0xff));
@@ -229,6 +236,14 @@ describe("a packed model", () => {
     writeSafetensors(join(folder, "model.safetensors"), [...tensors(), head]);
     expect(loadPacked(folder, config)).toEqual(packed);
     expect(loadPacked(folder, untied).subarray(packed.length)).toEqual(packed.subarray(0, 88));
+  });
+
+  it("of a decoder without its head are refused with the names' cure", () => {
+    const bare = tensors().map((tensor) => ({ ...tensor, name: tensor.name.replace("model.", "") }));
+    writeSafetensors(join(folder, "model.safetensors"), bare);
+    expect(() => loadPacked(folder, config)).toThrow(
+      /no such tensor[^]*\nThe names lack "model\.".*AutoModelForCausalLM/,
+    );
   });
 
   it("may have a tied head of its own only if that equals the embedding", () => {

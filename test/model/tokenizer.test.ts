@@ -110,6 +110,12 @@ describe("a model folder", () => {
       ],
     });
     expect(loadTokenizer(folder).renderChat(messages)).toBe("Ahi<|im_end|>");
+    edit("tokenizer_config.json", { chat_template: { tool_use: "no", default: templateOf("D") } });
+    expect(loadTokenizer(folder).renderChat(messages)).toBe("Dhi<|im_end|>");
+    for (const none of [null, [], [null], {}, [{ name: "tools", template: "no" }], { default: 3 }]) {
+      edit("tokenizer_config.json", { chat_template: none });
+      expect(() => loadTokenizer(folder).renderChat(messages)).toThrow(/expected a chat template .* found none/);
+    }
     writeFileSync(join(folder, "chat_template.jinja"), templateOf("B"));
     expect(loadTokenizer(folder).renderChat(messages)).toBe("Bhi<|im_end|>");
   });

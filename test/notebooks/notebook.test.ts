@@ -1,4 +1,6 @@
-import { readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 
@@ -31,4 +33,20 @@ test("every column of metrics.jsonl that it names is documented", () => {
   );
   expect(named.size).toBeGreaterThan(10);
   expect([...named].filter((name) => !documented.includes(`\`${name}\``))).toEqual([]);
+});
+
+const noPython = spawnSync("python3", ["--version"]).status !== 0;
+test.skipIf(noPython)("without RUN it takes the newest run, and no folder without a configuration", () => {
+  const folder = mkdtempSync(join(tmpdir(), "notebook-"));
+  for (const [i, name] of ["old", "new", "empty"].entries()) {
+    mkdirSync(join(folder, "runs", name), { recursive: true });
+    if (name !== "empty") writeFileSync(join(folder, "runs", name, "config.json"), "{}");
+    utimesSync(join(folder, "runs", name), i + 1, i + 1);
+  }
+  const choice = source.split("\n").find((line) => line.startsWith("RUN = "))!;
+  const script = `import os\nfrom pathlib import Path\nREPO = Path(${JSON.stringify(folder)})\n${choice}\nprint(RUN.name)`;
+  const { RUN: _, ...env } = process.env;
+  const { stdout, stderr } = spawnSync("python3", ["-c", script], { env, encoding: "utf8" });
+  rmSync(folder, { recursive: true });
+  expect([stdout, stderr]).toEqual(["new\n", ""]);
 });

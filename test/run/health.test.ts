@@ -129,6 +129,8 @@ describe("a run", () => {
     ["refused answers", { groups_refused_malformed: 400 }, /400 answers refused/],
     ["an actor too few", { actors_live: 0 }, /0 of 1 actors live/],
     ["a learner that waits", { "idle/learner": 0.95 }, /learner waits/],
+    ["no reward at all", { reward: undefined }, /every reward was null in 20 of the last 20 iterations/],
+    ["no reward, in GRPO", { reward: undefined, frac_reward_zero_std: 1 }, /every reward was null/],
     ["no signal", { frac_reward_zero_std: 1 }, /nothing to learn from/],
   ])("%s is a warning", (_what, change, message) => {
     unfinished(30, (line) => ({ ...line, ...change }));

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, expect, test } from "vitest";
@@ -22,6 +22,12 @@ test("a claimed directory holds the resolved configuration and logs/", () => {
   claimRunDir(dir, config);
   expect(readRunConfig(configFile(dir))).toEqual(config);
   expect(existsSync(join(dir, "logs"))).toBe(true);
+});
+
+test("a run directory is its owner's alone, for prompts and answers lie in it", () => {
+  const dir = join(root, "deep/run");
+  claimRunDir(dir, config)();
+  expect(statSync(dir).mode & 0o777).toBe(0o700);
 });
 
 test("a directory that holds a run is refused for a new one, whatever else lies in an old directory is not", () => {

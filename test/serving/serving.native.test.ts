@@ -279,7 +279,7 @@ describe("limits", () => {
     ["completions", { prompt: [[1], []] }, 400, /^prompt.1: Too small/],
     ["completions", { prompt: [70000] }, 400, /^token id 70000 is outside the vocabulary/],
     ["completions", { prompt: "a", max_tokens: 512 }, 400, /exceed the model's context of 512/],
-    ["completions", { prompt: "a", n: 17 }, 400, /num_generations 17 exceeds the 16 rows/],
+    ["completions", { prompt: "a", n: 17 }, 400, /^n: expected at most 16 .*, found 17/],
     ["completions", { prompt: "a", model: "gpt-4" }, 404, /^model: expected "starter", found "gpt-4"/],
     ["chat/completions", { messages: [] }, 400, /^messages: /],
     ["chat/completions", { messages: [{ role: "tool", content: "a" }] }, 400, /^messages\.0\.role: /],

@@ -179,6 +179,17 @@ describe("submission", () => {
     ]);
   });
 
+  test("where USER is not set goes by the name of the user", () => {
+    const { status, stderr } = submit({
+      USER: undefined,
+      STORAGE: undefined,
+      RUNS_DIR: storage("runs"),
+      HF_HOME: storage("hf"),
+    });
+    expect(stderr).not.toContain("unbound");
+    expect(status).toBe(0);
+  });
+
   test("with the placeholder account of site.env is refused before anything is submitted", () => {
     const { status, stderr } = submit({}, [], "YOUR-ACCOUNT");
     expect(status).toBe(2);

@@ -41,6 +41,16 @@ describe("the study file", () => {
     expect(read.eval.data).not.toBe(configs["grpo"]!.data.validation);
   });
 
+  it.each([
+    ["missing.yaml", null, /missing.yaml: expected a YAML study file, found nothing\. See configs/],
+    ["torn.yaml", "name: [", /torn.yaml: expected a YAML study file, found one that cannot be read/],
+    ["tag.yaml", "primary: !greedy x", /tag.yaml: expected a YAML study file.*Unresolved tag: !greedy/],
+  ])("%s is refused for what it is", (name, text, message) => {
+    const file = join(folder, name);
+    if (text !== null) writeFileSync(file, text);
+    expect(() => readStudy(file, root)).toThrow(message);
+  });
+
   it("both algorithms ask the same prompts with the same noise, as many answers each", () => {
     const { configs } = study();
     const [grpo, ppo] = Object.values(configs).map((config) => TaskSource.open({ ...config, seed: 2 }));
@@ -69,12 +79,25 @@ describe("the study file", () => {
   });
 
   it.each<[string, object, RegExp]>([
-    ["an unknown key", { seed: 1 }, /small.yaml: expected a study[^]*seed/],
+    ["an unknown key", { seed: 1 }, /^small.yaml: unknown key "seed"; the nearest valid one is "seeds"/],
+    ["an unknown section", { evl: {} }, /^small.yaml: unknown key "evl"; the nearest valid one is "eval"/],
+    [
+      "an unknown key of a section",
+      { eval: { data: "x", sample: 2 } },
+      /^small.yaml: unknown key "eval.sample"; the nearest valid one is "eval.samples"/,
+    ],
+    ["a number for a text", { eval: { data: 3 } }, /^small.yaml: eval.data: expected string, found 3\./],
+    ["no modes", { primary: undefined }, /^small.yaml: primary: expected one of "sampled"\|"greedy", found nothing\./],
     ["an unknown training key", { overrides: { max_step: 3 } }, /max_step.*nearest valid one is "?-*max_steps/],
     ["one algorithm", { algorithms: { grpo: null } }, /at least two algorithms/],
     ["one seed", { seeds: [1] }, /at least two seeds/],
     ["a seed twice", { seeds: [1, 2, 1] }, /every seed once/],
-    ["a name that is no directory", { name: "../up" }, /letters, digits/],
+    ["a name that is no directory", { name: "../up" }, /^small.yaml: name: letters, digits.*, found "..\/up"/],
+    [
+      "an algorithm that is no directory",
+      { algorithms: { grpo: null, "a/b": null } },
+      /algorithms.a\/b: letters, digits/,
+    ],
     ["an algorithm nobody knows", { algorithms: { grpo: null, dpo: null } }, /algorithms.dpo: expected algo: grpo/],
     ["a seed among the overrides", { overrides: { seed: 3 } }, /seed is set by the study itself/],
     ["a primary mode that is not evaluated", { eval: { data: "x", modes: ["greedy"] } }, /primary is sampled/],
@@ -314,7 +337,7 @@ describe("a study directory", () => {
     [
       "other questions",
       () => write("ppo-seed1/eval/metrics.json", evaluation(1, 80, { questions_sha256: "other" })),
-      /ppo-seed1.eval: expected results of the same questions.*the questions/,
+      /ppo-seed1.eval: expected results of the same questions.*the questions[^]*\n {2}node dist\/cli.js eval --model \S+ --data starter-test --limit \d+ --prompt default --modes sampled(,greedy)? --samples 1 --temperature 1 --max-new-tokens \d+ --seed 42 --out NEW$/,
     ],
     [
       "mixed prompts",

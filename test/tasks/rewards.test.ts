@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it, vi } from "vitest";
 import { runConfigSchema } from "../../src/config/schema.js";
 import { loadTokenizer } from "../../src/model/tokenizer.js";
 import {
@@ -110,6 +110,20 @@ describe("a user's module", () => {
     expect(scored.flatMap((s) => s.rewardErrors)).toEqual([]);
   });
 
+  it("that is never loaded is refused for that, and no key of the configuration is blamed", async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    try {
+      const file = module("never.mjs", "await new Promise(() => {}); export default () => [];");
+      const refused = expect(loadRewards(configOf(file), 64)).rejects.toThrow(
+        /never\.mjs: .* no answer within 60 s \(an await outside its functions never ends\)$/,
+      );
+      await vi.advanceTimersByTimeAsync(60_000);
+      await refused;
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   it("that cannot serve is refused with what is wrong", async () => {
     await expect(loadRewards(configOf("corectness"), 64)).rejects.toThrow(
       /expected correctness, format or a path to an ES module .* found "corectness"/,
@@ -121,6 +135,9 @@ describe("a user's module", () => {
     );
     await expect(loadRewards(configOf(module("empty.mjs", "export const x = 1;")), 64)).rejects.toThrow(
       /expected a default export .* found undefined/,
+    );
+    await expect(loadRewards(configOf(module("list.mjs", "export default [1];")), 64)).rejects.toThrow(
+      /found object\. Export a function\.$/,
     );
     await expect(loadRewards(configOf("format", module("format.mjs", "export default () => [];")), 64)).rejects.toThrow(
       /"format" twice/,

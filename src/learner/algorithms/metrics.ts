@@ -55,9 +55,14 @@ export function rewardMetrics({ completions }: RolloutBatch): Record<string, num
     shareOfTrue(completions.map(({ completion }) => completion.outcome === name));
   const rewardsOf = (name: string): number[] => completions.flatMap(({ completion }) => completion.rewards[name] ?? []);
   return {
-    reward: meanOf(scored),
-    reward_std: unbiasedStd(scored),
-    ...Object.fromEntries(functions.map((name) => [`rewards/${name}/mean`, meanOf(rewardsOf(name))])),
+    // a mean of no rewards would be a 0 that nobody gave
+    ...(scored.length > 0 && { reward: meanOf(scored), reward_std: unbiasedStd(scored) }),
+    ...Object.fromEntries(
+      functions.flatMap((name) => {
+        const given = rewardsOf(name);
+        return given.length === 0 ? [] : [[`rewards/${name}/mean`, meanOf(given)]];
+      }),
+    ),
     accuracy: outcome("correct"),
     "outcome/unparsed": outcome("unparsed"),
     "outcome/truncated": outcome("truncated"),

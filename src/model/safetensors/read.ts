@@ -132,6 +132,10 @@ function readHeader(file: string): Map<string, StoredTensor> {
     if (fileBytes < 8) throw damaged(`expected at least 8 bytes, found ${fileBytes}`);
     const length = Buffer.alloc(8);
     readFully(fd, length, 0, file);
+    if (length.toString("latin1") === "version ")
+      throw new UserError(
+        `${file}: expected a safetensors file, found a git-LFS pointer. Fetch the file that it stands for: git lfs pull`,
+      );
     const headerBytes = Number(length.readBigUInt64LE());
     if (headerBytes > MAX_HEADER_BYTES)
       throw damaged(`the header length reads ${headerBytes}, expected at most ${MAX_HEADER_BYTES}`);

@@ -17,7 +17,7 @@ export function accuracySection(results: readonly Result[], styles: ReadonlyMap<
   };
   const blocks: Block[] = [
     table(
-      "Accuracy on held-out questions, by the rule that rewards in training. Intervals are 95 %: of one model Wilson's over questions, of an algorithm the wider of that and Student's t over its seeds.",
+      "Accuracy on held-out questions, by the rule that rewards in training; of the first sample of each question, where the verdict counts all samples. Intervals are 95 %: of one model Wilson's over questions, of an algorithm the wider of that and Student's t over its seeds.",
       results,
       [
         ["", (one) => label(one.who)],

@@ -122,7 +122,8 @@ function chartOf(styles: ReadonlyMap<string, SeriesStyle>) {
       points: all.map((point) => ({
         x: point[against]! / x.size,
         y: point.mean,
-        ...(point.low < point.high && { low: point.low, high: point.high }),
+        // where seeds coincide the band is a line: left out, its neighbours would be joined across
+        ...(all.some(({ low, high }) => low < high) && { low: point.low, high: point.high }),
       })),
     }));
     const ends = drawn.map(

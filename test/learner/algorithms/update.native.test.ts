@@ -166,8 +166,11 @@ describe("updates that must not happen", () => {
   test("a completion without a reward moves nothing in PPO, and is no part of GRPO's baseline", async () => {
     const nobody = tinyBatch({ reward: () => null });
     for (const algo of ["ppo", "grpo"] as const) {
-      const { moved } = await train({ algo }, [nobody]);
+      const { moved, metrics } = await train({ algo }, [nobody]);
       expect(moved.every((x) => x === 0)).toBe(true);
+      // a mean of no rewards is none, not 0
+      expect(Object.keys(metrics).filter((name) => /^rewards?(\/|$)/.test(name))).toEqual([]);
+      expect(metrics["accuracy"]).toBeTypeOf("number");
     }
   });
 });

@@ -84,6 +84,18 @@ describe("report of a study", () => {
     expect(markdown).toContain(`\`\`\`\`\`\`text\n${evil}\n\`\`\`\`\`\``);
   });
 
+  test("a band has every iteration, also those at which the seeds agree", () => {
+    // all seeds start from one model: the first share that was cut off is the same
+    const chart = readFileSync(join(dir, "report-figures/cut-off.svg"), "utf8");
+    const bands = Array.from(chart.matchAll(/<polygon points="([^"]+)"/g), ([, points]) => points!.split(" "));
+    const places = bands.map((numbers) => new Set(numbers.filter((_, i) => i % 2 === 0)).size);
+    expect(places).toEqual([made.iterations, made.iterations]);
+  });
+
+  test("the accuracies are said to be of the first samples, the verdict of all", () => {
+    expect(page).toContain("of the first sample of each question, where the verdict counts all samples");
+  });
+
   test("every chart has a description and a file that the Markdown shows", () => {
     const labels = Array.from(page.matchAll(/<svg role="img" aria-label="([^"]+)"/g), ([, label]) => label!);
     const files = readdirSync(join(dir, "report-figures"));
