@@ -24,7 +24,7 @@ export async function machine({ measure, runtime, size }: MachineRequest, thread
 }
 
 async function productInOnnxRuntime(size: number, threads: number): Promise<MachineReply> {
-  const g = Graph.create();
+  const g = new Graph();
   const [a, b] = ["a", "b"].map((name) => g.input(name, "float32", [size, size]));
   g.nodeTo(["c"], "MatMul", [a!, b!]);
   g.output("c", "float32", [size, size]);

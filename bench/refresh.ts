@@ -13,7 +13,7 @@ import { layoutSize, weightLayout } from "../src/model/layout.js";
 import { publishedHash, publishedLayout, hashPacked } from "../src/model/identity.js";
 import { loadPacked } from "../src/model/model-weights.js";
 import { taskSeed } from "../src/protocol/seeds.js";
-import { sharedMemoryFolder } from "../src/protocol/shared-memory.js";
+import { sharedMemoryFolder } from "../src/protocol/leftovers.js";
 import type { BenchContext, BenchResult, CaseResult } from "./bench.js";
 import { interleave } from "./measure.js";
 import { starterModel } from "./models.js";

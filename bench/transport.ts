@@ -8,7 +8,6 @@ import { fileURLToPath } from "node:url";
 import { Dispatcher } from "../src/learner/rollouts/dispatcher.js";
 import { Ledger } from "../src/learner/rollouts/ledger.js";
 import type { TaskBookOptions } from "../src/learner/rollouts/task-book.js";
-import { CHUNK_BYTES } from "../src/learner/rollouts/weight-server.js";
 import type { Task } from "../src/protocol/messages.js";
 import { taskSeed } from "../src/protocol/seeds.js";
 import { resolveAddresses, type Addresses } from "../src/protocol/sockets.js";
@@ -93,16 +92,7 @@ export async function withLearner<T>(
     note: log,
     onFatal: fail,
   });
-  const dispatcher = await Dispatcher.start({
-    addresses,
-    token: TOKEN,
-    chunkBytes: CHUNK_BYTES,
-    weightsFolder,
-    minCapacity: 1,
-    ledger,
-    log,
-    onFatal: fail,
-  });
+  const dispatcher = await Dispatcher.start({ addresses, token: TOKEN, folder: weightsFolder, minCapacity: 1, ledger });
   try {
     return await Promise.race([use(dispatcher, addresses, folder, ledger), failed]);
   } finally {

@@ -13,7 +13,8 @@ import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import { type Addresses, HEARTBEAT_MS, SILENCE_MS, Writer, connectDealer, undamaged } from "../protocol/sockets.js";
 import { type Announcement, fromLearner } from "../protocol/wire-schemas.js";
 import type { GeneratedGroup } from "../engine/engine-types.js";
-import type { FromEngine, ToEngine } from "../engine/engine-thread.js";
+import type { FromEngine } from "../engine/engine-thread.js";
+import type { EnginePort } from "../engine/pool.js";
 import { EngineWatch } from "./engine-watch.js";
 import { WeightFetcher } from "./weight-fetcher.js";
 
@@ -26,10 +27,7 @@ export interface ActorOptions {
   /** Bytes of the packed weights this actor's model needs. */
   readonly weightBytes: number;
   /** The other end of serveEngine. */
-  readonly engine: {
-    postMessage(message: ToEngine): void;
-    on(event: "message", listener: (message: FromEngine) => void): unknown;
-  };
+  readonly engine: EnginePort;
   readonly score: (task: Task, generated: GeneratedGroup, actorId: string) => Promise<TrajectoryGroup>;
   readonly log: (level: "info" | "warn" | "error", message: string, fields?: Record<string, unknown>) => void;
   readonly heartbeatMs?: number;
@@ -166,8 +164,11 @@ export class Actor {
   #pump(): void {
     if (this.#loading !== null) return;
     if (this.#fetched !== null) {
-      if (this.#running.size === 0) this.#load(this.#fetched.packed, this.#fetched.announcement);
-      return;
+      if (this.#running.size > 0) return;
+      const { packed, announcement } = this.#fetched;
+      this.#fetched = null;
+      this.#loading = announcement;
+      return this.#options.engine.postMessage({ type: "load", packed, iteration: announcement.iteration });
     }
     if (this.#version === null) return;
     const { iteration } = this.#version;
@@ -179,10 +180,8 @@ export class Actor {
     for (const task of ready) {
       this.#running.set(task.taskId, task);
       const { taskId: requestId, promptIds, groupSize, seed, sampling } = task;
-      this.#options.engine.postMessage({
-        type: "submit",
-        request: { requestId, promptIds, groupSize, seed, sampling },
-      });
+      const request = { requestId, promptIds, groupSize, seed, sampling };
+      this.#options.engine.postMessage({ type: "submit", request });
     }
   }
 
@@ -252,12 +251,6 @@ export class Actor {
     } finally {
       this.#fetching = false;
     }
-  }
-
-  #load(packed: Float32Array, announcement: Announcement): void {
-    this.#fetched = null;
-    this.#loading = announcement;
-    this.#options.engine.postMessage({ type: "load", packed, iteration: announcement.iteration });
   }
 
   #loaded(version: PolicyVersion): void {

@@ -1,7 +1,7 @@
 /**
  * Entry of an actor process:
- *   node dist/actors/main.js --config <run_dir>/config.json --run-dir <run_dir> --index 0 --work
- *   <address> --weights <address> --threads 1
+ *   node dist/actors/main.js --config <run_dir>/config.json --index 0 --work <address>
+ *   --weights <address> --threads 1
  * Weights come from the learner, never from disk. Exits 0 when told to stop, 1 with a message else.
  */
 import { dirname } from "node:path";
@@ -17,12 +17,10 @@ const ORPHANED = "the launcher is gone";
 const { values } = parseArgs({
   options: {
     config: { type: "string" },
-    "run-dir": { type: "string" },
     index: { type: "string", default: "0" },
     work: { type: "string" },
     weights: { type: "string" },
     threads: { type: "string", default: "1" },
-    debug: { type: "boolean", default: false },
   },
 });
 
@@ -36,7 +34,7 @@ async function main(): Promise<string> {
   const config = readRunConfig(file);
   const { startActor } = await import("./start.js");
   const actor = await startActor(config, {
-    runDir: values["run-dir"] ?? dirname(file),
+    runDir: dirname(file),
     index: Number(values.index),
     threads: Number(values.threads),
     addresses: { work, weights },

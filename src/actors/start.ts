@@ -9,33 +9,21 @@ import { readModelConfig } from "../model/config.js";
 import { layoutSize } from "../model/layout.js";
 import { publishedLayout } from "../model/identity.js";
 import { loadTokenizer } from "../model/tokenizer.js";
-import { type Addresses, SILENCE_MS } from "../protocol/sockets.js";
+import { SILENCE_MS } from "../protocol/sockets.js";
 import { loadRewards } from "../tasks/rewards.js";
 import { makeScorer } from "../tasks/scorer.js";
-import { Actor } from "./actor.js";
+import { Actor, type ActorOptions } from "./actor.js";
 import { ENGINE_MS } from "./engine-watch.js";
 import type { EngineThreadData } from "../engine/engine-thread.js";
 
-export interface StartOptions {
+export interface StartOptions extends Pick<ActorOptions, "index" | "addresses" | "token" | "silenceMs"> {
   readonly runDir: string;
-  readonly index: number;
   /** ONNX Runtime threads. */
   readonly threads: number;
-  readonly addresses: Addresses;
-  readonly token: string;
-  /** See ActorOptions. */
-  readonly silenceMs?: number;
-}
-
-export interface StartedActor {
-  /** See Actor.done. */
-  readonly done: Promise<string>;
-  /** Says bye and ends the engine's thread: a process must not exit under a running session. */
-  close(reason: string): Promise<void>;
 }
 
 /** @throws UserError for a model folder, tokenizer or reward function that cannot be used */
-export async function startActor(config: RunConfig, options: StartOptions): Promise<StartedActor> {
+export async function startActor(config: RunConfig, options: StartOptions) {
   const { runDir, index, threads, addresses, silenceMs = SILENCE_MS } = options;
   const shape = readModelConfig(config.model.path);
   const tokenizer = loadTokenizer(config.model.path, shape);
@@ -69,7 +57,8 @@ export async function startActor(config: RunConfig, options: StartOptions): Prom
   logger.info({ actor: actor.id }, "actor started");
   return {
     done: actor.done,
-    async close(reason) {
+    /** Says bye and ends the engine's thread: a process must not exit under a running session. */
+    async close(reason: string): Promise<void> {
       await actor.close(reason);
       engine.postMessage({ type: "stop" });
       await ended;

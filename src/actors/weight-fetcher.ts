@@ -43,15 +43,14 @@ export class WeightFetcher {
     let next = 0;
     while (next < Math.min(WINDOW, chunks)) await request(next++);
     while (missing.size > 0) {
-      const frames = await this.#receive();
+      const reply = await this.#receive();
       if (this.#socket.closed) return null;
-      if (frames === null) {
+      if (reply === null) {
         for (const chunk of missing) if (chunk < next) await request(chunk);
         continue;
       }
-      const reply = this.#read(frames);
       // Late replies of an abandoned fetch and second copies of a chunk are passed over.
-      if (reply === null || reply.header.sha256 !== sha256) continue;
+      if (reply === "malformed" || reply.header.sha256 !== sha256) continue;
       if (reply.header.type === "gone") return null;
       const { chunk } = reply.header;
       if (!missing.has(chunk)) continue;
@@ -72,26 +71,20 @@ export class WeightFetcher {
   }
 
   /** Null when no reply came in time, or a damaged one. */
-  async #receive(): Promise<Buffer[] | null> {
+  async #receive() {
     try {
-      return undamaged(await this.#socket.receive());
+      return decode(weightsReply, undamaged(await this.#socket.receive()));
     } catch (error) {
       if (error instanceof DamagedMessage) {
         this.#count("weights_chunks_corrupted");
         return null;
       }
+      if (error instanceof ProtocolError) {
+        this.#count("messages_malformed");
+        return "malformed" as const;
+      }
       if (this.#socket.closed || (error as { code?: string }).code === "EAGAIN") return null;
       throw error;
-    }
-  }
-
-  #read(frames: readonly Buffer[]) {
-    try {
-      return decode(weightsReply, frames);
-    } catch (error) {
-      if (!(error instanceof ProtocolError)) throw error;
-      this.#count("messages_malformed");
-      return null;
     }
   }
 }

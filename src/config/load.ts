@@ -81,7 +81,10 @@ export function resumeConfig(stored: RunConfig, words: readonly string[], flags?
       throw new UserError(
         `${word}: ${key} cannot change when a run is resumed, because the run would be another one. Start a new run, or change only max_steps, eval_steps, save_steps, save_total_limit, journal.*, actors.*, learner.*, transport.*, or model.path where the same model has moved.`,
       );
-  return { config, notes: crossCheck(config) };
+  const changes = overrides
+    .filter(({ key }) => !isDeepStrictEqual(valueAt(config, key), valueAt(stored, key)))
+    .map(({ key }) => `${key}: ${String(valueAt(stored, key))} before, ${String(valueAt(config, key))} from now on`);
+  return { config, notes: [...changes, ...crossCheck(config)] };
 }
 
 const valueAt = (config: RunConfig, key: string): unknown =>

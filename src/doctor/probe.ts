@@ -47,7 +47,7 @@ function openLibrary(name: string): { name: string; path: string | null; error: 
 async function tryProvider(provider: "cpu" | "cuda"): Promise<string | null> {
   const { Graph } = await import("../engine/graph/onnx.js");
   const { InferenceSession, Tensor } = await import("onnxruntime-node");
-  const graph = Graph.create();
+  const graph = new Graph();
   graph.nodeTo(["y"], "Add", [graph.input("x", "float32", [2]), graph.input("x2", "float32", [2])]);
   graph.output("y", "float32", [2]);
   try {

@@ -23,7 +23,7 @@ export function matrixOf(packed: Float32Array, { offset, size, shape }: LayoutEn
 export type MatrixMerge = Awaited<ReturnType<typeof createMatrixMerge>>;
 
 export async function createMatrixMerge(lora: Pick<LoraSpec, "r" | "lora_alpha">, threads: number) {
-  const g = Graph.create();
+  const g = new Graph();
   const [b, a, w] = ["b", "a", "w"].map((name) => g.input(name, "float32", [`${name}_rows`, `${name}_columns`]));
   g.nodeTo(["merged"], "Gemm", [b!, a!, w!], { alpha: { float: lora.lora_alpha / lora.r } });
   g.output("merged", "float32", ["w_rows", "w_columns"]);

@@ -8,7 +8,7 @@ export type HalfConverter = Awaited<ReturnType<typeof halfConverter>>;
 
 /** Casts x [n] to float16. */
 function castGraph(): Uint8Array {
-  const g = Graph.create();
+  const g = new Graph();
   const x = g.input("x", "float32", ["n"]);
   g.nodeTo(["half"], "Cast", [x], { to: { int: DATA_TYPE.float16 } });
   g.output("half", "float16", ["n"]);

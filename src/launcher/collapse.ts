@@ -1,5 +1,5 @@
 /** Whether answers grow short and no better: a policy that is paid for something easier. */
-import { SHOWN_METRICS as M, type Metrics } from "../protocol/progress.js";
+import type { Metrics } from "../protocol/progress.js";
 
 /** Iterations of a mean, the first as the latest: fewer are noise. */
 const WINDOW = 5;
@@ -15,7 +15,7 @@ export class CollapseWatch {
   #told = false;
 
   /** @returns what to tell, once in a run; null while there is nothing to tell */
-  see({ [M.meanLength]: length = NaN, [M.accuracy]: accuracy = NaN }: Metrics): string | null {
+  see({ "completions/mean_length": length = NaN, accuracy = NaN }: Metrics): string | null {
     if (this.#told || !Number.isFinite(length + accuracy)) return null;
     if (this.#first.length < WINDOW) this.#first.push({ length, accuracy });
     this.#latest = [...this.#latest, { length, accuracy }].slice(-WINDOW);

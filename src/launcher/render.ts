@@ -1,11 +1,5 @@
 /** Text for the terminal: a live frame, plain lines, and the closing report. */
-import {
-  SHOWN_METRICS as M,
-  type Accuracy,
-  type Metrics,
-  type ProgressEvent,
-  type RunSummary,
-} from "../protocol/progress.js";
+import type { Accuracy, Metrics, ProgressEvent, RunSummary } from "../protocol/progress.js";
 import { pairedBootstrapInterval } from "../math/statistics.js";
 import { clock, percent, range, signed, whole } from "../terminal/format.js";
 
@@ -69,7 +63,7 @@ export function update(state: RunState, event: ProgressEvent, nowMs: number): vo
       state.iteration = event.iteration;
       state.maxSteps = event.maxSteps;
       state.metrics = event.metrics;
-      const reward = event.metrics[M.reward];
+      const reward = event.metrics.reward;
       if (reward !== undefined && Number.isFinite(reward)) state.rewards.push(reward);
       state.iterationTimesMs = [...state.iterationTimesMs, nowMs].slice(-PACE_WINDOW - 1);
       break;
@@ -109,19 +103,19 @@ function bar(done: number, total: number, width: number): string {
 type Shown = readonly [name: string, key: string, format: (value: number) => string];
 
 const mainMetrics: readonly Shown[] = [
-  ["reward", M.reward, (value) => value.toFixed(3)],
-  ["accuracy", M.accuracy, percent],
-  ["tokens/s", M.tokensPerSecond, whole],
-  ["staleness", M.stalenessMax, String],
-  ["idle actors", M.actorIdle, percent],
-  ["learner", M.learnerIdle, percent],
+  ["reward", "reward", (value) => value.toFixed(3)],
+  ["accuracy", "accuracy", percent],
+  ["tokens/s", "tokens_per_second", whole],
+  ["staleness", "staleness/max", String],
+  ["idle actors", "idle/actor", percent],
+  ["learner", "idle/learner", percent],
 ];
 const details: readonly Shown[] = [
-  ["length", M.meanLength, (n) => n.toFixed(1)],
-  ["cut off", M.clippedRatio, percent],
-  ["entropy", M.entropy, (n) => n.toFixed(3)],
-  ["kl", M.kl, (n) => n.toFixed(4)],
-  ["grad norm", M.gradNorm, (n) => n.toPrecision(3)],
+  ["length", "completions/mean_length", (n) => n.toFixed(1)],
+  ["cut off", "completions/clipped_ratio", percent],
+  ["entropy", "entropy", (n) => n.toFixed(3)],
+  ["kl", "kl", (n) => n.toFixed(4)],
+  ["grad norm", "grad_norm", (n) => n.toPrecision(3)],
 ];
 
 /** Names and texts of the metrics that are present, in the order shown. */

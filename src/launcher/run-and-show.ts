@@ -24,7 +24,7 @@ export async function runAndShow(
   flags: LaunchFlags,
   scripts: SuperviseOptions["scripts"],
 ): Promise<number> {
-  const serial = run.serial;
+  const { serial } = run;
   const threads = planThreads(availableParallelism(), run, serial);
   const header = {
     runDir: shortPath(runDir),
@@ -39,14 +39,11 @@ export async function runAndShow(
   removeAbandoned();
   const supervised = new Supervisor({
     runDir,
-    actors: run.actors,
-    learner: run.learner,
-    rewardTimeoutMs: 1_000 * run.reward.timeout_seconds,
+    run,
     threads,
     devices: assignDevices(visibleGpus(process.env, smiList()), run, serial),
     libraryPath: { learner: cudaLibraryPath("12"), actor: actorLibraryPath() },
     scripts,
-    serial,
     resume: flags.resume !== undefined,
     debug: flags.debug === true,
     onEvent: (event) => {

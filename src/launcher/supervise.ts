@@ -24,21 +24,20 @@ const EXIT_GRACE_MS = 10_000;
 const CHECKPOINT_GRACE_MS = 120_000;
 /** A reward function that blocks its process for so long beyond its time-out costs that process. */
 const REWARD_GRACE_MS = 5_000;
+/** A learner that has told its actors to go ends within this time. */
+const LEARNER_FOLLOWS_MS = 30_000;
 /** How often children are looked at. */
 const LOOK_MS = 2_000;
 
 export interface SuperviseOptions {
   readonly runDir: string;
-  readonly actors: RunConfig["actors"];
-  readonly learner: Pick<RunConfig["learner"], "max_restarts">;
-  readonly rewardTimeoutMs: number;
+  readonly run: Pick<RunConfig, "actors" | "learner" | "reward" | "serial">;
   readonly threads: ThreadPlan;
   readonly devices: DevicePlan;
   /** Folders in which a process on a GPU finds CUDA's libraries. */
   readonly libraryPath: { readonly learner: readonly string[]; readonly actor: readonly string[] };
   /** JavaScript files to fork. */
   readonly scripts: { readonly learner: string; readonly actor: string };
-  readonly serial: boolean;
   readonly resume: boolean;
   /** Show the log's tail for user errors as well. */
   readonly debug: boolean;
@@ -80,8 +79,8 @@ export class Supervisor {
   constructor(options: SuperviseOptions) {
     this.#options = options;
     this.ended = new Promise((resolve) => (this.#resolveEnded = resolve));
-    this.#actorBudget = new RestartBudget(options.actors.max_restarts);
-    this.#learnerBudget = new RestartBudget(options.learner.max_restarts);
+    this.#actorBudget = new RestartBudget(options.run.actors.max_restarts);
+    this.#learnerBudget = new RestartBudget(options.run.learner.max_restarts);
     this.#look = setInterval(() => this.#lookAtChildren(), LOOK_MS);
     this.#startLearner(options.resume);
   }
@@ -107,9 +106,9 @@ export class Supervisor {
   }
 
   #startLearner(resume: boolean): void {
-    const { serial, threads, devices, libraryPath, scripts } = this.#options;
+    const { run, threads, devices, libraryPath, scripts } = this.#options;
     const env = childEnv(threads.learner, devices.learner, libraryPath.learner);
-    const mode = [...(serial ? ["--serial"] : []), ...(resume ? ["--resume"] : [])];
+    const mode = [...(run.serial ? ["--serial"] : []), ...(resume ? ["--resume"] : [])];
     const learner = this.#start("learner", scripts.learner, threads.learner, env, mode);
     this.#learner = learner;
     this.#watchdog.reset(performance.now());
@@ -117,7 +116,7 @@ export class Supervisor {
       if (event.type === "alive") return;
       this.#watchdog.see(event, performance.now());
       if (event.type === "listening")
-        for (let index = 0; index < this.#options.actors.num; index++) this.#startActor(index, event);
+        for (let index = 0; index < run.actors.num; index++) this.#startActor(index, event);
       if (event.type === "done") {
         this.#summary = event.summary;
         this.#isEnding = true;
@@ -136,7 +135,7 @@ export class Supervisor {
       if (this.#summary === undefined) this.#failure ??= why;
       return this.#endActors();
     }
-    const { max_restarts: most } = this.#options.learner;
+    const { max_restarts: most } = this.#options.run.learner;
     const pause = this.#learnerBudget.take(performance.now());
     if (pause === null) {
       this.#failure ??= `${why}\n${usedUp("learner.max_restarts", most)}`;
@@ -150,12 +149,11 @@ export class Supervisor {
 
   #startActor(index: number, addresses: Addresses): void {
     if (this.#isEnding || this.#learner.process.exitCode !== null) return;
-    const { threads, devices, libraryPath, scripts } = this.#options;
+    const { run, threads, devices, libraryPath, scripts } = this.#options;
     const env = childEnv(threads.actor, devices.actors[index] ?? null, libraryPath.actor);
     const args = ["--index", String(index), "--work", addresses.work, "--weights", addresses.weights];
     const withToken = { ...env, [TOKEN_VARIABLE]: addresses.token };
-    const { rewardTimeoutMs } = this.#options;
-    const busyLimitMs = rewardTimeoutMs + REWARD_GRACE_MS;
+    const busyLimitMs = 1_000 * run.reward.timeout_seconds + REWARD_GRACE_MS;
     const actor = this.#start(`actor-${index}`, scripts.actor, threads.actor, withToken, args, busyLimitMs);
     const learner = this.#learner;
     this.#actors.add(actor);
@@ -167,12 +165,16 @@ export class Supervisor {
       this.#actors.delete(actor);
       const hasNewLearner =
         learner !== this.#learner || learner.process.exitCode !== null || learner.process.signalCode !== null;
-      if (!this.#isEnding && !hasNewLearner) this.#actorEnded(actor, index, addresses, actor.explain(code, signal));
+      if (this.#isEnding || hasNewLearner) return;
+      const ended = () => this.#actorEnded(actor, index, addresses, actor.explain(code, signal));
+      // it goes well only when the learner said so, whose own end then follows and has the reason
+      if (code !== 0) return ended();
+      this.#later(LEARNER_FOLLOWS_MS, () => learner === this.#learner && learner.process.exitCode === null && ended());
     });
   }
 
   #actorEnded(actor: LoggedChild, index: number, addresses: Addresses, why: string): void {
-    const { max_restarts: most } = this.#options.actors;
+    const { max_restarts: most } = this.#options.run.actors;
     // a user error would only repeat itself
     const pause = actor.saidUserError ? null : this.#actorBudget.take(performance.now());
     if (pause === null) {
@@ -220,7 +222,7 @@ export class Supervisor {
     const wasPaused = now - this.#lookedMs > 3 * LOOK_MS;
     this.#lookedMs = now;
     if (wasPaused) {
-      this.#watchdog.forgive(now);
+      this.#watchdog.reset(now);
       for (const child of this.#children) child.life.forgive(now);
       return;
     }

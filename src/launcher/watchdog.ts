@@ -17,15 +17,10 @@ export class Watchdog {
     this.#progressMs = nowMs;
   }
 
-  /** Starts anew, for a learner that loads its model. */
+  /** Starts anew: a learner loads its model, or everything stood still for a time. */
   reset(nowMs: number): void {
     this.#progressMs = nowMs;
     this.#iterationMs = null;
-  }
-
-  /** Forgets time in which everything stood still. */
-  forgive(nowMs: number): void {
-    this.reset(nowMs);
   }
 
   /** Every event of the learner is progress; "alive" is none and is not shown here. */

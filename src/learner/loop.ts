@@ -25,6 +25,7 @@ import {
   appendWeights,
   currentCommit,
   dropLinesAfter,
+  flushRecords,
   writeSummary,
 } from "../run/records.js";
 import { rolloutMetrics } from "./algorithms/metrics.js";
@@ -122,28 +123,22 @@ interface Parts {
 class TrainingLoop {
   readonly #run: RunConfig;
   readonly #options: LearnerOptions;
-  readonly #updater: Updater;
-  readonly #checkpoints: Checkpoints;
-  readonly #source: RolloutSource;
-  readonly #backend: BackendInfo;
+  readonly #parts: Parts;
   readonly #gap: GapMeter;
 
-  constructor(run: RunConfig, options: LearnerOptions, { updater, checkpoints, source, backend }: Parts) {
+  constructor(run: RunConfig, options: LearnerOptions, parts: Parts) {
     this.#run = run;
     this.#options = options;
-    this.#updater = updater;
-    this.#checkpoints = checkpoints;
-    this.#source = source;
-    this.#backend = backend;
-    this.#gap = new GapMeter(updater.policy.training);
+    this.#parts = parts;
+    this.#gap = new GapMeter(parts.updater.policy.training);
   }
 
   async run(): Promise<void> {
     const { send, stop } = this.#options;
-    const { counters } = this.#checkpoints;
-    const { publishedLayout } = this.#updater.policy.training.model;
+    const { counters } = this.#parts.checkpoints;
+    const { publishedLayout } = this.#parts.updater.policy.training.model;
     await this.#publish();
-    const { library: backend } = this.#backend;
+    const { library: backend } = this.#parts.backend;
     send({ type: "ready", backend, parameters: layoutSize(publishedLayout), iteration: counters.iteration });
     await this.#selfTest();
     if (counters.iteration === 0) counters.before = (await this.#validate("before")) ?? {};
@@ -161,26 +156,25 @@ class TrainingLoop {
 
   /** Trains on one batch. @returns false when the run was asked to stop before it was there */
   async #iterate(): Promise<boolean> {
-    const { counters } = this.#checkpoints;
+    const { counters } = this.#parts.checkpoints;
     const begin = performance.now();
-    const batch = await unlessStopped(() => this.#source.batch(counters.iteration), this.#options.stop);
+    const batch = await this.#nextBatch();
     if (batch === null) return false;
     const waited = (performance.now() - begin) / 1000;
-    checkRewardErrors(batch, this.#run);
     const trained = counters.iteration;
-    const { metrics, advantages } = await this.#updater.update(batch, trained);
+    const { metrics, advantages } = await this.#parts.updater.update(batch, trained);
     const gap = await this.#gap.measure(batch.tasks, batch.groups, GAP_COMPLETIONS);
     counters.iteration++;
     const version = await this.#publish();
-    await this.#source.recordAdvantages(batch.batch, advantages);
+    await this.#parts.source.recordAdvantages(batch.batch, advantages);
     const seconds = (performance.now() - begin) / 1000;
     counters.trainSeconds += seconds;
-    const times = { seconds, waited, wall: this.#checkpoints.wallSeconds };
+    const times = { seconds, waited, wall: this.#parts.checkpoints.wallSeconds };
     const line = {
       iteration: counters.iteration,
       ...metrics,
       ...rolloutMetrics(this.#run, batch, trained, gap, times),
-      ...(await this.#source.stats()),
+      ...(await this.#parts.source.stats()),
     };
     appendMetrics(this.#options.runDir, line);
     appendWeights(this.#options.runDir, version);
@@ -189,10 +183,27 @@ class TrainingLoop {
     return true;
   }
 
+  /**
+   * The batch to train on, null when the run was asked to stop before it was there.
+   * Where none can be had, the run ends; what was learned is saved, if the disk takes it.
+   */
+  async #nextBatch(): Promise<TrainingBatch | null> {
+    const { iteration } = this.#parts.checkpoints.counters;
+    try {
+      const batch = await unlessStopped(() => this.#parts.source.batch(iteration), this.#options.stop);
+      if (batch !== null) checkRewardErrors(batch, this.#run);
+      return batch;
+    } catch (error) {
+      if (iteration > 0 && !this.#parts.checkpoints.isSaved)
+        await this.#parts.checkpoints.save(this.#run, this.#parts.updater).catch(() => {});
+      throw error;
+    }
+  }
+
   /** Evaluates and saves where it is time for it; the last iteration does both later. */
   async #betweenIterations(): Promise<void> {
     const { eval_steps: evalSteps, save_steps: saveSteps, max_steps: maxSteps } = this.#run;
-    const { iteration } = this.#checkpoints.counters;
+    const { iteration } = this.#parts.checkpoints.counters;
     if (iteration === maxSteps) return;
     const isDue = (every: number): boolean => every > 0 && iteration % every === 0;
     if (this.#options.requests.checkpoint) await this.#save();
@@ -204,45 +215,51 @@ class TrainingLoop {
   }
 
   async #publish(): Promise<PolicyVersion> {
-    const { iteration } = this.#checkpoints.counters;
-    const published = await this.#updater.policy.training.model.published();
-    const version = await this.#source.publish(published, iteration);
+    const { iteration } = this.#parts.checkpoints.counters;
+    const published = await this.#parts.updater.policy.training.model.published();
+    const version = await this.#parts.source.publish(published, iteration);
     this.#gap.remember(iteration, published);
     return version;
   }
 
   async #selfTest(): Promise<void> {
-    const { iteration } = this.#checkpoints.counters;
+    const { iteration } = this.#parts.checkpoints.counters;
     const request = { iteration, mode: "sampled", n: SELFTEST_COMPLETIONS, purpose: "selftest" } as const;
-    const answers = await unlessStopped(() => this.#source.evaluate(request), this.#options.stop);
+    this.#options.send({ type: "phase", name: "comparing actor and learner" });
+    const answers = await unlessStopped(() => this.#parts.source.evaluate(request), this.#options.stop);
     if (answers !== null) checkGap(await this.#gap.measure(answers.tasks, answers.groups), this.#run.selftest);
   }
 
   #validate(when: "before" | "after" | number): Promise<Validation | null> {
     const { send, stop } = this.#options;
-    return validate(this.#run, this.#checkpoints.counters.iteration, when, { source: this.#source, send, stop });
+    return validate(this.#run, this.#parts.checkpoints.counters.iteration, when, {
+      source: this.#parts.source,
+      send,
+      stop,
+    });
   }
 
   async #save(): Promise<void> {
     this.#options.requests.checkpoint = false;
-    if (this.#checkpoints.isSaved) return;
+    if (this.#parts.checkpoints.isSaved) return;
     this.#options.send({ type: "phase", name: "writing a checkpoint" });
-    await this.#source.flush();
-    await this.#checkpoints.save(this.#run, this.#updater);
+    await this.#parts.source.flush();
+    flushRecords(this.#options.runDir);
+    await this.#parts.checkpoints.save(this.#run, this.#parts.updater);
     const { keep } = this.#run.journal;
     const { runDir } = this.#options;
-    if (keep !== null) thinJournal(trajectoriesFolder(runDir), this.#checkpoints.counters.iteration - keep);
+    if (keep !== null) thinJournal(trajectoriesFolder(runDir), this.#parts.checkpoints.counters.iteration - keep);
   }
 
   #summary(after: Validation | null): RunSummary {
-    const { counters, wallSeconds, newest } = this.#checkpoints;
+    const { counters, wallSeconds, newest } = this.#parts.checkpoints;
     return {
       algo: this.#run.algo,
       validation: { before: counters.before, ...(after !== null && { after }) },
       iterations: counters.iteration,
       wall_seconds: wallSeconds,
       train_seconds: counters.trainSeconds,
-      backend: `${this.#backend.name} (${this.#backend.library})`,
+      backend: `${this.#parts.backend.name} (${this.#parts.backend.library})`,
       commit: currentCommit(),
       checkpoint: newest,
       stopped: after === null,

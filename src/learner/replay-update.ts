@@ -7,7 +7,7 @@ import { readModelConfig } from "../model/config.js";
 import { publishedHash } from "../model/identity.js";
 import { listCheckpoints, loadNewest } from "../run/checkpoint.js";
 import { compareModel } from "../run/inputs.js";
-import { type JournalRecord, batchFile, journalBatches, readBatchFile } from "../run/journal.js";
+import { batchFile, journalBatches, readBatchFile } from "../run/journal.js";
 import { checkpointFolder, trajectoriesFolder } from "../run/paths.js";
 import { readRunFiles, weightsAfter } from "../run/records.js";
 import { learningRateAt } from "./algorithms/schedule.js";
@@ -67,10 +67,10 @@ export async function replay(runDir: string, { step, model: moved, threads }: Re
     `from ${from === 0 ? "the base model" : checkpointFolder("", from)}, ${step - from - 1} iterations in between, by ${name} (${library}), threads: ${numThreads}`,
   );
   let result: Awaited<ReturnType<Updater["update"]>> | undefined;
-  for (const [i, { batch }] of batches.entries()) {
-    const rate = lineOf(from + i + 1)?.["learning_rate"];
-    training.run = { ...run, max_steps: maxStepsAt(run, from + i, rate) };
-    result = await updater.update(batch, from + i);
+  for (const { batch } of batches) {
+    const rate = lineOf(batch.batch + 1)?.["learning_rate"];
+    training.run = { ...run, max_steps: maxStepsAt(run, batch.batch, rate) };
+    result = await updater.update(batch, batch.batch);
   }
   const { advantages, metrics: now } = result!;
   const skipped = recorded["skipped_updates"]! - (lineOf(step - 1)?.["skipped_updates"] ?? 0);
@@ -81,13 +81,9 @@ export async function replay(runDir: string, { step, model: moved, threads }: Re
     return { name: key, was: String(was), is: String(is), how: agreement([was], [is]) };
   });
   const stored = batches.at(-1)!.advantages;
-  const pairs = [...stored].map(([taskId, was]) =>
-    [was, advantages.get(taskId) ?? []].map((all) => all.flatMap((one) => [...one])),
-  );
-  const how = agreement(
-    pairs.flatMap(([was]) => was!),
-    pairs.flatMap(([, is]) => is!),
-  );
+  const flat = (rows: readonly Float32Array[]): number[] => rows.flatMap((row) => [...row]);
+  const found = [...stored.keys()].flatMap((taskId) => advantages.get(taskId) ?? []);
+  const how = agreement(flat([...stored.values()].flat()), flat(found));
   rows.push({ name: "advantages", was: `of ${stored.size} groups`, is: "", how });
 
   const base = run.lora.enabled ? model.frozenSha256 : null;
@@ -100,13 +96,8 @@ export async function replay(runDir: string, { step, model: moved, threads }: Re
   return { rows, notes };
 }
 
-interface TrainedBatch {
-  readonly batch: TrainingBatch;
-  readonly advantages: ReadonlyMap<string, readonly Float32Array[]>;
-}
-
 /** The groups that were trained on, in their order: those whose advantages were written. */
-function trainedBatch(runDir: string, k: number, keep: number | null): TrainedBatch {
+function trainedBatch(runDir: string, k: number, keep: number | null) {
   const directory = trajectoriesFolder(runDir);
   if (!journalBatches(directory).includes(k))
     throw new UserError(
@@ -118,11 +109,9 @@ function trainedBatch(runDir: string, k: number, keep: number | null): TrainedBa
     throw new UserError(
       `${batchFile(directory, k)}: expected whole records, found damaged ones: the batch cannot be replayed as it was. Choose a step after a later checkpoint.`,
     );
-  const advantages = new Map(
-    records.flatMap((r) => (r.type === "advantages" ? [[r.taskId, r.advantages] as const] : [])),
-  );
-  const trajectories = new Map(records.flatMap((r) => (r.type === "trajectory" ? [[r.task.taskId, r] as const] : [])));
-  const used = [...advantages.keys()].map((taskId): Extract<JournalRecord, { type: "trajectory" }> => {
+  const advantages = new Map(records.filter((r) => r.type === "advantages").map((r) => [r.taskId, r.advantages]));
+  const trajectories = new Map(records.filter((r) => r.type === "trajectory").map((r) => [r.task.taskId, r]));
+  const used = [...advantages.keys()].map((taskId) => {
     const found = trajectories.get(taskId);
     if (found === undefined)
       throw new UserError(
@@ -133,7 +122,7 @@ function trainedBatch(runDir: string, k: number, keep: number | null): TrainedBa
   if (used.length === 0)
     throw new UserError(`batch ${k}: expected groups with advantages, found none: it was not trained on.`);
   const [tasks, groups] = [used.map(({ task }) => task), used.map(({ group }) => group)];
-  const batch = { batch: k, tasks, groups, filteredGroups: 0, actorIdleSeconds: 0, actorBusySeconds: 0 };
+  const batch: TrainingBatch = { batch: k, tasks, groups, filteredGroups: 0, actorIdleSeconds: 0, actorBusySeconds: 0 };
   return { batch, advantages };
 }
 

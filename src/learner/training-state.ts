@@ -11,34 +11,24 @@ import { checkpointFolder } from "../run/paths.js";
 import { ACCEPT_VARIABLE } from "../run/run-config.js";
 import type { Updater } from "./algorithms/update.js";
 
-export interface Counters {
-  iteration: number;
-  /** Wall time of all sessions before this one. */
-  wallSeconds: number;
-  /** Wall time of training iterations, all sessions. */
-  trainSeconds: number;
-  before: Validation;
-}
-
 /** What must be there to go on; the rest is as it was written. */
 const savedSchema = z.looseObject({
   iteration: z.int().nonnegative(),
+  /** Wall time of all sessions before this one. */
   wallSeconds: z.number(),
+  /** Wall time of training iterations, all sessions. */
   trainSeconds: z.number(),
-  before: z.looseObject({}),
+  before: z.looseObject({}).transform((before): Validation => before),
   optimizerSteps: z.int().nonnegative(),
   klCoef: z.number(),
   skippedUpdates: z.int().nonnegative(),
   inputs: savedInputs,
 });
-type SavedValues = Counters &
-  Readonly<Record<"optimizerSteps" | "klCoef" | "skippedUpdates", number>> & {
-    readonly inputs: Readonly<Record<string, string>>;
-  };
+type SavedValues = z.infer<typeof savedSchema>;
 
 /** The last checkpoint of a run, read back; null state when there is none or none is wanted. */
 export class Checkpoints {
-  readonly counters: Counters;
+  readonly counters: { iteration: number; wallSeconds: number; trainSeconds: number; before: Validation };
   readonly #runDir: string;
   readonly #started = performance.now();
   #state: TrainingState | null;
@@ -63,7 +53,7 @@ export class Checkpoints {
       throw new UserError(
         `${folder}/training_state.safetensors: expected weights, adam_m and adam_v of one length, found ${[weights, m, v].map((one) => one?.length ?? "none").join(", ")}. Resume from an older checkpoint: delete ${folder}.`,
       );
-    return checkedJson(values, savedSchema, `${folder}/training_state.json`) as SavedValues;
+    return checkedJson(values, savedSchema, `${folder}/training_state.json`);
   }
 
   /** The trainable vector of the checkpoint; null for a run that starts anew. */

@@ -1,7 +1,7 @@
 /** Accuracy on the held-out problems during a run. Knows no tasks and no engine. */
 import type { RunConfig } from "../config/schema.js";
 import { wilsonInterval } from "../math/statistics.js";
-import type { Accuracy, ProgressEvent, Validation } from "../protocol/progress.js";
+import type { ProgressEvent, Validation } from "../protocol/progress.js";
 import type { RolloutSource } from "./rollouts/rollout-source.js";
 import { unlessStopped } from "./stop.js";
 
@@ -18,7 +18,7 @@ export async function validate(
   when: "before" | "after" | number,
   { source, send, stop }: ValidationOptions,
 ): Promise<Validation | null> {
-  const result: { sampled?: Accuracy; greedy?: Accuracy } = {};
+  const result: Validation = {};
   for (const mode of ["sampled", "greedy"] as const) {
     if (!run.eval[mode]) continue;
     const onDone = (done: number, total: number): void =>

@@ -19,20 +19,10 @@ const run = promisify(execFile);
 export type TensorFlowBuild = "cpu" | "cuda";
 
 /** The libtensorflow that is used: one PyPI wheel for each build, by version and content. */
-const TENSORFLOW_VERSION = "2.21.0";
+const VERSION = "2.21.0";
 export const TENSORFLOW_WHEELS: Record<TensorFlowBuild, Wheel> = {
-  cpu: wheel(
-    "tensorflow-cpu",
-    TENSORFLOW_VERSION,
-    274,
-    "2b847d217b02ee7731ed91431daf3250daa0196c3c94614d23be27232e6e5b6c",
-  ),
-  cuda: wheel(
-    "tensorflow",
-    TENSORFLOW_VERSION,
-    572,
-    "9056fbc9ba04235810b71ae6cbd958a196e8804fb53bbcffbf3e23b56155f124",
-  ),
+  cpu: wheel("tensorflow-cpu", VERSION, 274, "2b847d217b02ee7731ed91431daf3250daa0196c3c94614d23be27232e6e5b6c"),
+  cuda: wheel("tensorflow", VERSION, 572, "9056fbc9ba04235810b71ae6cbd958a196e8804fb53bbcffbf3e23b56155f124"),
 };
 
 /** What is taken from the wheel; everything else in it is Python. */
@@ -74,7 +64,7 @@ const packageFolder = (): string =>
 
 /** Folder of a build's libraries and binding, whether or not it is there. */
 export const tensorFlowFolder = (build: TensorFlowBuild): string =>
-  join(cacheRoot(), `libtensorflow-${TENSORFLOW_VERSION}${build === "cuda" ? CUDA_SUFFIX : ""}`);
+  join(cacheRoot(), `libtensorflow-${VERSION}${build === "cuda" ? CUDA_SUFFIX : ""}`);
 
 const CUDA_SUFFIX = "-cuda";
 

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { promisify } from "node:util";
 
@@ -102,16 +102,10 @@ async function download(
 
 async function bytesUnder(folder: string): Promise<number> {
   const entries = await readdir(folder, { withFileTypes: true, recursive: true }).catch(() => []);
-  const files = entries.filter((entry) => entry.isFile());
-  const sizes = await Promise.all(
-    files.map((file) =>
-      stat(join(file.parentPath, file.name)).then(
-        (s) => s.size,
-        () => 0,
-      ),
-    ),
-  );
-  return sizes.reduce((sum, size) => sum + size, 0);
+  let bytes = 0;
+  for (const file of entries.filter((entry) => entry.isFile()))
+    bytes += (await stat(join(file.parentPath, file.name)).catch(() => undefined))?.size ?? 0;
+  return bytes;
 }
 
 /** Fills a folder, then renames it; `proof` shows that another was first. Removes old leftovers. */
@@ -120,19 +114,7 @@ export async function fillBeside(
   fill: (folder: string) => Promise<void>,
   proof = target,
 ): Promise<void> {
-  const folder = await temporaryBeside(target);
-  try {
-    await fill(folder);
-    await rename(folder, target).catch((error: unknown) => {
-      if (!existsSync(proof)) throw error;
-    });
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
-}
-
-async function temporaryBeside(target: string): Promise<string> {
-  const parent = join(target, "..");
+  const parent = dirname(target);
   await mkdir(parent, { recursive: true });
   for (const name of await readdir(parent)) {
     if (!name.includes(".tmp-")) continue;
@@ -142,5 +124,12 @@ async function temporaryBeside(target: string): Promise<string> {
   }
   const folder = `${target}.tmp-${process.pid}`;
   await mkdir(folder);
-  return folder;
+  try {
+    await fill(folder);
+    await rename(folder, target).catch((error: unknown) => {
+      if (!existsSync(proof)) throw error;
+    });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 }

@@ -43,7 +43,8 @@ export function loadTokenizer(folder: string, shape?: ModelConfig) {
     hub = new HubTokenizer(tokenizerJson, settings);
     vocabulary = hub.get_vocab(true);
     // some settings are looked at here first
-    hub.decode(hub.encode("Is 1 + 2 = 3?\n").ids);
+    const { ids } = hub.encode("Is 1 + 2 = 3?\n");
+    if (ids.length > 0) hub.decode(ids);
   } catch (error) {
     throw new UserError(
       `${tokenizerFile}: expected a tokenizer of the "tokenizers" library, found one that cannot be used (${messageOf(error)}).`,

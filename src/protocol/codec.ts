@@ -77,9 +77,8 @@ export function decode<T>(schema: z.ZodType<T>, frames: readonly Uint8Array[]): 
 // ---- tasks
 
 export function taskToWire(task: Task): { header: TaskHeader; tensors: ArrayBufferView[] } {
-  const { promptIds, seed, sampling, ...rest } = task;
-  const header = { ...rest, seed: seed.toString(16), sampling: { ...sampling, stopIds: [...sampling.stopIds] } };
-  return { header: { type: "task", ...header }, tensors: [promptIds] };
+  const { promptIds, seed, ...rest } = task;
+  return { header: { type: "task", ...rest, seed: seed.toString(16) }, tensors: [promptIds] };
 }
 
 export function taskFromWire(header: TaskHeader, tensors: readonly Uint8Array[]): Task {
@@ -94,25 +93,17 @@ export function taskFromWire(header: TaskHeader, tensors: readonly Uint8Array[])
 // ---- trajectories
 
 export function groupToWire(group: TrajectoryGroup): { header: GroupHeader; tensors: ArrayBufferView[] } {
-  const completions = group.completions.map((c) => ({
-    length: c.ids.length,
-    finishReason: c.finishReason,
-    version: { iteration: c.version.iteration, sha256: c.version.sha256 },
-    rewards: { ...c.rewards },
-    rewardErrors: [...c.rewardErrors],
-    outcome: c.outcome,
-  }));
-  const header = { taskId: group.taskId, actorId: group.actorId, timing: { ...group.timing }, completions };
-  const total = completions.reduce((n, c) => n + c.length, 0);
+  const total = group.completions.reduce((n, c) => n + c.ids.length, 0);
   const ids = new Int32Array(total);
   const logprobs = new Float32Array(total);
   let offset = 0;
-  for (const c of group.completions) {
-    ids.set(c.ids, offset);
-    logprobs.set(c.behaviourLogprobs, offset);
-    offset += c.ids.length;
-  }
-  return { header: { type: "group", ...header }, tensors: [ids, logprobs] };
+  const completions = group.completions.map(({ ids: own, behaviourLogprobs, ...rest }) => {
+    ids.set(own, offset);
+    logprobs.set(behaviourLogprobs, offset);
+    offset += own.length;
+    return { ...rest, length: own.length };
+  });
+  return { header: { type: "group", ...group, completions }, tensors: [ids, logprobs] };
 }
 
 /** @throws ProtocolError when frames disagree, an id is negative, or a logprob is not finite ≤ 0 */

@@ -1,5 +1,5 @@
 /** Folders outside the run directory. Names tell whose they are, so that others can remove them. */
-import { chmodSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { processStat } from "./process-stat.js";
@@ -14,6 +14,17 @@ export function ownFolder(root: string): string {
   const folder = mkdtempSync(join(root, `frl-${NAMESPACE}-${process.pid}-${started}-`));
   chmodSync(folder, 0o700);
   return folder;
+}
+
+/** Makes a private folder in the machine's shared memory; null where there is none to write to. */
+export function sharedMemoryFolder(root = SHARED_MEMORY): { folder: string; cleanup: () => void } | null {
+  try {
+    if (!existsSync(root)) return null;
+    const folder = ownFolder(root);
+    return { folder, cleanup: () => rmSync(folder, { recursive: true, force: true }) };
+  } catch {
+    return null; // full, or not ours to write
+  }
 }
 
 /** Removes the folders of one process, which is gone. */

@@ -5,6 +5,9 @@ export const MAX_HEADER_BYTES = 2 ** 20;
 /** Containers inside containers. */
 const MAX_DEPTH = 16;
 
+/** Bytes of nil, booleans and numbers, from tag 0xc0 on; 0 for what is of another kind. */
+const FIXED_BYTES = [1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 5, 9, 2, 3, 5, 9, 2, 3, 5, 9];
+
 /** What is wrong with one MessagePack value; null when it can be unpacked safely. */
 export function messagePackFault(bytes: Uint8Array): string | null {
   if (bytes.byteLength > MAX_HEADER_BYTES)
@@ -45,22 +48,8 @@ function sizeOf(view: DataView, at: number): { bytes: number; items: number } | 
     if (at + 1 + width > view.byteLength) return Infinity;
     return width === 1 ? view.getUint8(at + 1) : width === 2 ? view.getUint16(at + 1) : view.getUint32(at + 1);
   };
-  const fixed: Record<number, number> = {
-    [0xc0]: 1,
-    [0xc2]: 1,
-    [0xc3]: 1,
-    [0xca]: 5,
-    [0xcb]: 9,
-    [0xcc]: 2,
-    [0xcd]: 3,
-    [0xce]: 5,
-    [0xcf]: 9,
-    [0xd0]: 2,
-    [0xd1]: 3,
-    [0xd2]: 5,
-    [0xd3]: 9,
-  };
-  if (fixed[tag] !== undefined) return leaf(fixed[tag]);
+  const fixed = FIXED_BYTES[tag - 0xc0];
+  if (fixed) return leaf(fixed);
   if (tag === 0xd9 || tag === 0xc4) return leaf(2 + length(1));
   if (tag === 0xda || tag === 0xc5) return leaf(3 + length(2));
   if (tag === 0xdb || tag === 0xc6) return leaf(5 + length(4));

@@ -3,63 +3,46 @@
  * It uses `serialization: "advanced"`, so NaN and Infinity in metrics survive. Its closing
  * ('disconnect') means that the launcher is gone: a child then exits.
  */
+import { z } from "zod";
 
 /** A share with its 95 % interval; all three in [0, 1]. */
-export interface Accuracy {
-  readonly accuracy: number;
-  readonly ci95: readonly [low: number, high: number];
+const accuracy = z.object({
+  accuracy: z.number(),
+  ci95: z.tuple([z.number(), z.number()]).readonly(),
   /** Problems answered. */
-  readonly n: number;
+  n: z.int(),
   /** A digit for each problem, in order: 1 where it was answered rightly. */
-  readonly right?: string;
-}
+  right: z.string().exactOptional(),
+});
+export type Accuracy = z.infer<typeof accuracy>;
 
 /** Held-out accuracy by decoding mode: one sample at the training temperature, and greedy. */
-export interface Validation {
-  readonly sampled?: Accuracy;
-  readonly greedy?: Accuracy;
-}
+export const validationSchema = z.object({ sampled: accuracy.exactOptional(), greedy: accuracy.exactOptional() });
+export type Validation = z.infer<typeof validationSchema>;
 
 /** The contents of summary.json. */
-export interface RunSummary {
-  readonly algo: "grpo" | "ppo";
-  readonly validation: { readonly before?: Validation; readonly after?: Validation };
+export const summarySchema = z.object({
+  algo: z.enum(["grpo", "ppo"]),
+  validation: z.object({ before: validationSchema.exactOptional(), after: validationSchema.exactOptional() }),
   /** Training iterations done, those before a resume included. */
-  readonly iterations: number;
+  iterations: z.int(),
   /** Wall time of all sessions of this run, evaluation included. */
-  readonly wall_seconds: number;
+  wall_seconds: z.number(),
   /** The part of it that training iterations took. */
-  readonly train_seconds: number;
+  train_seconds: z.number(),
   /** tfjs backend of the learner. */
-  readonly backend: string;
+  backend: z.string(),
   /** Commit of the program; null outside a git checkout. */
-  readonly commit: string | null;
+  commit: z.string().nullable(),
   /** Path of the last checkpoint, relative to the run directory; null if none was written. */
-  readonly checkpoint: string | null;
+  checkpoint: z.string().nullable(),
   /** True when the run was asked to stop before max_steps. */
-  readonly stopped: boolean;
-}
+  stopped: z.boolean(),
+});
+export type RunSummary = z.infer<typeof summarySchema>;
 
 /** Metrics as in metrics.jsonl: TRL's names, durations in seconds, shares in [0, 1]. */
 export type Metrics = Readonly<Record<string, number>>;
-export const SHOWN_METRICS = {
-  /** Mean total reward of the batch. */
-  reward: "reward",
-  /** Share of completions with outcome "correct". */
-  accuracy: "accuracy",
-  /** Completion tokens trained on per second of wall time. */
-  tokensPerSecond: "tokens_per_second",
-  stalenessMean: "staleness/mean",
-  stalenessMax: "staleness/max",
-  /** Share of wall time in which actors (their mean), or the learner, waited for the other. */
-  actorIdle: "idle/actor",
-  learnerIdle: "idle/learner",
-  meanLength: "completions/mean_length",
-  clippedRatio: "completions/clipped_ratio",
-  entropy: "entropy",
-  kl: "kl",
-  gradNorm: "grad_norm",
-} as const;
 
 /** Environment variable in which an actor finds the token of its run. */
 export const TOKEN_VARIABLE = "FINELLAMA_RUN_TOKEN";

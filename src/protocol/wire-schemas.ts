@@ -64,13 +64,17 @@ export const groupHeader = z.strictObject({
   type: z.literal("group"),
   taskId: id,
   actorId: id,
+  /** `queuedMs`: from arrival at the actor to the first segment. */
   timing: z.strictObject({ queuedMs: milliseconds, prefillMs: milliseconds, decodeMs: milliseconds }),
   completions: z.array(
     z.strictObject({
       length: count,
       finishReason: z.enum(["stop", "length"]),
+      /** The weights that sampled every token of it. */
       version: policyVersion,
+      /** By reward function name; null = does not apply, or failed (see `rewardErrors`). */
       rewards: z.record(text, z.number().nullable()),
+      /** Exceptions of reward functions as "<function>: <type>: <message>"; empty in health. */
       rewardErrors: z.array(text),
       outcome: z.enum(["correct", "wrong", "unparsed", "truncated"]),
     }),
@@ -90,18 +94,24 @@ const learnerHeartbeat = z.strictObject({ type: z.literal("heartbeat"), weights:
 /** Frame: promptIds int32. */
 export const taskHeader = z.strictObject({
   type: z.literal("task"),
+  /** Unique in a run and the same after a resume: it names the noise and recognises duplicates. */
   taskId: id,
   kind: z.enum(["train", "eval"]),
+  /** Training batch this task belongs to; for eval tasks the iteration evaluated. */
   batch: count,
   groupSize: z.int().positive(),
   /** Unsigned 64-bit, in hexadecimal: MessagePack readers disagree about integers over 2^53. */
   seed: z.string().regex(/^[0-9a-f]{1,16}$/),
+  /** An actor with older weights must fetch newer ones first. */
   minIteration: count,
   sampling: z.strictObject({
+    /** Divides the logits. 0 means greedy (behaviour logprobs are then those of temperature 1). */
     temperature: z.number().nonnegative(),
     maxNewTokens: z.int().positive(),
-    stopIds: z.array(count),
+    /** Any of these ends a completion; the one that was sampled is its last token. */
+    stopIds: z.array(count).readonly(),
   }),
+  /** What the reward functions need: the problem's own fields (JSON values). */
   problem: z.strictObject({ question: z.string(), answer: z.string() }),
 });
 export type TaskHeader = z.infer<typeof taskHeader>;

@@ -7,7 +7,7 @@ import { fsyncPath, jsonOf, readJson, writeJson } from "../files.js";
 import { sha256OfFile } from "../model/identity.js";
 import { readSafetensors, readTensor } from "../model/safetensors/read.js";
 import { writeSafetensors } from "../model/safetensors/write.js";
-import { checkpointFolder, checkpointStep, checkpointsFolder } from "./paths.js";
+import { checkpointFolder, checkpointsFolder, numbersOf } from "./paths.js";
 
 export interface TrainingState {
   /** Flat vectors by name (weights, optimizer moments). */
@@ -84,13 +84,7 @@ export function checkpointOf(runDir: string, step?: number): string {
 }
 
 /** Steps of the whole checkpoints, ascending; unfinished ones have other names. */
-export function listCheckpoints(runDir: string): number[] {
-  const root = checkpointsFolder(runDir);
-  if (!existsSync(root)) return [];
-  return readdirSync(root)
-    .flatMap((name) => checkpointStep(name) ?? [])
-    .sort((a, b) => a - b);
-}
+export const listCheckpoints = (runDir: string): number[] => numbersOf(checkpointsFolder(runDir), /^step-(\d{6,})$/);
 
 /** Deletes all but the newest `keep` checkpoints. */
 export function pruneCheckpoints(runDir: string, keep: number): void {

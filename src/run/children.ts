@@ -7,13 +7,6 @@ import { isatty } from "node:tty";
 const SAME_SIGNAL_MS = 1000;
 const TAIL_LINES = 20;
 
-export interface Heeded {
-  /** 128 + signal number once a signal came. */
-  readonly exitCode: () => number | undefined;
-  /** Stops listening. */
-  readonly release: () => void;
-}
-
 const STOP = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
 const CHECKPOINT = ["SIGUSR1", "SIGUSR2"] as const;
 
@@ -25,11 +18,13 @@ export function heedSignals(
   first: (signal: NodeJS.Signals) => void,
   again: (signal: NodeJS.Signals) => void,
   checkpoint: (signal: NodeJS.Signals) => void = () => {},
-): Heeded {
+) {
   let exitCode: number | undefined;
   let firstAt = 0;
+  // asked now: a terminal that is gone is none any more
+  const terminals = [0, 1, 2].filter(isatty);
   const onSignal = (signal: NodeJS.Signals): void => {
-    if (signal === "SIGHUP") leaveTerminal();
+    if (signal === "SIGHUP") leaveTerminal(terminals.splice(0));
     if (exitCode !== undefined) {
       if (performance.now() - firstAt > SAME_SIGNAL_MS) again(signal);
       return;
@@ -43,7 +38,9 @@ export function heedSignals(
   for (const signal of CHECKPOINT) process.on(signal, checkpoint);
   process.on("disconnect", onOrphaned);
   return {
+    /** 128 + signal number once a signal came. */
     exitCode: () => exitCode,
+    /** Stops listening. */
     release: () => {
       for (const signal of STOP) process.off(signal, onSignal);
       for (const signal of CHECKPOINT) process.off(signal, checkpoint);
@@ -52,11 +49,10 @@ export function heedSignals(
   };
 }
 
-/** Reopens a closed terminal's descriptors on /dev/null: Node aborts if it cannot reset one. */
-function leaveTerminal(): void {
-  for (const fd of [0, 1, 2]) {
+/** Reopens descriptors of a closed terminal on /dev/null: Node aborts if it cannot reset one. */
+function leaveTerminal(terminals: readonly number[]): void {
+  for (const fd of terminals) {
     try {
-      if (!isatty(fd)) continue;
       closeSync(fd);
       openSync("/dev/null", "r+");
     } catch {
@@ -73,12 +69,9 @@ export function howItEnded(code: number | null, signal: NodeJS.Signals | null): 
 /** The last lines that were written to a log from byte `start` on, or since it was emptied. */
 export function logTail(file: string, start: number): string {
   const bytes = readFileSync(file);
-  const lines = bytes
-    .subarray(start > bytes.length ? 0 : start)
-    .toString("utf8")
-    .trimEnd()
-    .split("\n");
-  return lines
+  const text = bytes.toString("utf8", start > bytes.length ? 0 : start).trimEnd();
+  return text
+    .split("\n")
     .slice(-TAIL_LINES)
     .map((line) => (line === "" ? line : `  | ${line}`))
     .join("\n");

@@ -26,31 +26,10 @@ const MUCH_IDLE = 0.9;
 const FRESH_SECONDS = 120;
 const MOST_WARNINGS = 20;
 
-export interface Status {
-  readonly name: string;
-  /** "ended": nobody runs it, and it has no summary. */
-  readonly state: "running" | "finished" | "stopped" | "died" | "ended";
-  readonly owner: Owner | null;
-  readonly algo: string;
-  readonly seed: number;
-  readonly iteration: number;
-  readonly max_steps: number;
-  /** Wall time, evaluations included, over the latest iterations; null before the second one. */
-  readonly seconds_per_iteration: number | null;
-  readonly eta_seconds: number | null;
-  /** Seconds since the last iteration, answer or checkpoint. */
-  readonly silent_seconds: number;
-  readonly reward: number | null;
-  readonly accuracy: number | null;
-  readonly tokens_per_second: number | null;
-  /** Why it is not well; none when it is. */
-  readonly problems: readonly string[];
-  /** Worth a look, but no reason to call it unwell. */
-  readonly warnings: readonly string[];
-}
+export type Status = ReturnType<typeof runStatus>;
 
 /** @throws UserError when a file of the run is damaged */
-export function runStatus(dir: string, nowMs = Date.now()): Status {
+export function runStatus(dir: string, nowMs = Date.now()) {
   const files = readRunFiles(dir);
   const { config, metrics, summary } = files;
   const owner = readOwner(ownerFile(dir));
@@ -72,18 +51,22 @@ export function runStatus(dir: string, nowMs = Date.now()): Status {
     seed: config.seed,
     iteration,
     max_steps: config.max_steps,
+    /** Wall time, evaluations included, over the latest iterations; null before the second one. */
     seconds_per_iteration: pace,
     eta_seconds: running && pace !== null ? pace * (config.max_steps - iteration) : null,
+    /** Since the last iteration, answer or checkpoint. */
     silent_seconds: silentSeconds,
     reward: last.reward ?? null,
     accuracy: last.accuracy ?? null,
     tokens_per_second: last.tokens_per_second ?? null,
+    /** Why it is not well; none when it is. */
     problems: [
       ...stateProblems(state, owner, summary?.iterations ?? iteration),
       ...(running ? silence(silentSeconds, metrics) : []),
       ...brokenLimits(files),
       ...(running ? incidents.filter(({ age }) => age < FRESH_SECONDS).map(({ message }) => message) : []),
     ],
+    /** Worth a look, but no reason to call it unwell. */
     warnings: [
       ...warningsOf(files, running),
       ...incidents.filter(({ age }) => !running || age >= FRESH_SECONDS).map(({ message }) => message),
@@ -91,7 +74,10 @@ export function runStatus(dir: string, nowMs = Date.now()): Status {
   };
 }
 
-function stateOf(owner: Owner | null, { config, metrics, summary }: RunFiles): Status["state"] {
+/** "ended": nobody runs it, and it has no summary. */
+type State = "running" | "finished" | "stopped" | "died" | "ended";
+
+function stateOf(owner: Owner | null, { config, metrics, summary }: RunFiles): State {
   // a mark of another machine is believed; `silence` reports a run that no longer writes
   if (owner !== null && owner.state !== "dead") return "running";
   const newest = metrics.at(-1)?.iteration ?? 0;
@@ -101,7 +87,7 @@ function stateOf(owner: Owner | null, { config, metrics, summary }: RunFiles): S
   return summary.stopped || summary.iterations < config.max_steps ? "stopped" : "finished";
 }
 
-function stateProblems(state: Status["state"], owner: Owner | null, iteration: number): string[] {
+function stateProblems(state: State, owner: Owner | null, iteration: number): string[] {
   if (state === "died")
     return [
       `process ${owner!.pid} is gone without having ended the run (killed, or out of memory): go on with --resume`,

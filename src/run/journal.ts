@@ -5,7 +5,7 @@
  * where a payload is a wire message: a group with its task, or, later, its advantages. A kill
  * in a write leaves a torn tail, which the checksum shows; it is dropped and counted.
  */
-import { closeSync, existsSync, fsync, mkdirSync, openSync, readdirSync, rmSync } from "node:fs";
+import { closeSync, existsSync, fsync, mkdirSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { crc32 } from "node:zlib";
@@ -25,6 +25,7 @@ import {
 } from "../protocol/codec.js";
 import type { Task, TrajectoryGroup } from "../protocol/messages.js";
 import { journalRecord } from "../protocol/wire-schemas.js";
+import { numbersOf } from "./paths.js";
 
 export type JournalRecord =
   | { readonly type: "trajectory"; readonly task: Task; readonly group: TrajectoryGroup }
@@ -101,15 +102,6 @@ export class Journal {
   }
 }
 
-/** What was found on disk after a crash or stop. */
-export interface Recovery {
-  readonly kept: number;
-  readonly discarded: number;
-  readonly tornTails: number;
-  /** Files with unreadable records before whole ones, or under a right checksum. */
-  readonly damaged: readonly { readonly file: string; readonly records: number }[];
-}
-
 /**
  * Cuts torn tails, and of batches still to be trained (k ≥ iteration) keeps the trajectories that
  * `keep` accepts. Their advantages belong to the lost training and go too.
@@ -119,7 +111,8 @@ export function recoverJournal(
   iteration: number,
   keep: (task: Task, group: TrajectoryGroup) => boolean,
   setAside: (taskId: string) => void = () => {},
-): Recovery {
+) {
+  /** Files with unreadable records before whole ones, or under a right checksum. */
   const damaged: { file: string; records: number }[] = [];
   let [kept, discarded, tornTails] = [0, 0, 0];
   for (const batch of journalBatches(directory)) {
@@ -153,30 +146,18 @@ export function thinJournal(directory: string, batch: number): number {
 
 /** Numbers of the batches that have a file, ascending; empty when there is no journal. */
 export function journalBatches(directory: string): number[] {
-  if (!existsSync(directory)) return [];
-  return readdirSync(directory)
-    .map((name) => /^batch-(\d{6,})\.bin$/.exec(name)?.[1])
-    .filter((digits) => digits !== undefined)
-    .map(Number)
-    .toSorted((a, b) => a - b);
+  return numbersOf(directory, /^batch-(\d{6,})\.bin$/);
 }
 
 export function batchFile(directory: string, batch: number): string {
   return join(directory, `batch-${String(batch).padStart(6, "0")}.bin`);
 }
 
-export interface BatchRecords {
-  /** All that can be read, in the order written. */
-  readonly records: JournalRecord[];
-  /** Bytes of an unfinished record at the end; 0 in health. */
-  readonly tornBytes: number;
-  /** Records in between that cannot be read; 0 in health. */
-  readonly damagedRecords: number;
-}
-
-export function readBatchFile(path: string): BatchRecords {
+/** Reads records in the order written; `tornBytes` are of an unfinished one at the end. */
+export function readBatchFile(path: string) {
   const bytes = readBytes(path);
   const records: JournalRecord[] = [];
+  /** Those in between that cannot be read; 0 in health. */
   let damagedRecords = 0;
   let offset = 0;
   while (bytes.length - offset >= HEADER_BYTES) {

@@ -1,4 +1,5 @@
 /** Where everything of a run lies in its directory: the only place that spells these names. */
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 
 /** The resolved configuration; its presence means "this directory holds a run". */
@@ -25,8 +26,11 @@ export const checkpointsFolder = (runDir: string): string => join(runDir, CHECKP
 export const checkpointFolder = (runDir: string, step: number): string =>
   join(checkpointsFolder(runDir), `step-${String(step).padStart(6, "0")}`);
 
-/** The iteration that a checkpoint's name stands for; undefined for any other name. */
-export function checkpointStep(name: string): number | undefined {
-  const digits = /^step-(\d{6,})$/.exec(name)?.[1];
-  return digits === undefined ? undefined : Number(digits);
+/** The numbers in the names of a folder's entries, ascending; names of another form have none. */
+export function numbersOf(folder: string, form: RegExp): number[] {
+  const names = existsSync(folder) ? readdirSync(folder) : [];
+  return names
+    .flatMap((name) => form.exec(name)?.[1] ?? [])
+    .map(Number)
+    .sort((a, b) => a - b);
 }

@@ -2,62 +2,44 @@
 import { execFileSync } from "node:child_process";
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
-import type { RunConfig } from "../config/schema.js";
-import { jsonOf, readJson, readJsonLines, writeJson, writeWhole } from "../files.js";
+import { fsyncPath, jsonOf, readJson, readJsonLines, writeJson, writeWhole } from "../files.js";
 import type { PolicyVersion } from "../model/identity.js";
-import type { Metrics, RunSummary, Validation } from "../protocol/progress.js";
+import {
+  type Metrics,
+  type RunSummary,
+  type Validation,
+  summarySchema,
+  validationSchema,
+} from "../protocol/progress.js";
 import { readRunConfig } from "./run-config.js";
 import { configFile, metricsFile, summaryFile, validationFile, weightsFile } from "./paths.js";
 
-const accuracy = z.object({
-  accuracy: z.number(),
-  ci95: z.tuple([z.number(), z.number()]),
-  n: z.int(),
-  right: z.string().exactOptional(),
-});
-const validation = z.object({ sampled: accuracy.exactOptional(), greedy: accuracy.exactOptional() });
-const validationLine = validation.extend({ iteration: z.int() });
+const validationLine = validationSchema.extend({ iteration: z.int() });
 // NaN is written as null: such values are left out.
 const metricsLine = z
   .record(z.string(), z.number().nullable())
   .transform((line) => Object.fromEntries(Object.entries(line).flatMap(([k, v]) => (v === null ? [] : [[k, v]]))));
 const weightsLine = z.object({ iteration: z.int(), sha256: z.string() });
-const summarySchema = z.object({
-  algo: z.enum(["grpo", "ppo"]),
-  validation: z.object({ before: validation.exactOptional(), after: validation.exactOptional() }),
-  iterations: z.int(),
-  wall_seconds: z.number(),
-  train_seconds: z.number(),
-  backend: z.string(),
-  commit: z.string().nullable(),
-  checkpoint: z.string().nullable(),
-  stopped: z.boolean(),
-});
 
-export interface RunFiles {
-  readonly config: RunConfig;
-  readonly metrics: readonly Readonly<Record<string, number>>[];
-  /** Held-out accuracy by iteration, before (0) and after included. */
-  readonly validation: readonly z.infer<typeof validationLine>[];
-  /** Null while it runs, or when it was killed. */
-  readonly summary: z.infer<typeof summarySchema> | null;
-}
+export type RunFiles = ReturnType<typeof readRunFiles>;
 
 export const isRunDir = (runDir: string): boolean => existsSync(configFile(runDir));
 
 /** @throws UserError when a file is damaged or of another form */
-export function readRunFiles(runDir: string): RunFiles {
+export function readRunFiles(runDir: string) {
   const file = summaryFile(runDir);
   const summary = existsSync(file) ? readJson(file, summarySchema) : null;
   const { before, after } = summary?.validation ?? {};
   return {
     config: readRunConfig(configFile(runDir)),
     metrics: readJsonLines(metricsFile(runDir), metricsLine),
+    /** Held-out accuracy by iteration, before (0) and after included. */
     validation: [
       ...(before === undefined ? [] : [{ iteration: 0, ...before }]),
       ...readJsonLines(validationFile(runDir), validationLine),
       ...(after === undefined ? [] : [{ iteration: summary!.iterations, ...after }]),
     ],
+    /** Null while it runs, or when it was killed. */
     summary,
   };
 }
@@ -77,6 +59,12 @@ export const appendValidation = (runDir: string, iteration: number, validation: 
   appendLine(validationFile(runDir), { iteration, ...validation });
 
 export const writeSummary = (runDir: string, summary: RunSummary): void => writeJson(summaryFile(runDir), summary);
+
+/** Puts the lines written so far on the disk. */
+export function flushRecords(runDir: string): void {
+  for (const file of [metricsFile(runDir), validationFile(runDir), weightsFile(runDir)])
+    if (existsSync(file)) fsyncPath(file);
+}
 
 /** Drops the lines of iterations that a resumed run will do again. */
 export function dropLinesAfter(runDir: string, iteration: number): void {

@@ -27,6 +27,9 @@ export interface ServeOptions {
 
 /** After a signal, running requests have this long to end. */
 const GRACE_MS = 30_000;
+/** A request has to be there, body and all, within this time: a stalled one holds memory. */
+const REQUEST_MS = 60_000;
+const MAX_CONNECTIONS = 2_048;
 
 export async function runServer(spec: string, options: ServeOptions): Promise<void> {
   const { host, port, maxQueue, engines, cors } = options;
@@ -62,6 +65,8 @@ export async function runServer(spec: string, options: ServeOptions): Promise<vo
       model: { name, shape, tokenizer, temperature: generation.temperature },
     });
     server = serve({ fetch: app.fetch, hostname: host, port }) as Server;
+    server.maxConnections = MAX_CONNECTIONS;
+    server.requestTimeout = REQUEST_MS;
     const bound = await listening(server, host, port);
     console.log(
       `serving ${name} (weights ${version.sha256.slice(0, 12)}) on http://${host.includes(":") ? `[${host}]` : host}:${bound}/v1`,

@@ -141,21 +141,20 @@ export async function scoreTexts(
   rewards: readonly Reward[],
   timeoutMs = DEFAULT_TIMEOUT_MS,
 ): Promise<Pick<Completion, "rewards" | "rewardErrors" | "outcome">[]> {
-  const outcomes = completions.map(({ text, finishReason, answer }) => outcomeOf(text, finishReason, answer));
-  const columns: (number | null | RewardFailure)[][] = [];
+  const columns: Score[][] = [];
   for (const { score } of rewards) columns.push(await scoresOf(score, completions, timeoutMs));
-  return completions.map((_, i) => ({
+  return completions.map(({ text, finishReason, answer }, i) => ({
     rewards: Object.fromEntries(
       rewards.map(({ name }, f) => {
         const value = columns[f]![i]!;
-        return [name, value instanceof RewardFailure ? null : value];
+        return [name, typeof value === "string" ? null : value];
       }),
     ),
     rewardErrors: rewards.flatMap(({ name }, f) => {
       const value = columns[f]![i];
-      return value instanceof RewardFailure ? [`${name}: ${value.text}`] : [];
+      return typeof value === "string" ? [`${name}: ${value}`] : [];
     }),
-    outcome: outcomes[i]!,
+    outcome: outcomeOf(text, finishReason, answer),
   }));
 }
 
@@ -163,25 +162,21 @@ const DEFAULT_TIMEOUT_MS = 60_000;
 /** Longer messages of user code are cut: they travel, and are shown in a line. */
 const LONGEST_MESSAGE = 500;
 
-class RewardFailure {
-  readonly text: string;
+/** A reward, or a failure in words. */
+type Score = number | null | string;
 
-  constructor(thrown: unknown) {
-    const text =
-      thrown instanceof Error
-        ? `${thrown.name}: ${thrown.message}`
-        : `Error: ${typeof thrown === "string" ? thrown : inspect(thrown)}`;
-    this.text = text.length > LONGEST_MESSAGE ? `${text.slice(0, LONGEST_MESSAGE)}…` : text;
-  }
+function failure(thrown: unknown): string {
+  const said = typeof thrown === "string" ? thrown : inspect(thrown);
+  const text = thrown instanceof Error ? `${thrown.name}: ${thrown.message}` : `Error: ${said}`;
+  return text.length > LONGEST_MESSAGE ? `${text.slice(0, LONGEST_MESSAGE)}…` : text;
 }
 
-/** One score or failure for each completion. */
 async function scoresOf(
   score: RewardFunction,
   completions: readonly ScoredText[],
   timeoutMs: number,
-): Promise<(number | null | RewardFailure)[]> {
-  const all = (thrown: unknown): RewardFailure[] => completions.map(() => new RewardFailure(thrown));
+): Promise<Score[]> {
+  const all = (thrown: unknown): Score[] => completions.map(() => failure(thrown));
   let returned: unknown;
   try {
     returned = await withTimeout(async () => score(completions.map(copyOf)), timeoutMs);
@@ -196,9 +191,9 @@ async function scoresOf(
   return Array.from(returned as unknown[], (value) => {
     if (value === null) return null;
     if (typeof value !== "number" || !Number.isFinite(value))
-      return new RewardFailure(new TypeError(`expected a finite number or null, found ${inspect(value)}`));
+      return failure(new TypeError(`expected a finite number or null, found ${inspect(value)}`));
     if (Math.abs(value) > MAX_REWARD)
-      return new RewardFailure(new RangeError(`expected a reward of at most ${MAX_REWARD} in size, found ${value}`));
+      return failure(new RangeError(`expected a reward of at most ${MAX_REWARD} in size, found ${value}`));
     return value;
   });
 }
@@ -233,13 +228,11 @@ export function scoreGroup(
   completions: readonly { readonly ids: Int32Array; readonly finishReason: FinishReason }[],
   timeoutMs?: number,
 ): Promise<Pick<Completion, "rewards" | "rewardErrors" | "outcome">[]> {
-  const texts = completions.map(({ ids, finishReason }) => ({
-    text: completionText(tokenizer, { ids, finishReason }),
-    ids,
-    question: problem.question,
-    answer: problem.answer,
-    finishReason,
-  }));
+  const { question, answer } = problem;
+  const texts = completions.map(({ ids, finishReason }) => {
+    const text = completionText(tokenizer, { ids, finishReason });
+    return { text, ids, question, answer, finishReason };
+  });
   return scoreTexts(texts, rewards, timeoutMs);
 }
 

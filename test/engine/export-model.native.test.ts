@@ -62,7 +62,7 @@ function baseFolder(name = "base"): string {
     pre_tokenizer: null,
     post_processor: null,
     decoder: null,
-    model: { type: "WordLevel", vocab: { one: 0, two: 1, "</s>": 2 }, unk_token: "one" },
+    model: { type: "BPE", vocab: { one: 0, two: 1, "</s>": 2 }, merges: [], unk_token: "one" },
   });
   writeJson(join(folder, "tokenizer_config.json"), { eos_token: "</s>" });
   writeJson(join(folder, "generation_config.json"), { temperature: 0.5 });

@@ -40,24 +40,25 @@ function start(
     onEvent?: (event: ProgressEvent) => void;
   } = {},
 ) {
-  const config = runConfigSchema.parse({ max_steps: 40, actors: { num: options.num ?? 1, max_restarts: 2 } });
+  const config = runConfigSchema.parse({
+    max_steps: 40,
+    actors: { num: options.num ?? 1, max_restarts: 2 },
+    learner: { max_restarts: options.learnerRestarts ?? 0 },
+  });
   writeFileSync(configFile(runDir), JSON.stringify(config));
   const events: ProgressEvent[] = [];
   Object.assign(process.env, { FAKE_LEARNER: "train", FAKE_ACTOR: "wait", ...fakes });
   const run = new Supervisor({
     runDir,
-    actors: config.actors,
-    learner: { max_restarts: options.learnerRestarts ?? 0 },
+    run: config,
     threads: { learner: 1, actor: 1 },
     devices: { learner: null, actors: [] },
     libraryPath: { learner: [], actor: [] },
     scripts: { learner: fixture("fake-learner.mjs"), actor: fixture("fake-actor.mjs") },
-    serial: false,
     resume: false,
     debug: false,
     onActors: () => {},
     cleanUpAfter: () => {},
-    rewardTimeoutMs: 60_000,
     ...options,
     onEvent: (event) => {
       events.push(event);
@@ -123,6 +124,25 @@ describe("supervision", () => {
     expect(told(events)).toEqual([
       "actor-0 exited with code 3 before the run was over. Restarting it (restart 1 of 2).",
     ]);
+  });
+
+  test("a stopped actor is named, killed and replaced", { timeout: 120_000 }, async () => {
+    const { run, events } = start(
+      { FAKE_LEARNER: "wait", FAKE_ACTOR: "stop-once", FAKE_STEP_MS: "50" },
+      { onActors: (_, restarts) => restarts === 1 && setTimeout(() => run.stop(), 1_000) },
+    );
+    expect((await run.ended).failure).toBeUndefined();
+    expect(lines("actors")).toHaveLength(2);
+    expect(told(events)[0]).toMatch(/^actor-0 gave no sign of life for \d+ s: it is stopped\.$/);
+    expect(told(events).at(-1)).toMatch(/^actor-0 was killed: .* it is stopped\.? Restarting it \(restart 1 of 2\)\.$/);
+    expect(readIncidents(runDir)).toHaveLength(2);
+  });
+
+  test("actors that go because the learner ends by an error are no news: its reason is", async () => {
+    const { run, events } = start({ FAKE_LEARNER: "fail-after-actors" }, { num: 2 });
+    expect((await run.ended).failure).toBe("reward functions failed on 100 %.");
+    expect(told(events)).toEqual([]);
+    expect(lines("actors")).toHaveLength(2);
   });
 
   test("when restarts are used up the learner still saves, and the run fails with the actor's log", async () => {
@@ -305,6 +325,15 @@ describe.skipIf(!built)("the launcher as a process", () => {
       ]);
     },
   );
+
+  test("a learner that crashes while it saves fails the run: 1, and not the signal's code", async () => {
+    const { child, text, seen, exited } = launch({ FAKE_LEARNER: "crash-saving" });
+    await seen("step   2/");
+    child.kill("SIGTERM");
+    expect(await exited).toBe(1);
+    expect(text.err).toMatch(/^error: learner was killed by SIGABRT/);
+    expect(orphans()).toEqual([]);
+  });
 
   test("a signal passed on by several is one request: the learner saves", async () => {
     const { child, text, seen, exited } = launch({ FAKE_LEARNER: "wait" });

@@ -113,15 +113,12 @@ export async function startDispatcher(
   const { addresses, cleanup } = resolveAddresses("ipc");
   later(cleanup);
   const ledger = new Ledger(ledgerOptions(ledgerFields));
-  const { log, onFatal } = ledgerOptions({ runDir: "unused", ...ledgerFields });
   const dispatcher = await Dispatcher.start({
     addresses,
     token: TOKEN,
     chunkBytes: 512,
     minCapacity: 2,
     ledger,
-    log,
-    onFatal,
     heartbeatMs: 20,
     silenceMs: 500,
     ...fields,

@@ -40,12 +40,9 @@ export class Graph {
   readonly #used = new Set<string>();
   #counter = 0;
 
-  private constructor(root?: Graph) {
+  /** @param root the outermost graph; this one, unless it is a subgraph */
+  constructor(root?: Graph) {
     this.#root = root ?? this;
-  }
-
-  static create(): Graph {
-    return new Graph();
   }
 
   subgraph(): Graph {

@@ -150,7 +150,7 @@ export function attentionWeights(g: Graph, { dtype }: Numeric, scores: string, m
 export function buildPrefillGraph(shape: ModelConfig, numeric: Numeric = CPU_FLOAT32): Uint8Array {
   const { numHeads: Hq, numKvHeads: Hkv, headDim: D, hiddenSize: H } = shape;
   const rep = Hq / Hkv;
-  const g = Graph.create();
+  const g = new Graph();
   declareWeights(g, shape, numeric, beyondPrefill(shape, numeric.dtype));
   const ids = g.input("ids", "int64", ["P", "Tp"]);
   const rope = declareRope(g, shape, numeric, shape.maxPositions);

@@ -10,7 +10,7 @@
  */
 import type { ModelConfig } from "../../model/config.js";
 import { CPU_FLOAT32, headName, type Numeric } from "./numeric.js";
-import { Graph, type DataType } from "./onnx.js";
+import { Graph, type DataType, type Dim } from "./onnx.js";
 import {
   addAndNorm,
   attentionWeights,
@@ -27,12 +27,6 @@ import {
 } from "./qwen2.js";
 import { sample, vocabularyBlocks } from "./sampling.js";
 import { layerNames } from "./weights.js";
-
-/** Rows of the rotary tables: indexed by row count as well as by position. */
-function ropeRows(shape: ModelConfig, maxRows: number, segmentLength: number): number {
-  // Rows that are done keep decoding until the segment ends, beyond the last position.
-  return Math.max(shape.maxPositions + segmentLength, maxRows);
-}
 
 /**
  * Builds the graph. Keys and values are `numeric.dtype`, called dtype here. Its inputs besides
@@ -65,9 +59,10 @@ export function buildSegmentGraph(
 ): Uint8Array {
   const { numLayers, numKvHeads: Hkv, headDim: D } = shape;
   const { dtype } = numeric;
-  const g = Graph.create();
+  const g = new Graph();
   declareWeights(g, shape, numeric);
-  const rope = declareRope(g, shape, numeric, ropeRows(shape, maxRows, segmentLength));
+  // Indexed by row count as well as by position; rows that are done decode beyond the last one.
+  const rope = declareRope(g, shape, numeric, Math.max(shape.maxPositions + segmentLength, maxRows));
   const inputs = declareInputs(g, shape, numeric);
   const layers = inputs.past.map((_, layer) => layer);
 
@@ -189,8 +184,10 @@ function forward(b: Graph, shape: ModelConfig, numeric: Numeric, at: StepInputs)
     b.node("Add", [axis(b, recent[0]!.k, 3), b.int64([1])]),
   ];
   const columns = lengths.reduce((sum, length) => b.node("Add", [sum, length]));
-  const visible: Visible = {
+  const visible = {
+    /** [R, 1, Tp + T + i + 1] */
     mask: b.node("Slice", [inputs.mask, b.int64([0]), columns, b.int64([2])]),
+    /** [3]: key counts of the three parts */
     lengths: concat(b, lengths),
   };
   const stepPosition = b.node("Add", [inputs.position, step]);
@@ -237,21 +234,7 @@ function axis(g: Graph, tensor: string, index: number): string {
 
 type Cache = ReturnType<typeof cacheNames>;
 
-/** What attention of one step may see. */
-interface Visible {
-  /** [R, 1, Tp + T + i + 1] */
-  readonly mask: string;
-  /** [3]: key counts of the three parts */
-  readonly lengths: string;
-}
-
-function declareCache(
-  g: Graph,
-  dtype: DataType,
-  prefix: string,
-  layer: number,
-  dims?: readonly (number | string)[],
-): Cache {
+function declareCache(g: Graph, dtype: DataType, prefix: string, layer: number, dims?: readonly Dim[]): Cache {
   const names = cacheNames(prefix, layer);
   g.input(names.k, dtype, dims);
   g.input(names.v, dtype, dims);
@@ -263,7 +246,7 @@ function attend(
   b: Graph,
   numeric: Numeric,
   at: Arrangement,
-  visible: Visible,
+  visible: { readonly mask: string; readonly lengths: string },
   q: string,
   prompt: Cache,
   past: Cache,

@@ -3,14 +3,9 @@
  * without copying: q, k and v as a stack of heads [1, Hq + 2 Hkv, D, H], and so their biases.
  */
 import type { ModelConfig } from "../../model/config.js";
-import { weightLayout } from "../../model/layout.js";
+import { weightLayout, type LayoutEntry } from "../../model/layout.js";
 
-export interface WeightView {
-  readonly name: string;
-  readonly shape: readonly number[];
-  /** First element in the packed buffer. */
-  readonly offset: number;
-}
+export type WeightView = Pick<LayoutEntry, "name" | "shape" | "offset">;
 
 export function layerNames(layer: number) {
   const of = (part: string) => `layers.${layer}.${part}`;

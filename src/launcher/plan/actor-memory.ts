@@ -67,15 +67,11 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
       (rows * segment + prefillTokens) * perToken * width,
       "actors.max_rows",
     ),
-    ...(where === "gpu"
-      ? [
-          on(
-            "keys and values of a run's inputs",
-            rows * completion * perToken * width + groups * prompt * perToken * width,
-            "actors.max_rows",
-          ),
-        ]
-      : []),
+    on(
+      "keys and values of a run's inputs",
+      where === "gpu" ? (rows * completion + groups * prompt) * perToken * width : 0,
+      "actors.max_rows",
+    ),
     on("keys and values grown in a segment", recent * width, "actors.max_rows"),
     // Two sessions with an arena each; neither gives anything back.
     on("prefill: scores, activations", prefill * 4, "data.max_prompt_length"),

@@ -5,20 +5,15 @@ import { gpuBytes, smiList } from "../../machine/gpus.js";
 import { readModelConfig } from "../../model/config.js";
 import { visibleGpus } from "../../machine/devices.js";
 import { assignDevices } from "../assign-devices.js";
-import { fits, planMemory, type MemoryLimits, type MemoryPlan } from "./memory-plan.js";
+import { fits, planMemory, type MemoryLimits } from "./memory-plan.js";
 import { refusal } from "./memory-report.js";
 
-export interface MemoryCheck {
-  readonly plan: MemoryPlan;
-  /** Null when the plan fits, else why not and what to change. */
-  readonly refused: string | null;
-}
-
 /**
+ * `refused` is null when the plan fits, else why not and what to change.
  * @param gpuMemory bytes of each GPU; undefined = as the driver says
  * @throws UserError for a model folder whose config.json cannot be used
  */
-export function checkMemory(config: RunConfig, serial: boolean, gpuMemory?: number): MemoryCheck {
+export function checkMemory(config: RunConfig, serial: boolean, gpuMemory?: number) {
   const limits = limitsOf(config, serial, gpuMemory);
   const model = readModelConfig(config.model.path);
   const plan = planMemory(config, model, limits, serial);

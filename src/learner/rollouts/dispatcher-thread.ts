@@ -9,18 +9,19 @@ import { UserError, asUserError, messageOf } from "../../errors.js";
 import { type LayoutEntry, layoutSize } from "../../model/layout.js";
 import { type PolicyVersion, publishedHash } from "../../model/identity.js";
 import { type Addresses, resolveAddresses } from "../../protocol/sockets.js";
-import { sharedMemoryFolder } from "../../protocol/shared-memory.js";
+import { sharedMemoryFolder } from "../../protocol/leftovers.js";
 import { Dispatcher } from "./dispatcher.js";
-import { CHUNK_BYTES } from "./weight-server.js";
 import { Ledger } from "./ledger.js";
-import type { Evaluation, EvaluationRequest, TrainingBatch } from "./rollout-source.js";
+import type { Evaluation, EvaluationRequest, RolloutSource } from "./rollout-source.js";
 import { newToken } from "./run-token.js";
 import { TaskSource, bookOptions } from "./task-source.js";
 
 export interface DispatcherData {
   readonly run: RunConfig;
   readonly runDir: string;
+  /** Completed training iterations; the first `publish` must be of this iteration. */
   readonly firstIteration: number;
+  /** What travels: the model's layout, or the adapters'. */
   readonly layout: readonly LayoutEntry[];
   /** Hash of the frozen base, part of every version's with LoRA; null without. */
   readonly baseSha256: string | null;
@@ -29,14 +30,9 @@ export interface DispatcherData {
 }
 
 /** What the main thread may call. Maps and typed arrays are cloned on the way. */
-export interface DispatcherApi {
+export interface DispatcherApi extends Omit<RolloutSource, "publish" | "evaluate"> {
   publish(buffer: 0 | 1, iteration: number): Promise<PolicyVersion>;
-  batch(k: number): Promise<TrainingBatch>;
   evaluate(request: EvaluationRequest): Promise<Evaluation>;
-  recordAdvantages(k: number, advantages: ReadonlyMap<string, readonly Float32Array[]>): Promise<void>;
-  flush(): Promise<void>;
-  stats(): Promise<Record<string, number>>;
-  close(): Promise<void>;
 }
 
 export interface ApiCall {
@@ -93,12 +89,9 @@ async function main(data: DispatcherData): Promise<void> {
   const starting = Dispatcher.start({
     addresses,
     token,
-    chunkBytes: CHUNK_BYTES,
-    weightsFolder: shared?.folder ?? null,
+    folder: shared?.folder ?? null,
     minCapacity: run.num_generations,
     ledger,
-    log,
-    onFatal,
   });
   // a port in use leaves nothing behind
   const dispatcher = await starting.catch((error: unknown) => {

@@ -26,24 +26,17 @@ import {
   undamaged,
 } from "../../protocol/sockets.js";
 import { type ActorHeartbeat, type Hello, fromActor } from "../../protocol/wire-schemas.js";
-import type { Ledger, Log } from "./ledger.js";
+import type { Ledger } from "./ledger.js";
 import type { TrainingBatch } from "./rollout-source.js";
 import { MAX_DEATHS } from "./task-book.js";
 import { sameToken } from "./run-token.js";
-import { WeightServer } from "./weight-server.js";
+import { WeightServer, type WeightServerOptions } from "./weight-server.js";
 
-export interface DispatcherOptions {
+export interface DispatcherOptions extends Omit<WeightServerOptions, "count"> {
   readonly addresses: Addresses;
-  /** What an actor has to know; see run-token.ts. */
-  readonly token: string;
-  readonly chunkBytes: number;
-  /** In shared memory, for the weights' file; null or absent = chunks alone. */
-  readonly weightsFolder?: string | null;
   /** Rows an actor must be able to take: the largest group. */
   readonly minCapacity: number;
   readonly ledger: Ledger;
-  readonly log: Log;
-  readonly onFatal: (error: unknown) => void;
   readonly heartbeatMs?: number;
   readonly silenceMs?: number;
 }
@@ -86,8 +79,9 @@ export class Dispatcher {
     this.#heartbeatMs = options.heartbeatMs ?? HEARTBEAT_MS;
     this.#silenceMs = options.silenceMs ?? SILENCE_MS;
     this.#timer = setInterval(() => this.#tick(), this.#heartbeatMs);
-    this.#receive().catch(options.onFatal);
-    weights.serve().catch(options.onFatal);
+    const { onFatal } = options.ledger.options;
+    this.#receive().catch(onFatal);
+    weights.serve().catch(onFatal);
   }
 
   /** Binds both sockets and starts listening. @throws UserError for a used port */
@@ -95,16 +89,7 @@ export class Dispatcher {
     const router = await bindRouter(options.addresses.work);
     try {
       const count = (name: string) => options.ledger.count(name);
-      return new Dispatcher(
-        options,
-        router,
-        await WeightServer.bind(options.addresses.weights, {
-          token: options.token,
-          chunkBytes: options.chunkBytes,
-          folder: options.weightsFolder ?? null,
-          count,
-        }),
-      );
+      return new Dispatcher(options, router, await WeightServer.bind(options.addresses.weights, { ...options, count }));
     } catch (error) {
       router.close();
       throw error;
@@ -138,9 +123,8 @@ export class Dispatcher {
     const totals = this.#ledger.totals;
     const current = this.#weights.announcement?.sha256;
     totals["actors_live"] = this.#actors.size;
-    totals["actors_on_current_weights"] = [...this.#actors.values()].filter(
-      (a) => a.report.version?.sha256 === current,
-    ).length;
+    const usesCurrent = ({ report }: ActorState): boolean => report.version?.sha256 === current;
+    totals["actors_on_current_weights"] = [...this.#actors.values()].filter(usesCurrent).length;
     return totals;
   }
 
@@ -205,7 +189,7 @@ export class Dispatcher {
     const report = this.#actors.get(id)?.report ?? { steps: 0, busyMs: 0, idleMs: 0, counters: {}, version: null };
     this.#actors.set(id, { id, capacity, lastSeenMs: performance.now(), report });
     this.#ledger.count("actors_joined");
-    this.#options.log("info", "actor joined", { actor: id, pid, index, capacity });
+    this.#ledger.options.log("info", "actor joined", { actor: id, pid, index, capacity });
     this.#sendHeartbeat(id);
     this.#assign();
   }
@@ -239,7 +223,7 @@ export class Dispatcher {
     const { taskId } = error;
     // A peer that never managed a hello (another release, perhaps) cannot be of use.
     const reason = error.message.slice(0, 1_000);
-    if (this.#spared-- > 0) this.#options.log("warn", "malformed message refused", { actor: id, reason });
+    if (this.#spared-- > 0) this.#ledger.options.log("warn", "malformed message refused", { actor: id, reason });
     if (taskId === null || !this.#admitted.has(id)) this.#ledger.count("messages_malformed");
     else this.#ledger.refuse({ taskId, actorId: id }, "groups_refused_malformed", error.message);
     this.#refuse(id, { type: "refused", taskId, reason, fatal: !this.#admitted.has(id) });
@@ -299,7 +283,7 @@ export class Dispatcher {
     const { released, poisonous } = isDead ? book.releaseDead(id) : { released: book.releaseActor(id), poisonous: [] };
     this.#ledger.count("actors_lost");
     this.#ledger.count("tasks_released_actor_gone", released);
-    this.#options.log("warn", "actor lost", { actor: id, reason, releasedTasks: released });
+    this.#ledger.options.log("warn", "actor lost", { actor: id, reason, releasedTasks: released });
     if (isDead) this.#ledger.note(`${id} is lost (${reason}); ${released} tasks are asked of others.`);
     this.#setAside(poisonous);
     this.#assign();

@@ -39,8 +39,7 @@ interface Waiter<T> {
 
 export class Ledger {
   readonly book: TaskBook;
-  readonly #options: LedgerOptions;
-  readonly #directory: string;
+  readonly options: LedgerOptions;
   readonly #journal: Journal;
   readonly #known = new Map<number, string>();
   readonly #refusals = new Map<string, number>();
@@ -48,13 +47,11 @@ export class Ledger {
   readonly #batchWaiters = new Map<number, Waiter<FinishedBatch>>();
   #evaluationWaiter: (Waiter<TrajectoryGroup[]> & { readonly onDone: (done: number) => void; total: number }) | null =
     null;
-  #recovered = false;
 
   constructor(options: LedgerOptions) {
-    this.#options = options;
-    this.#directory = trajectoriesFolder(options.runDir);
+    this.options = options;
     this.book = new TaskBook(options.firstIteration, options);
-    this.#journal = new Journal(this.#directory, options.onFatal);
+    this.#journal = new Journal(trajectoriesFolder(options.runDir), options.onFatal);
   }
 
   /** Adds to a running total. Names are snake_case; they end up in the metrics. */
@@ -66,8 +63,8 @@ export class Ledger {
 
   /** Says a thing that went wrong and was dealt with, to the log and to the user. */
   note(message: string): void {
-    this.#options.log("warn", message);
-    this.#options.note(message);
+    this.options.log("warn", message);
+    this.options.note(message);
   }
 
   get totals(): Record<string, number> {
@@ -78,10 +75,11 @@ export class Ledger {
   publish(version: PolicyVersion): void {
     if (this.#evaluationWaiter !== null)
       throw new Error("a policy was published while the one before was being evaluated");
+    const isFirst = this.#known.size === 0;
     this.#known.set(version.iteration, version.sha256);
     this.book.advance(version.iteration);
-    if (!this.#recovered) this.#recover(version);
-    this.#journal.closeBefore(version.iteration - 1).catch(this.#options.onFatal);
+    if (isFirst) this.#recover(version);
+    this.#journal.closeBefore(version.iteration - 1).catch(this.options.onFatal);
     this.#settle();
   }
 
@@ -110,11 +108,11 @@ export class Ledger {
     this.count(counter);
     if (!this.book.wasAskedOf(taskId, actorId)) return { kind: "refused", reason };
     this.book.release(taskId, actorId);
-    this.#options.log("warn", "trajectory group refused", { taskId, actorId, reason });
+    this.options.log("warn", "trajectory group refused", { taskId, actorId, reason });
     const times = (this.#refusals.get(taskId) ?? 0) + 1;
     this.#refusals.set(taskId, times);
     if (times >= MAX_REFUSALS)
-      this.#options.onFatal(new Error(`task ${taskId} was answered ${times} times and refused each time: ${reason}`));
+      this.options.onFatal(new Error(`task ${taskId} was answered ${times} times and refused each time: ${reason}`));
     return { kind: "refused", reason };
   }
 
@@ -165,7 +163,7 @@ export class Ledger {
   }
 
   #faultOf(task: Task, group: TrajectoryGroup): { counter: string; reason: string } | null {
-    const fault = groupFault(task, group, this.#options.rules);
+    const fault = groupFault(task, group, this.options.rules);
     if (fault !== null) return { counter: "groups_refused_malformed", reason: fault };
     for (const { version } of group.completions) {
       const { iteration, sha256 } = version;
@@ -192,7 +190,6 @@ export class Ledger {
   }
 
   #recover(version: PolicyVersion): void {
-    this.#recovered = true;
     const keep = (task: Task, group: TrajectoryGroup): boolean => {
       const open = this.book.find(group.taskId);
       if (open === null || open === "finished" || !samePrompt(open, task)) return false;
@@ -204,18 +201,17 @@ export class Ledger {
       return true;
     };
     const setAside = (taskId: string): void => this.book.setAside(taskId);
-    const { kept, discarded, tornTails, damaged } = recoverJournal(this.#directory, version.iteration, keep, setAside);
+    const directory = trajectoriesFolder(this.options.runDir);
+    const { kept, discarded, tornTails, damaged } = recoverJournal(directory, version.iteration, keep, setAside);
     for (const { file, records } of damaged)
       this.note(`${file}: ${records} damaged records are left out; their tasks are asked again.`);
     if (kept + discarded + tornTails + damaged.length === 0) return;
     this.count("journal_groups_reused", kept);
     this.count("journal_groups_discarded", discarded);
     this.count("journal_torn_tails", tornTails);
-    this.count(
-      "journal_records_damaged",
-      damaged.reduce((sum, { records }) => sum + records, 0),
-    );
-    this.#options.log("info", "journal recovered", { iteration: version.iteration, kept, discarded, tornTails });
+    const lost = damaged.reduce((sum, { records }) => sum + records, 0);
+    this.count("journal_records_damaged", lost);
+    this.options.log("info", "journal recovered", { iteration: version.iteration, kept, discarded, tornTails });
   }
 
   /** Wakes whoever waits for what has become complete. */
@@ -236,10 +232,4 @@ export class Ledger {
   }
 }
 
-function samePrompt(a: Task, b: Task): boolean {
-  return (
-    a.seed === b.seed &&
-    a.promptIds.length === b.promptIds.length &&
-    a.promptIds.every((id, i) => id === b.promptIds[i])
-  );
-}
+const samePrompt = (a: Task, b: Task): boolean => a.seed === b.seed && a.promptIds.join() === b.promptIds.join();

@@ -2,23 +2,14 @@
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
-import type { RunConfig } from "../../config/schema.js";
 import { UserError } from "../../errors.js";
-import { type LayoutEntry, layoutSize } from "../../model/layout.js";
+import { layoutSize } from "../../model/layout.js";
 import type { PolicyVersion } from "../../model/identity.js";
 import type { Addresses } from "../../protocol/sockets.js";
 import type { ApiCall, DispatcherApi, DispatcherData, ThreadError, ThreadMessage } from "./dispatcher-thread.js";
 import type { Evaluation, EvaluationRequest, RolloutSource, TrainingBatch } from "./rollout-source.js";
 
-export interface RemoteSourceOptions {
-  readonly run: RunConfig;
-  readonly runDir: string;
-  /** Completed training iterations; the first `publish` must be of this iteration. */
-  readonly firstIteration: number;
-  /** What travels: the model's layout, or the adapters'. */
-  readonly layout: readonly LayoutEntry[];
-  /** Hash of the frozen base with LoRA; null without. */
-  readonly baseSha256: string | null;
+export interface RemoteSourceOptions extends Omit<DispatcherData, "buffers"> {
   /** Told of what went wrong and was dealt with. */
   readonly onNote?: (message: string) => void;
 }

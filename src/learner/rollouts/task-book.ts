@@ -10,6 +10,7 @@
  * same place of the same batch (DAPO, arXiv:2503.14476, section 3.2).
  */
 import type { Task, TrajectoryGroup } from "../../protocol/messages.js";
+import type { TrainingBatch } from "./rollout-source.js";
 
 export interface TaskBookOptions {
   /** Task of a place in a batch; replacement 0 is the first one, r its r-th substitute. */
@@ -57,37 +58,23 @@ interface OpenBatch {
   filtered: number;
 }
 
-interface OpenEvaluation {
-  readonly groups: (TrajectoryGroup | undefined)[];
-  missing: number;
-}
-
-export interface FinishedBatch {
-  readonly tasks: readonly Task[];
-  /** groups[i] answers tasks[i] */
-  readonly groups: readonly TrajectoryGroup[];
-  readonly filteredGroups: number;
-}
+export type FinishedBatch = Pick<TrainingBatch, "tasks" | "groups" | "filteredGroups">;
 
 export class TaskBook {
   readonly #options: TaskBookOptions;
   readonly #live = new Map<string, Entry>();
   readonly #finished = new Set<string>();
   readonly #batches = new Map<number, OpenBatch>();
-  #evaluation: OpenEvaluation | null = null;
+  #evaluation: Pick<OpenBatch, "groups" | "missing"> | null = null;
   #nextBatch: number;
   #orders = 0;
+  /** Iteration of the current policy; −1 before the first. */
   #current = -1;
 
   /** @param firstBatch the batch the first published policy trains on (its iteration) */
   constructor(firstBatch: number, options: TaskBookOptions) {
     this.#nextBatch = firstBatch;
     this.#options = options;
-  }
-
-  /** Iteration of the current policy; −1 before the first. */
-  get iteration(): number {
-    return this.#current;
   }
 
   /** Moves to a newer policy: opens the batches pacing allows, forgets those trained on. */
@@ -226,18 +213,9 @@ export class TaskBook {
 
   /** Takes a task out: training gets a fresh one in its place, an evaluation goes on without it. */
   setAside(taskId: string): void {
-    const entry = this.#live.get(taskId);
-    if (entry === undefined) return;
-    this.#live.delete(taskId);
-    this.#finished.add(taskId);
-    const { task, slot, replacement } = entry;
-    if (task.kind === "eval") {
-      this.#evaluation!.missing--;
-      return;
-    }
-    const fresh = this.#options.taskAt(task.batch, slot, replacement + 1);
-    this.#batches.get(task.batch)!.tasks[slot] = fresh;
-    this.#addEntry(fresh, slot, replacement + 1);
+    const entry = this.#finish(taskId);
+    if (entry?.task.kind === "eval") this.#evaluation!.missing--;
+    else if (entry !== undefined) this.#substitute(entry);
   }
 
   /** Gives back one lease, if this actor holds it (its answer was refused). */
@@ -257,27 +235,32 @@ export class TaskBook {
 
   /** Takes an answer; true when dynamic sampling put a fresh task in its place. */
   complete(group: TrajectoryGroup): boolean {
-    const entry = this.#live.get(group.taskId);
+    const entry = this.#finish(group.taskId);
     if (entry === undefined) throw new Error(`${group.taskId} is not an unanswered task`);
-    this.#live.delete(group.taskId);
-    this.#finished.add(group.taskId);
     const { task, slot, replacement } = entry;
-    if (task.kind === "eval") {
-      this.#evaluation!.groups[slot] = group;
-      this.#evaluation!.missing--;
-      return false;
-    }
-    const batch = this.#batches.get(task.batch)!;
-    if (replacement < this.#options.maxReplacements && this.#options.rewardsEqual(group)) {
-      const fresh = this.#options.taskAt(task.batch, slot, replacement + 1);
-      batch.tasks[slot] = fresh;
-      batch.filtered++;
-      this.#addEntry(fresh, slot, replacement + 1);
+    const batch = this.#batches.get(task.batch);
+    if (task.kind === "train" && replacement < this.#options.maxReplacements && this.#options.rewardsEqual(group)) {
+      batch!.filtered++;
+      this.#substitute(entry);
       return true;
     }
-    batch.groups[slot] = group;
-    batch.missing--;
+    const asked = task.kind === "eval" ? this.#evaluation! : batch!;
+    asked.groups[slot] = group;
+    asked.missing--;
     return false;
+  }
+
+  #finish(taskId: string): Entry | undefined {
+    const entry = this.#live.get(taskId);
+    if (this.#live.delete(taskId)) this.#finished.add(taskId);
+    return entry;
+  }
+
+  /** Asks a fresh task in place of one that is finished. */
+  #substitute({ task, slot, replacement }: Entry): void {
+    const fresh = this.#options.taskAt(task.batch, slot, replacement + 1);
+    this.#batches.get(task.batch)!.tasks[slot] = fresh;
+    this.#addEntry(fresh, slot, replacement + 1);
   }
 
   #openBatch(k: number): void {

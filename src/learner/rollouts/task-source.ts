@@ -17,10 +17,7 @@ import type { EvaluationRequest } from "./rollout-source.js";
 import type { TaskBookOptions } from "./task-book.js";
 
 /** The two data sets of a run. */
-export interface ProblemSets {
-  readonly train: Dataset;
-  readonly validation: Dataset;
-}
+type ProblemSets = Readonly<Record<"train" | "validation", Dataset>>;
 
 export class TaskSource {
   readonly #run: RunConfig;
@@ -55,18 +52,12 @@ export class TaskSource {
     const tokenizer = loadTokenizer(run.model.path, model);
     const train = loadDataset(run.data.train, "train");
     const validation = loadDataset(run.data.validation, "validation");
-    const source = new TaskSource(run, tokenizer, { train, validation }, model);
-    for (const [spec, dataset] of [
-      [run.data.train, train],
-      [run.data.validation, validation],
-    ] as const)
-      if (spec !== "starter") source.#checkPrompts(dataset);
+    const problems = { train, validation };
+    const source = new TaskSource(run, tokenizer, problems, model);
+    // all are read at the start: a prompt that is too long must not end a run that is half done
+    for (const key of (["train", "validation"] as const).filter((key) => run.data[key] !== "starter"))
+      for (let i = 0; i < problems[key].size; i++) source.#promptIds(problems[key].problem(i));
     return source;
-  }
-
-  /** Reads all at the start: a prompt that is too long must not end a run that is half done. */
-  #checkPrompts(dataset: Dataset): void {
-    for (let i = 0; i < dataset.size; i++) this.#promptIds(dataset.problem(i));
   }
 
   /**

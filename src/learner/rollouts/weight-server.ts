@@ -16,9 +16,9 @@ import { type Announcement, weightsRequest } from "../../protocol/wire-schemas.j
 export interface WeightServerOptions {
   /** What an actor has to know. */
   readonly token: string;
-  readonly chunkBytes: number;
-  /** In shared memory, for the file; null = chunks alone. */
-  readonly folder: string | null;
+  readonly chunkBytes?: number;
+  /** In shared memory, for the file; null or absent = chunks alone. */
+  readonly folder?: string | null;
   /** Adds to a running total. */
   readonly count: (name: string) => void;
 }
@@ -34,18 +34,14 @@ export class WeightServer {
   #bytes: Buffer = Buffer.alloc(0);
   readonly #router: Router;
   readonly #writer: Writer;
+  readonly #options: WeightServerOptions;
   readonly #chunkBytes: number;
-  readonly #folder: string | null;
-  readonly #count: (name: string) => void;
-  readonly #token: string;
 
-  private constructor(router: Router, { token, chunkBytes, folder, count }: WeightServerOptions) {
+  private constructor(router: Router, options: WeightServerOptions) {
     this.#router = router;
     this.#writer = new Writer(router);
-    this.#folder = folder;
-    this.#chunkBytes = chunkBytes;
-    this.#count = count;
-    this.#token = token;
+    this.#options = options;
+    this.#chunkBytes = options.chunkBytes ?? CHUNK_BYTES;
   }
 
   /** @throws UserError when the address cannot be bound */
@@ -66,13 +62,14 @@ export class WeightServer {
 
   /** Null when there is no folder, or no room in it. */
   #writeFile({ iteration, sha256 }: PolicyVersion): string | null {
-    if (this.#folder === null) return null;
-    const file = join(this.#folder, `${iteration}-${sha256}.bin`);
+    const { folder, count } = this.#options;
+    if (folder === undefined || folder === null) return null;
+    const file = join(folder, `${iteration}-${sha256}.bin`);
     try {
       writeFileSync(file, this.#bytes, { mode: 0o600 });
       return file;
     } catch {
-      this.#count("weights_files_failed");
+      count("weights_files_failed");
       rmSync(file, { force: true });
       return null;
     }
@@ -86,7 +83,7 @@ export class WeightServer {
       // One at a time, so that requests of a peer that reads nothing hold no chunks. An actor that
       // vanished meanwhile needs none; its next life asks again.
       await this.#writer.send(reply, identity!).catch(() => {
-        this.#count("weights_chunks_undeliverable");
+        this.#options.count("weights_chunks_undeliverable");
         return setImmediate(); // memory of what was not sent is freed between turns alone
       });
     }
@@ -99,11 +96,11 @@ export class WeightServer {
   #replyTo(frames: readonly Buffer[]): Uint8Array[] | null {
     try {
       const { header } = decode(weightsRequest, undamaged(frames));
-      if (sameToken(header.token, this.#token)) return this.#reply(header);
-      this.#count("weights_requests_refused_token");
+      if (sameToken(header.token, this.#options.token)) return this.#reply(header);
+      this.#options.count("weights_requests_refused_token");
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
-      this.#count("messages_malformed");
+      this.#options.count("messages_malformed");
     }
     return null;
   }
@@ -111,12 +108,12 @@ export class WeightServer {
   #reply({ sha256, chunk }: { sha256: string; chunk: number }): Uint8Array[] {
     const start = chunk * this.#chunkBytes;
     if (sha256 !== this.announcement?.sha256 || start >= this.#bytes.length) {
-      this.#count("weights_requests_gone");
+      this.#options.count("weights_requests_gone");
       return encode({ type: "gone", sha256 });
     }
     // A copy: the buffer may be overwritten by a later policy while ZeroMQ still holds the frame.
     const bytes = Buffer.copyBytesFrom(this.#bytes, start, this.#chunkBytes);
-    this.#count("weights_chunks_served");
+    this.#options.count("weights_chunks_served");
     return encode({ type: "chunk", sha256, chunk }, [bytes]);
   }
 }

@@ -113,7 +113,7 @@ it("vocabulary blocks hold the vocabulary, with short sides and less than one bl
 describe("sampling in graph", () => {
   async function run(vocabSize: number, logits: Float32Array[], u: number[], inverse: number[], greedy = false) {
     const R = logits.length;
-    const g = Graph.create();
+    const g = new Graph();
     const chosen = sample(g, g.input("logits", "float32", ["R", vocabSize]), vocabSize, {
       inverseTemperature: g.input("inverse", "float32", ["R", 1]),
       greedy: g.input("greedy", "bool", ["R", 1]),

@@ -7,7 +7,7 @@ import { WeightFetcher } from "../../../src/actors/weight-fetcher.js";
 import { WeightServer } from "../../../src/learner/rollouts/weight-server.js";
 import { layoutSize } from "../../../src/model/layout.js";
 import { decode } from "../../../src/protocol/codec.js";
-import { sharedMemoryFolder } from "../../../src/protocol/shared-memory.js";
+import { sharedMemoryFolder } from "../../../src/protocol/leftovers.js";
 import { Writer, bindRouter, resolveAddresses, undamaged } from "../../../src/protocol/sockets.js";
 import { weightsReply } from "../../../src/protocol/wire-schemas.js";
 import {
