@@ -11,6 +11,9 @@ export function addSft(program: Command): void {
     .requiredOption("--data <source>", '"starter", or a JSONL file with question/answer (GSM8K\'s format)')
     .requiredOption("--out <dir>", "folder of the trained model; checkpoints go to its checkpoints/")
     .option("--from-scratch", "random weights; of --model only config.json and tokenizer are read", false)
+    .option("--lora", "train a PEFT adapter on the frozen model, as launch does with --lora.enabled=true")
+    .option("--lora-r <n>", "adapter rank", atLeast(1), 16)
+    .option("--lora-alpha <x>", "adapter scale is alpha / r", above(0), 32)
     .option("--resume", "continue from the last checkpoint in --out", false)
     .addOption(acceptOption())
     .option("--max-steps <n>", "optimizer steps", atLeast(1), 1000)
@@ -43,6 +46,7 @@ export function addSft(program: Command): void {
         progress.update(step);
       }).finally(progress.stop);
       if (skipped > 0) console.log(`${skipped} updates were skipped: loss or gradient was not finite`);
-      console.log(`${options.out}: trained model (config.json, model.safetensors, tokenizer)`);
+      const kind = options.lora ? "adapter (adapter_config.json, adapter_model" : "model (config.json, model";
+      console.log(`${options.out}: trained ${kind}.safetensors, tokenizer)`);
     });
 }

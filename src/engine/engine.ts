@@ -58,6 +58,8 @@ export class OrtEngine implements Engine {
     const { size } = this.#weights;
     if (packed.length !== size) throw new Error(`published weights have ${packed.length} elements, expected ${size}`);
     this.#busy = true;
+    // what fails half way has no version
+    this.#loaded = undefined;
     try {
       this.#loaded = { iteration, sha256: await this.#weights.load(packed) };
       return this.#loaded;

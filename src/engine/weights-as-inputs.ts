@@ -3,7 +3,6 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import { hashPacked } from "../model/identity.js";
 import { layoutSize, weightLayout } from "../model/layout.js";
-import { loadPacked } from "../model/model-weights.js";
 import { AdapterMerger } from "./adapter.js";
 import type { AdaptersOnBase, EngineOptions } from "./engine-types.js";
 import { CPU_FLOAT32 } from "./graph/numeric.js";
@@ -12,16 +11,15 @@ import { buildSegmentGraph } from "./graph/segment.js";
 import { weightViews } from "./graph/weights.js";
 import { releaseSessions, sessionOptions, type EngineWeights, type Sessions } from "./sessions.js";
 
-/** Feeds an arena at every run. @param lora `load` merges adapters into its copy of the base */
+/** Feeds an arena at every run. @param lora the base that `load` merges adapters into */
 export async function weightsAsInputs(
   shape: ModelConfig,
   options: EngineOptions,
   lora: AdaptersOnBase | null,
 ): Promise<EngineWeights> {
-  const merger =
-    lora === null
-      ? null
-      : await AdapterMerger.create(shape, lora.spec, loadPacked(lora.baseFolder, shape), options.threads);
+  const layout = weightLayout(shape);
+  const arena = new Float32Array(layoutSize(layout));
+  const merger = lora === null ? null : await AdapterMerger.create(shape, lora, arena, options.threads);
   const { maxRows, segmentLength } = options;
   const create = (graph: Uint8Array) => InferenceSession.create(graph, sessionOptions(options));
   const sessions: Sessions = {
@@ -29,8 +27,6 @@ export async function weightsAsInputs(
     fewRows: await create(buildSegmentGraph(shape, maxRows, segmentLength)),
     manyRows: await create(buildSegmentGraph(shape, maxRows, segmentLength, { ...CPU_FLOAT32, weightsFirst: true })),
   };
-  const layout = weightLayout(shape);
-  const arena = new Float32Array(layoutSize(layout));
   const feeds: Record<string, Tensor> = {};
   for (const { name, shape: dims, offset } of weightViews(shape)) {
     const size = dims.reduce((a, b) => a * b, 1);
@@ -42,7 +38,7 @@ export async function weightsAsInputs(
     sessions,
     size: layoutSize(merger?.layout ?? layout),
     async load(packed) {
-      if (merger !== null) return merger.mergeInto(arena, packed);
+      if (merger !== null) return merger.merge(packed);
       arena.set(packed);
       return hashPacked(arena, layout);
     },

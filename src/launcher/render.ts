@@ -80,7 +80,7 @@ export function update(state: RunState, event: ProgressEvent, nowMs: number): vo
 
 /** A line for the first batch without a reward. */
 export function rewardNote(state: RunState, event: ProgressEvent): string | undefined {
-  if (event.type !== "iteration" || event.metrics[M.reward] !== undefined || state.unrewarded) return undefined;
+  if (event.type !== "iteration" || event.metrics["reward"] !== undefined || state.unrewarded) return undefined;
   state.unrewarded = true;
   return `step ${event.iteration}: every reward function gave null for every completion: nothing is learnt from such a batch. Do the functions fit the data?`;
 }
@@ -131,7 +131,7 @@ const details: readonly Shown[] = [
 const present = (metrics: Metrics, shown: readonly Shown[]): (readonly [name: string, text: string])[] =>
   shown.flatMap(([name, key, format]) => {
     if (metrics[key] !== undefined) return [[name, format(metrics[key])] as const];
-    return key === M.reward && Object.keys(metrics).length > 0 ? [[name, "none"] as const] : [];
+    return key === "reward" && Object.keys(metrics).length > 0 ? [[name, "none"] as const] : [];
   });
 
 export function plainIteration(state: RunState, nowMs: number): string {

@@ -13,6 +13,7 @@ import { configFile, logFile } from "../run/paths.js";
 import { rotateLogs } from "../run/rotate-logs.js";
 import type { DevicePlan } from "./assign-devices.js";
 import { LoggedChild } from "./child.js";
+import { CollapseWatch } from "./collapse.js";
 import { RESTART_WINDOW_MS, RestartBudget } from "./restarts.js";
 import { threadEnv, type ThreadPlan } from "./threads.js";
 import { Watchdog } from "./watchdog.js";
@@ -64,6 +65,7 @@ export class Supervisor {
   readonly #actorBudget: RestartBudget;
   readonly #learnerBudget: RestartBudget;
   readonly #watchdog = new Watchdog(performance.now());
+  readonly #collapse = new CollapseWatch();
   readonly #timers = new Set<NodeJS.Timeout>();
   readonly #look: NodeJS.Timeout;
   #learner!: LoggedChild;
@@ -121,6 +123,8 @@ export class Supervisor {
         learner.killAfter(EXIT_GRACE_MS);
       }
       this.#options.onEvent(event);
+      const collapse = event.type === "iteration" ? this.#collapse.see(event.metrics) : null;
+      if (collapse !== null) this.#tell("learner", collapse);
     });
     learner.process.on("close", (code, signal) => this.#learnerEnded(learner.explain(code, signal)));
   }

@@ -6,10 +6,11 @@ import { checkedJson } from "../files.js";
 import { type BackendChoice, startBackend } from "./backend/backend.js";
 import { baseFromFolder, baseFromPacked } from "./policy/model.js";
 import type { SequenceGroup } from "./policy/packing.js";
-import { initialWeights, trainSft, type SftOptions, type SftProgress } from "./supervised.js";
+import { initialWeights, sftRun, trainSft, type SftOptions, type SftProgress } from "./supervised.js";
 import { readModelConfig } from "../model/config.js";
 import { resolveModelFolder } from "../model/hub.js";
-import { layoutSize, weightLayout } from "../model/layout.js";
+import { publishedLayout } from "../model/identity.js";
+import { layoutSize } from "../model/layout.js";
 import { loadTokenizer, templateTurnEnd, turnEndNote } from "../model/tokenizer.js";
 import { resumable } from "../run/checkpoint.js";
 import { compareInputs, dataInput, modelInputs, savedInputs } from "../run/inputs.js";
@@ -35,6 +36,8 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
     throw new UserError(
       `--out ${options.out}: already holds a training. Continue it with --resume, or choose another folder.`,
     );
+  if (options.lora && options.fromScratch)
+    throw new UserError("--lora: expected a trained model under the adapter, found --from-scratch. Leave one out.");
   if (options.acceptChangedInputs && !options.resume)
     throw new UserError("--accept-changed-inputs: expected --resume beside it. Add it.");
   const inputs = [
@@ -63,9 +66,8 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
     ? baseFromPacked(initialWeights(config, options.seed))
     : baseFromFolder(options.model, config);
   const backend = await startBackend(options.backend, 0);
-  console.log(
-    `${layoutSize(weightLayout(config)).toLocaleString("en")} parameters, ${size.toLocaleString("en")} examples, ${backend.library}`,
-  );
+  const trained = layoutSize(publishedLayout(config, options.lora ? sftRun(options).lora : null));
+  console.log(`${trained.toLocaleString("en")} parameters, ${size.toLocaleString("en")} examples, ${backend.library}`);
   const settings = { ...options, saveSteps: options.saveSteps === 0 ? options.maxSteps : options.saveSteps };
   const saved = { options: settings, inputs: Object.fromEntries(inputs.map(({ name, sha256 }) => [name, sha256])) };
   const all = { size, example: (i: number) => read[i] ?? example(i) };
@@ -74,20 +76,23 @@ export async function runSft(given: SftFlags, onStep: (progress: SftProgress) =>
 
 const savedSft = z.looseObject({ options: z.record(z.string(), z.unknown()), inputs: savedInputs });
 /** Settings that cannot change when a training is resumed. */
-const FIXED = "batchSize learningRate warmupSteps weightDecay maxGradNorm seed fromScratch".split(
+const FIXED = "batchSize learningRate warmupSteps weightDecay maxGradNorm seed fromScratch lora".split(
   " ",
 ) as (keyof SftFlags)[];
+const FIXED_WITH_LORA = ["loraR", "loraAlpha"] as const;
+
+const said = (value: unknown): string => (value === undefined ? "none" : JSON.stringify(value));
 
 /** Reads the newest checkpoint. @throws UserError when it is of another training, or ahead */
 function resumed(options: SftFlags, inputs: ReturnType<typeof dataInput>[]): ReturnType<typeof resumable> {
   const newest = resumable(options.out, console.error);
   if (newest === null) return null;
   const saved = checkedJson(newest.state.values, savedSft, "training_state.json");
-  for (const key of FIXED) {
+  for (const key of [...FIXED, ...(options.lora ? FIXED_WITH_LORA : [])]) {
     const flag = `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
     if (saved.options[key] !== options[key])
       throw new UserError(
-        `${flag}: expected ${String(saved.options[key])}, with which this training was started, found ${options[key]}. Give the same again, or start anew with another --out.`,
+        `${flag}: expected ${said(saved.options[key])}, with which this training was started, found ${said(options[key])}. Give the same again, or start anew with another --out.`,
       );
   }
   compareInputs(saved.inputs, inputs, options.acceptChangedInputs === true, console.error);

@@ -19,6 +19,10 @@ export interface SftOptions {
   readonly model: string;
   /** Folder that becomes the trained model; checkpoints go to its checkpoints/. */
   readonly out: string;
+  /** Trains an adapter of `loraR` and `loraAlpha`; the folders are then PEFT's. */
+  readonly lora?: true;
+  readonly loraR: number;
+  readonly loraAlpha: number;
   readonly resume: boolean;
   readonly maxSteps: number;
   readonly batchSize: number;
@@ -69,9 +73,11 @@ export interface SftExamples {
   readonly example: (i: number) => SequenceGroup;
 }
 
-function sftRun(options: SftOptions): RunConfig {
+/** The settings of launch that a supervised training has as well. */
+export function sftRun(options: SftOptions): RunConfig {
   return runConfigSchema.parse({
     model: { path: options.model },
+    lora: { enabled: options.lora === true, r: options.loraR, lora_alpha: options.loraAlpha },
     seed: options.seed,
     max_steps: options.maxSteps,
     learning_rate: options.learningRate,

@@ -1,6 +1,6 @@
 /** LoRA adapters as PEFT has them (Hu et al. 2021, eq. 3): y = W x + (lora_alpha / r) · B A x. */
 import { mkdirSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
 import { readJson, writeJson } from "../files.js";
@@ -71,7 +71,8 @@ export function saveAdapterFolder(
   const config = {
     peft_type: "LORA",
     task_type: "CAUSAL_LM",
-    base_model_name_or_path: baseFolder,
+    // found from any working directory
+    base_model_name_or_path: resolve(baseFolder),
     r,
     lora_alpha,
     lora_dropout,

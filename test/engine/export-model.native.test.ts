@@ -17,6 +17,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { afterAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { cli } from "../../src/cli.js";
+import type { OrtEngine } from "../../src/engine/engine.js";
 import { generateAll, startEngine } from "../../src/engine/local.js";
 import { exportModel, type ExportOptions } from "../../src/engine/export-model.js";
 import { scoreSequences } from "../../src/learner/score.js";
@@ -61,7 +62,7 @@ function baseFolder(name = "base"): string {
     pre_tokenizer: null,
     post_processor: null,
     decoder: null,
-    model: { type: "WordLevel", vocab: { one: 0, two: 1, "</s>": 2 }, unk_token: "one" },
+    model: { type: "BPE", vocab: { one: 0, two: 1, "</s>": 2 }, merges: [], unk_token: "one" },
   });
   writeJson(join(folder, "tokenizer_config.json"), { eos_token: "</s>" });
   writeJson(join(folder, "generation_config.json"), { temperature: 0.5 });
@@ -92,6 +93,12 @@ const sequences = goldenGroups.flatMap(({ promptIds, completions }) =>
 
 async function actorLogprobs(folder: string): Promise<number[]> {
   const engine = await startEngine(readModel(folder), 1);
+  const logprobs = await engineLogprobs(engine);
+  await engine.dispose();
+  return logprobs;
+}
+
+async function engineLogprobs(engine: OrtEngine): Promise<number[]> {
   const requests = sequences.map(({ promptIds, completion }, i) => ({
     requestId: String(i),
     promptIds,
@@ -101,7 +108,6 @@ async function actorLogprobs(folder: string): Promise<number[]> {
     forced: [completion],
   }));
   const groups = await generateAll(engine, requests);
-  await engine.dispose();
   return groups.flatMap(({ completions }) => [...completions[0]!.logprobs]);
 }
 
@@ -120,6 +126,26 @@ describe("an adapter that PEFT wrote gives PEFT's log-probabilities", () => {
     expect(relativeGap(await logprobs(peftFolder()), golden.logprobs)).toBeLessThan(1e-5);
     expect(relativeGap(await logprobs(baseFolder()), golden.base_logprobs)).toBeLessThan(1e-5);
   });
+});
+
+test("an engine merges one adapter after another into the base on disk, and none into another base", async () => {
+  const base = baseFolder("changing");
+  const files = readModel(peftFolder(base));
+  const engine = await startEngine(files, 1);
+  const [{ sha256 }, first] = [engine.version, await engineLogprobs(engine)];
+  await engine.load(new Float32Array(files.published().length), 1);
+  expect(await engineLogprobs(engine)).toEqual(await actorLogprobs(base));
+  expect(await engine.load(files.published(), 2)).toEqual({ iteration: 2, sha256 });
+  expect(await engineLogprobs(engine)).toEqual(first);
+
+  const changed = goldenBase.map((value) => 2 * value);
+  saveModelFolder(base, base, goldenConfig, changed);
+  await expect(engine.load(files.published(), 3)).rejects.toThrow(
+    /q_proj\.weight: expected the values that were there at the start, found others/,
+  );
+  // what is half merged answers nothing
+  expect(() => engine.version).toThrow(/no weights yet/);
+  await engine.dispose();
 });
 
 describe("a merged adapter", () => {

@@ -164,8 +164,7 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
       await source.publish(randomWeights(1), 0);
       await source.batch(0);
       await source.publish(randomWeights(2), 1);
-      // The actor's patience is 2.5 seconds: without heartbeats it would be gone long before the end
-      // of this.
+      // The actor's patience is 2.5 seconds: without heartbeats it would be gone before the end.
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 6_000);
       // No turn of this thread's event loop has passed: all of this happened elsewhere.
       const { records } = readBatchFile(batchFile(join(run.runDir, "trajectories"), 2));

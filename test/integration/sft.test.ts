@@ -1,8 +1,9 @@
 /** Supervised fine-tuning that cannot go well ends with the reason, as soon as it shows. */
-import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { readModelConfig } from "../../src/model/config.js";
+import { loadAdapter, loraLayout, readAdapterConfig } from "../../src/model/lora.js";
 import { loadPacked } from "../../src/model/model-weights.js";
 import { listCheckpoints } from "../../src/run/checkpoint.js";
 import { starterProblem } from "../../src/tasks/starter.js";
@@ -62,6 +63,44 @@ describe.skipIf(unrunnable)(`sft${reason}`, { timeout: 120_000 }, () => {
     const asked = await run("cli", ["infer", join(root, "turn"), "--prompt", question, "--greedy", "--json"]);
     const { completion_ids: ids } = JSON.parse(asked.stdout) as { completion_ids: number[] };
     expect(ids.at(-1)).toBe(509);
+  });
+
+  it("trains an adapter in PEFT's form on a frozen model, to the same bits over a stop as without one", async () => {
+    const args = "--lora --lora-r 4 --lora-alpha 8 --learning-rate 1e-2 --warmup-steps 0 --save-steps 2".split(" ");
+    const whole = await sft("adapter", ...args, "--max-steps", "4");
+    expect(whole.stdout + whole.stderr).toMatch(/trained adapter \(adapter_config\.json, adapter_model\.safetensors/);
+    const out = join(root, "adapter");
+    const shape = readModelConfig(starter);
+    const { lora, base } = readAdapterConfig(out);
+    expect(lora).toMatchObject({ r: 4, lora_alpha: 8 });
+    expect(base).toBe(starter);
+    const layout = loraLayout(shape, lora);
+    const trained = loadAdapter(out, layout, lora);
+    // B begins at 0 and A is what the seed says: both have moved
+    const first = loadAdapter(join(out, "checkpoints/step-000002"), layout, lora);
+    for (const { name, offset, size } of layout)
+      expect(trained.subarray(offset, offset + size), name).not.toEqual(first.subarray(offset, offset + size));
+
+    // as if it had been killed after its first checkpoint
+    const cut = join(root, "cut");
+    cpSync(out, cut, { recursive: true });
+    rmSync(join(cut, "checkpoints/step-000004"), { recursive: true });
+    rmSync(join(cut, "adapter_model.safetensors"));
+    for (const [changed, said] of [
+      [args.slice(1), /--lora: expected true, .*found none/],
+      [[...args, "--lora-r", "8"], /--lora-r: expected 4, .*found 8/],
+      [[...args, "--from-scratch"], /--lora: expected a trained model under the adapter, found --from-scratch/],
+    ] as const) {
+      const refused = await sft("cut", ...changed, "--max-steps", "4", "--resume");
+      expect(refused.stderr).toMatch(said);
+      expect(refused.code).toBe(1);
+    }
+    const resumed = await sft("cut", ...args, "--max-steps", "4", "--resume");
+    expect(resumed.code, resumed.stderr).toBe(0);
+    expect(loadAdapter(cut, layout, lora)).toEqual(trained);
+
+    const { stdout } = await run("cli", ["infer", "--model", out, "--prompt", "1 + 2?", "--max-new-tokens", "4"]);
+    expect(stdout).not.toBe("");
   });
 
   it("finds an example that is too long before the first step", async () => {

@@ -155,6 +155,15 @@ describe("supervision", () => {
     expect(survivors()).toEqual([]);
   });
 
+  test("answers that become short and no better are told once, and kept for status", async () => {
+    const { run, events } = start({ FAKE_LEARNER: "collapse" });
+    expect((await run.ended).summary).toMatchObject({ iterations: 40 });
+    expect(told(events)).toEqual([
+      expect.stringMatching(/^Answers became short and no better: 46 tokens in the first 5/),
+    ]);
+    expect(readIncidents(runDir)).toMatchObject([{ process: "learner", message: told(events)[0] }]);
+  });
+
   test("a user error of a child is the whole message, and an actor's is not tried again", async () => {
     expect(await start({ FAKE_LEARNER: "user-error" }).run.ended).toEqual({
       failure: "data.train: the file holds no problems, expected at least one.",

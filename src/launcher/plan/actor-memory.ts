@@ -92,8 +92,16 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
       staging,
       // weights-as-inputs.ts: read in place
       inRam("weights", base * 4, "lora.enabled"),
-      // adapter.ts: merged weights are made of the base, which stays
-      ...(lora === null ? [] : [inRam("base, to merge adapters into", base * 4, "lora.enabled")]),
+      // adapter.ts: what arrived, and room for a matrix of the base
+      ...(lora === null
+        ? []
+        : [
+            inRam(
+              "adapters as they are merged, and a matrix",
+              (published + model.hiddenSize * model.intermediateSize) * 4,
+              "lora.r",
+            ),
+          ]),
     ];
   }
   // weights-as-initializers.ts: two sessions, each with a copy of what it uses.
