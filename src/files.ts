@@ -158,8 +158,17 @@ export function readJsonLines<T>(file: string, schema: z.ZodType<T>, cure = ""):
 export function checkedJson<T>(json: unknown, schema: z.ZodType<T>, where: string, cure = ""): T {
   const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;
-  throw new UserError(sentence(`${where}: expected another content.\n${z.prettifyError(parsed.error)}`, cure));
+  throw new UserError(sentence(`${where}: expected another content.\n${issuesOf(parsed.error)}`, cure));
 }
 
+/** What does not fit, two lines for each; of many the first ones. */
+export function issuesOf(error: z.ZodError): string {
+  const { issues } = error;
+  const rest = issues.length - MOST_ISSUES;
+  const first = z.prettifyError({ issues: issues.slice(0, MOST_ISSUES) });
+  return rest > 0 ? `${first}\n… (${rest} more)` : first;
+}
+
+const MOST_ISSUES = 8;
 const brief = (text: string): string => (text.length > 60 ? `${text.slice(0, 60)}…` : text);
 const sentence = (text: string, cure: string): string => (cure === "" ? text : `${text} ${cure}`);

@@ -13,7 +13,7 @@ import {
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
-import { jsonOf, parseJson, readBytes, readLines, writeWhole } from "../files.js";
+import { issuesOf, jsonOf, parseJson, readBytes, readLines, writeWhole } from "../files.js";
 import { messageList } from "../model/chat-messages.js";
 import type { ChatMessage } from "../model/tokenizer.js";
 import type { Answer } from "./prompting.js";
@@ -70,8 +70,7 @@ export function parsePrompt({ where, text }: PromptLine): {
   readonly prompt: string | readonly ChatMessage[];
 } {
   const parsed = promptSchema.safeParse(parseJson(text, where, "a prompt as a JSON object"));
-  if (!parsed.success)
-    throw new UserError(`${where}: expected a prompt as a JSON object.\n${z.prettifyError(parsed.error)}`);
+  if (!parsed.success) throw new UserError(`${where}: expected a prompt as a JSON object.\n${issuesOf(parsed.error)}`);
   const { id, prompt, messages, question } = parsed.data;
   const given = [prompt, messages, question].filter((one) => one !== undefined);
   if (given.length !== 1)

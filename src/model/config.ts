@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../errors.js";
-import { checkedJson, readJson } from "../files.js";
+import { checkedJson, issuesOf, readJson } from "../files.js";
 import { z } from "zod";
 import { layoutSize, weightLayout } from "./layout.js";
 import type { RopeScaling } from "./rotary.js";
@@ -88,7 +88,7 @@ export function parseModelConfig(json: unknown, where: string) {
   if (typeof type === "string" && type !== "qwen2" && type !== "llama")
     refuse(`model_type is "${type}", expected "qwen2" or "llama"`, "Choose a model of one of these architectures.");
   const parsed = raw.safeParse(json);
-  if (!parsed.success) throw new UserError(`${where}: not a model config: ${z.prettifyError(parsed.error)}`);
+  if (!parsed.success) throw new UserError(`${where}: not a model config: ${issuesOf(parsed.error)}`);
   const c = parsed.data;
   if (c.quantization_config != null)
     refuse(

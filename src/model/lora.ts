@@ -3,7 +3,7 @@ import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
-import { readJson, writeJson } from "../files.js";
+import { issuesOf, readJson, writeJson } from "../files.js";
 import type { ModelConfig } from "./config.js";
 import { copyTokenizerFiles } from "./folder.js";
 import { layoutSize, packShapes, tensorsIn, type LayoutEntry } from "./layout.js";
@@ -167,7 +167,7 @@ export function readAdapterConfig(folder: string): { lora: LoraSpec; base: strin
   const parsed = adapterConfigSchema.safeParse(json);
   if (!parsed.success)
     throw new UserError(
-      `${file}: expected a plain LoRA adapter, found one with other settings:\n${z.prettifyError(parsed.error)}\n` +
+      `${file}: expected a plain LoRA adapter, found one with other settings:\n${issuesOf(parsed.error)}\n` +
         `Train it again without them.`,
     );
   const { r, lora_alpha, lora_dropout, target_modules, base_model_name_or_path: base } = parsed.data;

@@ -3,7 +3,7 @@ import { existsSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.js";
-import { parseJson, readLines } from "../files.js";
+import { issuesOf, parseJson, readLines } from "../files.js";
 import { goldAnswer } from "./extract.js";
 import { hash32 } from "../math/random.js";
 import { type Problem, type Split, VALIDATION_PROBLEMS, starterProblem } from "./starter.js";
@@ -52,9 +52,7 @@ const lineSchema = z.looseObject({ question: z.string().trim().min(1), answer: z
 function parseLine(line: string, where: string, id: string): Problem {
   const parsed = lineSchema.safeParse(parseJson(line, where, "one JSON object per line"));
   if (!parsed.success)
-    throw new UserError(
-      `${where}: expected the fields "question" and "answer" (texts):\n${z.prettifyError(parsed.error)}`,
-    );
+    throw new UserError(`${where}: expected the fields "question" and "answer" (texts):\n${issuesOf(parsed.error)}`);
   const { question, answer } = parsed.data;
   if (goldAnswer(answer) === undefined)
     throw new UserError(

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
 import { UserError } from "../../errors.js";
-import { jsonOf, readBytes } from "../../files.js";
+import { issuesOf, jsonOf, readBytes } from "../../files.js";
 import { outcomeOf } from "../../tasks/extract.js";
 import { extractors } from "../extractors/extractors.js";
 import { modes } from "./names.js";
@@ -61,7 +61,7 @@ export function parsePredictions(file: string): Prediction[] {
   return lines.map((line, i) => {
     const parsed = predictionSchema.safeParse(jsonOf(line));
     if (!parsed.success)
-      throw new UserError(`${file}:${i + 1}: expected a prediction of eval.\n${z.prettifyError(parsed.error)}`);
+      throw new UserError(`${file}:${i + 1}: expected a prediction of eval.\n${issuesOf(parsed.error)}`);
     return parsed.data;
   });
 }
