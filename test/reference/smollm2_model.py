@@ -39,13 +39,13 @@ NAMES = {
 }
 
 
-def hf_name(name: str) -> str:
-    if name == "token_embd.weight":
+def hf_name(name: str, embedding: str = "token_embd.weight") -> str:
+    if name == embedding:
         return "model.embed_tokens.weight"
     if name == "output_norm.weight":
         return "model.norm.weight"
-    _, layer, part, _ = name.split(".")
-    return f"model.layers.{layer}.{NAMES[part]}.weight"
+    _, layer, part, kind = name.split(".")
+    return f"model.layers.{layer}.{NAMES[part]}.{kind}"
 
 
 def half_split(rows: np.ndarray, heads: int) -> np.ndarray:
