@@ -9,12 +9,13 @@ export default defineConfig({
     setupFiles: "test/support/setup.ts",
     // a process per file: TensorFlow and ONNX Runtime keep their threads and settings per process
     pool: "forks",
-    maxWorkers: Math.max(2, availableParallelism() - 1),
+    // one more than cores: many tests wait for processes, silences and signals
+    maxWorkers: availableParallelism() + 1,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     projects: [
-      // neither a native library nor dist/
-      { extends: true, test: { name: "unit", include: ["test/**/*.test.ts"], exclude: needLibraries } },
+      // neither a native library nor dist/: files may share a process, and its loaded modules
+      { extends: true, test: { name: "unit", include: ["test/**/*.test.ts"], exclude: needLibraries, isolate: false } },
       { extends: true, test: { name: "integration", include: needLibraries } },
     ],
     // of the unit tests alone: the others run the program in processes of its own

@@ -28,7 +28,7 @@ describe.skipIf(unrunnable)(`no telemetry${reason}`, { timeout: 120_000 }, () =>
   it("in the actors of a run, and in a serial one", async () => {
     for (const more of [[], ["--serial"]]) {
       const runDir = join(temporary(), "run");
-      const args = ["--run-dir", runDir, "--max-steps", "1", "--learner.backend=cpu", ...SMALL, ...more];
+      const args = ["--run-dir", runDir, "--max-steps", "1", ...SMALL, ...more];
       const files = await filesOf("launch", args);
       expect(files.filter((file) => telemetry.test(file))).toEqual([]);
     }
