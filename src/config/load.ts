@@ -69,7 +69,7 @@ export function loadConfig(options: LoadOptions): LoadedConfig {
 
 /** Keys that may change when a run is resumed: how long and where it runs, not what is learnt. */
 const RESUMABLE =
-  /^(model\.path|max_steps|eval_steps|save_steps|save_total_limit|journal\..*|actors\..*|learner\..*|transport\..*)$/;
+  /^(model\.path|model\.gradient_checkpointing|tokens_per_microbatch|max_steps|eval_steps|save_steps|save_total_limit|journal\..*|actors\..*|learner\..*|selftest\..*|transport\..*)$/;
 
 /** The stored configuration with a few overrides. @throws UserError if one makes it another run */
 export function resumeConfig(stored: RunConfig, words: readonly string[], flags?: readonly string[]) {
@@ -79,7 +79,7 @@ export function resumeConfig(stored: RunConfig, words: readonly string[], flags?
   for (const { key, word } of overrides)
     if (!RESUMABLE.test(key) && !isDeepStrictEqual(valueAt(config, key), valueAt(stored, key)))
       throw new UserError(
-        `${word}: ${key} cannot change when a run is resumed, because the run would be another one. Start a new run, or change only max_steps, eval_steps, save_steps, save_total_limit, journal.*, actors.*, learner.*, transport.*, or model.path where the same model has moved.`,
+        `${word}: ${key} cannot change when a run is resumed, because the run would be another one. Start a new run, or change only max_steps, eval_steps, save_steps, save_total_limit, tokens_per_microbatch, model.gradient_checkpointing, journal.*, actors.*, learner.*, selftest.*, transport.*, or model.path where the same model has moved.`,
       );
   const changes = overrides
     .filter(({ key }) => !isDeepStrictEqual(valueAt(config, key), valueAt(stored, key)))

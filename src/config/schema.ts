@@ -195,6 +195,10 @@ export const runConfigSchema = z.strictObject({
       .enum(["auto", "cpu", "cuda"])
       .default("auto")
       .describe("auto = a GPU where TensorFlow can use one; cuda fails at start where it cannot"),
+    matmul: z
+      .enum(["float32", "bfloat16", "auto"])
+      .default("float32")
+      .describe("factors of matrix products on the CPU; auto = bfloat16 where that is faster (AMX)"),
     threads: natural.default(0).describe("TensorFlow threads; 0 = all cores (actors pause while it trains)"),
     max_restarts: natural.default(3).describe("restarts of a dead learner within ten minutes; one more ends the run"),
   }),

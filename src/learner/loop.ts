@@ -30,7 +30,7 @@ import {
 } from "../run/records.js";
 import { rolloutMetrics } from "./algorithms/metrics.js";
 import { Updater } from "./algorithms/update.js";
-import { startBackend, type BackendInfo } from "./backend/backend.js";
+import { type BackendInfo, describeBackend, startBackend } from "./backend/backend.js";
 import { GapMeter, SELFTEST_COMPLETIONS, checkGap } from "./logprob-gap.js";
 import { TrainableModel, baseFromFolder } from "./policy/model.js";
 import type { RolloutSource, TrainingBatch } from "./rollouts/rollout-source.js";
@@ -82,7 +82,7 @@ export async function runLearner(run: RunConfig, options: LearnerOptions): Promi
 }
 
 async function openBackend(run: RunConfig, { threads, send }: LearnerOptions): Promise<BackendInfo> {
-  const backend = await startBackend(run.learner.backend, threads);
+  const backend = await startBackend(run.learner.backend, threads, run.learner.matmul);
   if (run.learner.device === "cuda" && !backend.usesGpu)
     throw new UserError(
       `learner.device is cuda, but ${backend.library} found no GPU it can use. Run node dist/cli.js doctor --cuda; the learner's log has TensorFlow's own reasons.`,
@@ -259,7 +259,7 @@ class TrainingLoop {
       iterations: counters.iteration,
       wall_seconds: wallSeconds,
       train_seconds: counters.trainSeconds,
-      backend: `${this.#parts.backend.name} (${this.#parts.backend.library})`,
+      backend: describeBackend(this.#parts.backend),
       commit: currentCommit(),
       checkpoint: newest,
       stopped: after === null,

@@ -12,7 +12,7 @@ import { checkpointFolder, trajectoriesFolder } from "../run/paths.js";
 import { readRunFiles, weightsAfter } from "../run/records.js";
 import { learningRateAt } from "./algorithms/schedule.js";
 import { Updater } from "./algorithms/update.js";
-import { startBackend } from "./backend/backend.js";
+import { describeBackend, startBackend } from "./backend/backend.js";
 import { TrainableModel, baseFromFolder } from "./policy/model.js";
 import type { TrainingBatch } from "./rollouts/rollout-source.js";
 import { Checkpoints } from "./training-state.js";
@@ -57,14 +57,15 @@ export async function replay(runDir: string, { step, model: moved, threads }: Re
   compareModel(runDir, run, false, near);
 
   const numThreads = threads || run.learner.threads || availableParallelism();
-  const { tf, name, library } = await startBackend(run.learner.backend, numThreads);
+  const backend = await startBackend(run.learner.backend, numThreads, run.learner.matmul);
+  const { tf } = backend;
   const shape = readModelConfig(run.model.path);
   const model = new TrainableModel(tf, shape, run, baseFromFolder(run.model.path, shape), checkpoints.weights);
   const training = { tf, run, model };
   const updater = new Updater(training);
   checkpoints.restore(updater);
   notes.push(
-    `from ${from === 0 ? "the base model" : checkpointFolder("", from)}, ${step - from - 1} iterations in between, by ${name} (${library}), threads: ${numThreads}`,
+    `from ${from === 0 ? "the base model" : checkpointFolder("", from)}, ${step - from - 1} iterations in between, by ${describeBackend(backend)}, threads: ${numThreads}`,
   );
   let result: Awaited<ReturnType<Updater["update"]>> | undefined;
   for (const { batch } of batches) {

@@ -5,9 +5,11 @@
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
+import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
+import { Draw } from "../../src/math/random.js";
 import { listCheckpoints } from "../../src/run/checkpoint.js";
-import { GatedRun, leftovers, printed } from "../support/chaos.js";
+import { GatedRun, launchSmall, leftovers, printed } from "../support/chaos.js";
 import { cleanUp, iterationsOf, livingMembers, reason, temporary, unrunnable, until } from "../support/run.js";
 
 afterAll(cleanUp);
@@ -23,10 +25,11 @@ const phases: Record<string, (runDir: string) => boolean> = {
 };
 const signals = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"] as const;
 const all = Object.keys(phases).flatMap((phase) => signals.map((signal) => [signal, phase] as const));
+const isLong = process.env["CHAOS"] === "full";
 const some = all.filter((_, i) => i % 5 === 0);
 
 describe.skipIf(unrunnable)(`a signal to the whole group${reason}`, { timeout: 120_000 }, () => {
-  it.each(process.env["CHAOS"] === "full" ? all : some)("%s while %s", async (signal, phase) => {
+  it.each(isLong ? all : some)("%s while %s", async (signal, phase) => {
     const isAtEnd = phase === "evaluating at the end";
     const steps = isAtEnd ? 2 : 6;
     const run = new GatedRun(
@@ -49,5 +52,32 @@ describe.skipIf(unrunnable)(`a signal to the whole group${reason}`, { timeout: 1
     if (signal === "SIGUSR1") expect(iterationsOf(runDir)).toHaveLength(steps);
     expect(livingMembers(session.pid)).toEqual([]);
     expect(leftovers(pids)).toEqual([]);
+  });
+});
+
+describe.skipIf(unrunnable)(`ends at any moment${reason}`, { timeout: 1_800_000 }, () => {
+  const ends = isLong ? 100 : 3;
+
+  it(`${ends} of them leave no process and no folder`, async () => {
+    const draw = new Draw(Number(process.env["FC_SEED"] ?? 1));
+    const met = new Set<number>();
+    for (let i = 0; i < ends; i++) {
+      const session = launchSmall(join(temporary(), "run"), "--max-steps", "4");
+      const { pid } = session;
+      let isOver = false;
+      void session.ended.then(() => (isOver = true));
+      const collect = setInterval(() => livingMembers(pid).forEach((member) => met.add(member)), 20);
+      await pause(draw.int(0, 4_000));
+      const how = draw.pick(["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "kill the launcher", "kill all"] as const);
+      // a run that has ended by itself counts as well
+      if (!isOver && how === "kill the launcher") process.kill(pid, "SIGKILL");
+      if (!isOver && how !== "kill the launcher") session.signalGroup(how === "kill all" ? "SIGKILL" : how);
+      await until(() => isOver && livingMembers(pid).length === 0);
+      clearInterval(collect);
+      // nobody is left to tidy up after a whole group: the next run does
+      if (how !== "kill all") expect(leftovers([...met]), `end ${i}: ${how}`).toEqual([]);
+    }
+    expect((await launchSmall(join(temporary(), "run"), "--max-steps", "1").ended).code).toBe(0);
+    expect(leftovers([...met])).toEqual([]);
   });
 });

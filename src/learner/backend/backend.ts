@@ -11,15 +11,23 @@ export type TF = typeof import("@tensorflow/tfjs");
 
 export type BackendName = "tensorflow" | "wasm" | "cpu";
 
+/** How factors of matrix products are rounded; sums are float32 in both. */
+export type MatmulPrecision = "float32" | "bfloat16";
+
 export interface BackendInfo {
   name: BackendName;
   usesGpu: boolean;
+  matmul: MatmulPrecision;
   /** What does the arithmetic, with its version. */
   library: string;
   /** Why each better backend was passed over; empty when the first one served. */
   why: string[];
   tf: TF;
 }
+
+/** What trains, in words: backend, library and how products are rounded. */
+export const describeBackend = ({ name, library, matmul }: BackendInfo): string =>
+  `${name} (${library}${matmul === "bfloat16" ? ", bfloat16 products" : ""})`;
 
 // tfjs-node-gpu requires `@tensorflow/tfjs` as CommonJS: this gives the same instance.
 const require = createRequire(import.meta.url);
@@ -31,15 +39,28 @@ export type BackendChoice = "auto" | BackendName;
 /**
  * Starts the first backend that passes a self-test: "auto" tries all, a name that one alone.
  * @param threads of TensorFlow, 0 = its choice; from a worker thread only under `env: SHARE_ENV`
+ * @param matmul of a process's first call; "auto" is bfloat16 where oneDNN multiplies it
  * @throws UserError when none (or not the one named) can be used, with each one's reason
  */
-export async function startBackend(choice: BackendChoice, threads: number): Promise<BackendInfo> {
+export async function startBackend(
+  choice: BackendChoice,
+  threads: number,
+  matmul: MatmulPrecision | "auto" = "float32",
+): Promise<BackendInfo> {
   const why: string[] = [];
   for (const name of choice === "auto" ? FASTEST_FIRST : [choice]) {
     try {
+      // oneDNN reads it at its first product; "" is its default, strict
+      if (name === "tensorflow") process.env["TF_SET_ONEDNN_FPMATH_MODE"] = matmul === "float32" ? "" : "BF16";
       const started = await start[name](threads);
       checkArithmetic(started.tf);
-      return { name, ...started, why };
+      const found = roundsFactors(started.tf) ? "bfloat16" : "float32";
+      if (matmul === "bfloat16" && found !== "bfloat16")
+        throw new Error(
+          "learner.matmul=bfloat16 needs TensorFlow on a processor whose bfloat16 products oneDNN uses for float32 " +
+            "arrays, such as one with AMX; auto takes it where it can be had",
+        );
+      return { name, ...started, matmul: found, why };
     } catch (error) {
       why.push(`${name}: ${messageOf(error)}`);
     }
@@ -49,7 +70,7 @@ export async function startBackend(choice: BackendChoice, threads: number): Prom
   throw new UserError(`${wanted} cannot be used (${why.join("; ")})${cure}`);
 }
 
-type Started = Omit<BackendInfo, "name" | "why">;
+type Started = Omit<BackendInfo, "name" | "why" | "matmul">;
 
 const start: Record<BackendName, (threads: number) => Promise<Started>> = {
   async tensorflow(threads) {
@@ -101,6 +122,12 @@ function restoreRemovedUtil(): void {
   const present = util as unknown as Record<string, unknown>;
   present["isNullOrUndefined"] ??= (value: unknown) => value === null || value === undefined;
   present["isArray"] ??= (value: unknown) => Array.isArray(value);
+}
+
+/** True when products round their factors to bfloat16, whose 8 bits do not hold 1 + 2⁻¹⁰. */
+function roundsFactors(tf: TF): boolean {
+  const shape: [number, number] = [64, 64];
+  return tf.tidy(() => tf.matMul(tf.fill(shape, 1 + 2 ** -10), tf.ones(shape)).dataSync())[0] === 64;
 }
 
 /**
