@@ -1,7 +1,7 @@
 import { mkdtempSync, readdirSync, rmSync, statSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import { Dealer } from "zeromq";
+import { Dealer, type Router } from "zeromq";
 import { describe, expect, it } from "vitest";
 import { WeightFetcher } from "../../../src/actors/weight-fetcher.js";
 import { WeightServer } from "../../../src/learner/rollouts/weight-server.js";
@@ -46,6 +46,11 @@ function connectFetcher(address: string, token = TOKEN) {
   return { fetcher, counts };
 }
 
+/** A test may be over, and its sockets closed, while a chunk is under way. */
+const unlessClosed = (socket: Dealer | Router) => (error: unknown) => {
+  if (!socket.closed) throw error;
+};
+
 /** Stands between fetcher and server; `tamper` may change a chunk's bytes. */
 async function startProxy(weightsAddress: string, tamper: (chunk: number, bytes: Buffer) => void): Promise<string> {
   const { addresses, cleanup } = resolveAddresses("ipc");
@@ -61,14 +66,14 @@ async function startProxy(weightsAddress: string, tamper: (chunk: number, bytes:
       client = identity!;
       await toBack.send(undamaged(frames));
     }
-  })();
+  })().catch(unlessClosed(back));
   void (async () => {
     for await (const frames of back) {
       const { header } = decode(weightsReply, frames.slice(0, -1));
       if (header.type === "chunk") tamper(header.chunk, frames[1]!);
       await front.send([client, ...frames]);
     }
-  })();
+  })().catch(unlessClosed(front));
   return addresses.weights;
 }
 
