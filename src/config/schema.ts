@@ -198,7 +198,7 @@ export const runConfigSchema = z.strictObject({
     matmul: z
       .enum(["float32", "bfloat16", "auto"])
       .default("float32")
-      .describe("factors of matrix products on the CPU; auto = bfloat16 where that is faster (AMX)"),
+      .describe("of large matrix products; auto = bfloat16 on a CPU that multiplies it"),
     threads: natural.default(0).describe("TensorFlow threads; 0 = all cores (actors pause while it trains)"),
     max_restarts: natural.default(3).describe("restarts of a dead learner within ten minutes; one more ends the run"),
   }),

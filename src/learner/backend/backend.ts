@@ -4,15 +4,13 @@ import { createRequire } from "node:module";
 import util from "node:util";
 import { messageOf, UserError } from "../../errors.js";
 import { nativeBindingPath } from "../../machine/native-binding.js";
+import { type MatmulPrecision, multipliesBfloat16, setMatmulPrecision } from "./products.js";
 import { overrideWasmKernels } from "./wasm-kernels.js";
 
 /** Take it from `startBackend`, never by an import of your own. */
 export type TF = typeof import("@tensorflow/tfjs");
 
 export type BackendName = "tensorflow" | "wasm" | "cpu";
-
-/** How factors of matrix products are rounded; sums are float32 in both. */
-export type MatmulPrecision = "float32" | "bfloat16";
 
 export interface BackendInfo {
   name: BackendName;
@@ -39,7 +37,7 @@ export type BackendChoice = "auto" | BackendName;
 /**
  * Starts the first backend that passes a self-test: "auto" tries all, a name that one alone.
  * @param threads of TensorFlow, 0 = its choice; from a worker thread only under `env: SHARE_ENV`
- * @param matmul of a process's first call; "auto" is bfloat16 where oneDNN multiplies it
+ * @param matmul "auto" is bfloat16 where TensorFlow computes on a processor that multiplies it
  * @throws UserError when none (or not the one named) can be used, with each one's reason
  */
 export async function startBackend(
@@ -50,17 +48,14 @@ export async function startBackend(
   const why: string[] = [];
   for (const name of choice === "auto" ? FASTEST_FIRST : [choice]) {
     try {
-      // oneDNN reads it at its first product; "" is its default, strict
-      if (name === "tensorflow") process.env["TF_SET_ONEDNN_FPMATH_MODE"] = matmul === "float32" ? "" : "BF16";
       const started = await start[name](threads);
       checkArithmetic(started.tf);
-      const found = roundsFactors(started.tf) ? "bfloat16" : "float32";
-      if (matmul === "bfloat16" && found !== "bfloat16")
-        throw new Error(
-          "learner.matmul=bfloat16 needs TensorFlow on a processor whose bfloat16 products oneDNN uses for float32 " +
-            "arrays, such as one with AMX; auto takes it where it can be had",
-        );
-      return { name, ...started, matmul: found, why };
+      const pays = name === "tensorflow" && !started.usesGpu && multipliesBfloat16();
+      const precision = matmul === "auto" ? (pays ? "bfloat16" : "float32") : matmul;
+      if (precision === "bfloat16" && name !== "tensorflow")
+        throw new Error("learner.matmul=bfloat16 needs TensorFlow; auto takes it where it can be had");
+      setMatmulPrecision(precision);
+      return { name, ...started, matmul: precision, why };
     } catch (error) {
       why.push(`${name}: ${messageOf(error)}`);
     }
@@ -122,12 +117,6 @@ function restoreRemovedUtil(): void {
   const present = util as unknown as Record<string, unknown>;
   present["isNullOrUndefined"] ??= (value: unknown) => value === null || value === undefined;
   present["isArray"] ??= (value: unknown) => Array.isArray(value);
-}
-
-/** True when products round their factors to bfloat16, whose 8 bits do not hold 1 + 2⁻¹⁰. */
-function roundsFactors(tf: TF): boolean {
-  const shape: [number, number] = [64, 64];
-  return tf.tidy(() => tf.matMul(tf.fill(shape, 1 + 2 ** -10), tf.ones(shape)).dataSync())[0] === 64;
 }
 
 /**

@@ -17,6 +17,7 @@ import { publishedLayout, hashLine, hashOfLines } from "../../model/identity.js"
 import { loadPacked, weightReader } from "../../model/model-weights.js";
 import { writeSafetensors } from "../../model/safetensors/write.js";
 import type { TF } from "../backend/backend.js";
+import { forgetConstants } from "../backend/products.js";
 import { splitFlat, type NamedWeights } from "./named-weights.js";
 
 /** Prefix of the separate value trunk's (or its adapters') names. */
@@ -170,6 +171,8 @@ export class TrainableModel {
 
   dispose(): void {
     this.flat.dispose();
-    if (this.#frozen !== null) this.#tf.dispose([...this.#frozen.values()]);
+    if (this.#frozen === null) return;
+    forgetConstants(this.#tf, this.#frozen.values());
+    this.#tf.dispose([...this.#frozen.values()]);
   }
 }

@@ -2,6 +2,7 @@
 import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
 import { type RotaryShape, rotaryCosSin } from "../../model/rotary.js";
 import type { TF } from "../backend/backend.js";
+import { matMul } from "../backend/products.js";
 
 type Save = (tensors: Tensor[]) => void;
 
@@ -51,11 +52,11 @@ export function product(tf: TF, x: Tensor, weight: Tensor, frozen = false): Tens
   return customGrad(tf, frozen ? [x] : [x, weight], (inputs, save) => {
     if (!frozen) save(inputs);
     return {
-      value: tf.matMul(inputs[0] as Tensor2D, weight as Tensor2D, false, true),
+      value: matMul(tf, inputs[0]!, weight, false, true, frozen),
       gradFunc: (dy, saved) => {
         const [x, savedWeight = weight] = saved as [Tensor?, Tensor?];
-        const dx = tf.matMul(dy as Tensor2D, savedWeight as Tensor2D);
-        return x === undefined ? [dx] : [dx, tf.matMul(dy as Tensor2D, x as Tensor2D, true, false)];
+        const dx = matMul(tf, dy, savedWeight, false, false, frozen);
+        return x === undefined ? [dx] : [dx, matMul(tf, dy, x, true)];
       },
     };
   }) as Tensor2D;

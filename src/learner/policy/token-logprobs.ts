@@ -1,6 +1,7 @@
 /** Log-probabilities and entropies of tokens, in chunks: [tokens, vocabulary] is never large. */
 import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
 import type { TF } from "../backend/backend.js";
+import { matMul } from "../backend/products.js";
 import { addGradient, customGrad } from "./primitives.js";
 
 /** Elements of one chunk of logits; more for a trained head, whose gradient each chunk repeats. */
@@ -29,7 +30,7 @@ export function tokenLogprobs(
 
   /** z [rows, V] logits less their largest, exp(z), and the sums of exp(z) [rows, 1]. */
   const distribution = (h: Tensor, head: Tensor): { z: Tensor; exp: Tensor; sum: Tensor } => {
-    const logits = tf.matMul(tf.mul(h, 1 / temperature) as Tensor2D, head as Tensor2D, false, true);
+    const logits = matMul(tf, tf.mul(h, 1 / temperature), head, false, true, frozenHead);
     const z: Tensor = tf.sub(logits, tf.max(logits, 1, true));
     logits.dispose();
     const exp: Tensor = tf.exp(z);
@@ -41,7 +42,7 @@ export function tokenLogprobs(
     const { z, exp, sum } = distribution(h, head);
     z.dispose();
     const chosen = tf.gather(head, tf.tensor1d(idsOf(start), "int32"));
-    const expected = tf.div(tf.matMul(exp as Tensor2D, head as Tensor2D), sum);
+    const expected = tf.div(matMul(tf, exp, head, false, false, true), sum);
     return tf.mul(tf.sub(chosen, expected), tf.mul(dLogprob, 1 / temperature));
   };
   const rowsOf = (x: Tensor, start: number): Tensor =>
@@ -94,8 +95,8 @@ export function tokenLogprobs(
               }
               return tf.mul(dz, 1 / temperature);
             }) as Tensor2D;
-            const dhPart: Tensor = tf.matMul(dLogits, savedHead as Tensor2D);
-            return frozenHead ? [dhPart] : [dhPart, tf.matMul(dLogits, hPart as Tensor2D, true, false)];
+            const dhPart: Tensor = matMul(tf, dLogits, savedHead, false, false, frozenHead);
+            return frozenHead ? [dhPart] : [dhPart, matMul(tf, dLogits, hPart, true)];
           }) as [Tensor, Tensor?];
           if (dHeadPart !== undefined) dHead = addGradient(tf, dHead, dHeadPart);
           return dhPart;
