@@ -7,6 +7,7 @@ import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { UserError } from "../errors.js";
 import { endWithError, heedRequests, tellLauncher } from "../protocol/child-process.js";
+import { removeLeftoversOf } from "../protocol/leftovers.js";
 import { readRunConfig } from "../run/run-config.js";
 
 const { values } = parseArgs({
@@ -18,6 +19,12 @@ const { values } = parseArgs({
   },
 });
 
+/** At once: another run may own the directory by now. An exit would abort a thread that receives. */
+function die(): void {
+  removeLeftoversOf(process.pid);
+  process.kill(process.pid, "SIGKILL");
+}
+
 async function main(): Promise<void> {
   if (values.config === undefined) throw new UserError("The learner needs --config FILE; the launcher gives it.");
   const run = readRunConfig(values.config);
@@ -26,7 +33,7 @@ async function main(): Promise<void> {
   heedRequests({
     stop: () => stop.abort(),
     checkpoint: () => (requests.checkpoint = true),
-    orphaned: () => process.exit(1),
+    orphaned: die,
   });
   const { runLearner } = await import("./loop.js");
   await runLearner(run, {

@@ -30,7 +30,9 @@ export function heedRequests({ stop, checkpoint, orphaned }: Requests): void {
   process.on("message", (message: LauncherMessage) =>
     message.type === "stop" ? stop("the launcher said stop") : checkpoint(),
   );
-  process.once("disconnect", orphaned);
+  // A launcher that went while modules were loaded has told nobody.
+  if (process.connected) process.once("disconnect", orphaned);
+  else orphaned();
   setInterval(() => tellLauncher({ type: "alive" }), LIFE_SIGN_MS).unref();
 }
 

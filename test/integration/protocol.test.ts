@@ -209,6 +209,20 @@ describe.skipIf(!built)("learner and actors as processes (run `npm run build` fi
     expect(await second.stats()).toMatchObject({ journal_groups_reused: expect.any(Number), actors_live: 0 });
   });
 
+  it("actor and learner end when their launcher went before they listened", async () => {
+    const run = makeRun();
+    const source = await startSource(run);
+    const actor = startActor(run, source);
+    const learner = track(
+      fork(join(root, "dist/learner/main.js"), ["--config", run.file], { stdio: ["ignore", "pipe", "pipe", "ipc"] }),
+    );
+    const exits = [exitOf(actor), once(learner, "exit")];
+    actor.disconnect();
+    learner.disconnect();
+    expect(await exits[0]).toMatchObject({ code: 0, stderr: expect.stringContaining("the launcher is gone") });
+    expect(await exits[1]).toEqual([null, "SIGKILL"]);
+  });
+
   it("an actor stops with 0 when the learner ends, when told by its parent, and when its parent is gone", async () => {
     const run = makeRun();
     const source = await startSource(run);
