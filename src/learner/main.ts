@@ -19,7 +19,7 @@ const { values } = parseArgs({
   },
 });
 
-/** At once: another run may own the directory by now. An exit would abort a thread that receives. */
+/** At once: another run may own the directory now. An exit would abort a thread that receives. */
 function die(): void {
   removeLeftoversOf(process.pid);
   process.kill(process.pid, "SIGKILL");
