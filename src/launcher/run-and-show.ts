@@ -37,7 +37,21 @@ export async function runAndShow(
   const view = createView(process.stdout, header, run.max_steps);
   const record = recordedView(logFile(runDir, "launcher"), header, run.max_steps);
   removeAbandoned();
-  const supervised = new Supervisor({
+  // before there is a child: a signal that comes meanwhile is heard once the supervisor is there
+  const signals = heedSignals(
+    (signal) => {
+      const line = `${signal}: writing a checkpoint, then stopping. Once more kills everything at once.`;
+      record.note(line);
+      view.note(line);
+      supervised.stop();
+    },
+    () => supervised.kill(),
+    (signal) => {
+      view.note(`${signal}: a checkpoint is written after the iteration at hand.`);
+      supervised.checkpoint();
+    },
+  );
+  const supervised: Supervisor = new Supervisor({
     runDir,
     run,
     threads,
@@ -53,23 +67,11 @@ export async function runAndShow(
     onActors: view.actors,
     cleanUpAfter: removeLeftoversOf,
   });
-  const signals = heedSignals(
-    (signal) => {
-      const line = `${signal}: writing a checkpoint, then stopping. Once more kills everything at once.`;
-      record.note(line);
-      view.note(line);
-      supervised.stop();
-    },
-    () => supervised.kill(),
-    (signal) => {
-      view.note(`${signal}: a checkpoint is written after the iteration at hand.`);
-      supervised.checkpoint();
-    },
-  );
   const { summary, failure } = await supervised.ended;
   signals.release();
   view.close();
   if (summary !== undefined) process.stdout.write(`${report(summary, shortPath(runDir))}\n`);
+  else if (failure === undefined) process.stdout.write("Stopped before anything was learned: nothing to save.\n");
   if (failure === undefined) return signals.exitCode() ?? 0;
   record.note(`error: ${failure}`);
   process.stderr.write(`error: ${failure}\n`);

@@ -8,6 +8,7 @@ import type { RunConfig } from "../config/schema.js";
 import { deviceEnv } from "../machine/devices.js";
 import { TOKEN_VARIABLE, type ProgressEvent, type RunSummary } from "../protocol/progress.js";
 import { processStat } from "../protocol/process-stat.js";
+import { isStopSignal } from "../run/children.js";
 import { recordIncident } from "../run/incidents.js";
 import { configFile, logFile } from "../run/paths.js";
 import { rotateLogs } from "../run/rotate-logs.js";
@@ -126,7 +127,11 @@ export class Supervisor {
       const collapse = event.type === "iteration" ? this.#collapse.see(event.metrics) : null;
       if (collapse !== null) this.#tell("learner", collapse);
     });
-    learner.process.on("close", (code, signal) => this.#learnerEnded(learner.explain(code, signal)));
+    learner.process.on("close", (code, signal) => {
+      // It dies of a signal that asks only while it loads: there is nothing to save yet.
+      if (this.#isEnding && signal !== null && isStopSignal(signal)) this.#endActors();
+      else this.#learnerEnded(learner.explain(code, signal));
+    });
   }
 
   #learnerEnded(why: string): void {

@@ -8,6 +8,8 @@ const SAME_SIGNAL_MS = 1000;
 const TAIL_LINES = 20;
 
 const STOP = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
+/** True for a signal that asks to stop; SIGKILL asks nobody. */
+export const isStopSignal = (signal: NodeJS.Signals): boolean => STOP.some((name) => name === signal);
 const CHECKPOINT = ["SIGUSR1", "SIGUSR2"] as const;
 
 /**

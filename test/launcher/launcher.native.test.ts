@@ -19,7 +19,7 @@ beforeEach(() => {
   return () => {
     // after a failed test; their children follow when the channel closes
     for (const launcher of launchers.splice(0)) launcher.kill("SIGKILL");
-    rmSync(runDir, { recursive: true });
+    rmSync(runDir, { recursive: true, maxRetries: 10 });
   };
 });
 
@@ -343,6 +343,17 @@ describe.skipIf(!built)("the launcher as a process", () => {
     child.kill("SIGTERM");
     expect(await exited).toBe(143);
     expect(text.out).toContain("--resume");
+  });
+
+  test("a signal while the learner loads ends with its exit code: nothing was there to save", async () => {
+    const { child, exited, text } = launch({ FAKE_LEARNER: "loading" });
+    await expect.poll(() => existsSync(join(runDir, "run/pids"))).toBe(true);
+    // the terminal's signal reaches both
+    process.kill(Number(lines("run/pids")[0]), "SIGTERM");
+    child.kill("SIGTERM");
+    expect(await exited).toBe(143);
+    expect(text.err).toBe("");
+    expect(text.out).toContain("Stopped before anything was learned");
   });
 
   test("a second signal kills at once", async () => {
