@@ -30,11 +30,7 @@ async function main(): Promise<void> {
   const run = readRunConfig(values.config);
   const stop = new AbortController();
   const requests = { checkpoint: false };
-  heedRequests({
-    stop: () => stop.abort(),
-    checkpoint: () => (requests.checkpoint = true),
-    orphaned: die,
-  });
+  heedRequests({ stop: () => stop.abort(), checkpoint: () => (requests.checkpoint = true), orphaned: die });
   const { runLearner } = await import("./loop.js");
   await runLearner(run, {
     runDir: dirname(values.config),

@@ -294,7 +294,11 @@ describe("resume", () => {
       max_steps: 9,
       actors: { ...config.actors, num: 2 },
     });
-    const memory = ["--tokens_per_microbatch=64", "--model.gradient_checkpointing=true", "--selftest.max_logprob_gap=1"];
+    const memory = [
+      "--tokens_per_microbatch=64",
+      "--model.gradient_checkpointing=true",
+      "--selftest.max_logprob_gap=1",
+    ];
     expect(resumeConfig(readRunConfig(stored), memory).config).toEqual({
       ...config,
       tokens_per_microbatch: 64,
