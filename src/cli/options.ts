@@ -27,8 +27,11 @@ export function addEngineOptions(command: Command, maxRows: number): Command {
         .default("auto"),
     )
     .addOption(
-      new Option("--dtype <name>", "of linear layers, keys and values; float16 is meant for cuda")
-        .choices(["float32", "float16"])
+      new Option(
+        "--dtype <name>",
+        "of linear layers, keys and values; float16 is meant for cuda; int8: linear layers on a CPU",
+      )
+        .choices(["float32", "float16", "int8"])
         .default("float32"),
     )
     .option("--engines <n>", "engines, each in a thread of its own, that share the work", atLeast(1), 1)

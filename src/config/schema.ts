@@ -175,9 +175,9 @@ export const runConfigSchema = z.strictObject({
       .default("cpu")
       .describe("where actors compute; cuda fails at start where it cannot be used"),
     dtype: z
-      .enum(["float32", "float16"])
+      .enum(["float32", "float16", "int8"])
       .default("float32")
-      .describe("of the actors' linear layers, keys and values; float16 is meant for cuda"),
+      .describe("of linear layers, keys and values; float16 is meant for cuda; int8 is for linear layers on a CPU"),
     threads: natural.default(0).describe("ONNX Runtime threads per actor; 0 = shared out by the launcher"),
     max_rows: count.default(256).describe("completions in flight per actor"),
     segment_length: count

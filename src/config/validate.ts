@@ -21,8 +21,15 @@ const PPO_KEYS = new Set(
 /** Other systems' sampling knobs: any would make the sampled distribution unlike the trained. */
 const SAMPLING_KEYS = new Set(["top_p", "top_k", "min_p", "repetition_penalty"]);
 
-/** Nats; a smaller limit on the largest gap is not meant for float16. */
-const FLOAT16_GAP = 1e-3;
+/** The least limit on the largest gap, in nats, that a dtype can pass, and what to set instead. */
+const GAPS: Record<RunConfig["actors"]["dtype"], { readonly least: number; readonly limits: string }> = {
+  float32: { least: 0, limits: "a larger one" },
+  float16: {
+    least: 1e-3,
+    limits: "selftest.max_logprob_gap=null, selftest.mean_logprob_gap=0.02 and selftest.p99_logprob_gap=0.1",
+  },
+  int8: { least: 0.1, limits: "selftest.max_logprob_gap=null and selftest.mean_logprob_gap=0.1" },
+};
 
 /**
  * Checks one layer (a file, or one flag) by itself, so that a message can name its origin.
@@ -160,15 +167,20 @@ export function unusedKeyNote(key: string, algo: RunConfig["algo"]): string | un
   return !readsKey(algo, key) ? `--${key} has no effect: ${algo.toUpperCase()} does not read it.` : undefined;
 }
 
-/** Some gate must hold, and one that float16 can pass: it is off by about 1e-2 nats. */
+/** Some gate must hold, and one that the dtype can pass: float16 is off by about 1e-2 nats. */
 function checkSelftest({ actors, selftest }: RunConfig): void {
   const { max_logprob_gap: max, mean_logprob_gap: mean, p99_logprob_gap: p99 } = selftest;
   if (max === null && mean === null && p99 === null)
     throw new UserError(
       "selftest: max_logprob_gap, mean_logprob_gap and p99_logprob_gap are all null, so that actor and learner would never be compared. Give one of them a limit.",
     );
-  if (actors.dtype === "float16" && max !== null && max < FLOAT16_GAP)
+  if (actors.dtype === "int8" && actors.device === "cuda")
     throw new UserError(
-      `actors.dtype is float16, whose log-probabilities differ from the learner's by more than selftest.max_logprob_gap (${max}). Set selftest.max_logprob_gap=null, selftest.mean_logprob_gap=0.02 and selftest.p99_logprob_gap=0.1, or actors.dtype=float32.`,
+      "actors.dtype=int8: expected actors.device=cpu, where it is faster, found cuda. Take float16 there.",
+    );
+  const { least, limits } = GAPS[actors.dtype];
+  if (max !== null && max < least)
+    throw new UserError(
+      `actors.dtype is ${actors.dtype}, whose log-probabilities differ from the learner's by more than selftest.max_logprob_gap (${max}). Set ${limits}, or actors.dtype=float32.`,
     );
 }

@@ -1,4 +1,5 @@
 /** What is asked of a generation engine, in token ids: it knows no text, rewards or sockets. */
+import type { WeightDtype } from "./graph/numeric.js";
 import type { PolicyVersion } from "../model/identity.js";
 import type { LoraSpec } from "../model/lora.js";
 import type { FinishReason, Sampling, Timing } from "../protocol/messages.js";
@@ -63,8 +64,8 @@ export interface EngineOptions {
   readonly segmentLength: number;
   /** Default cpu. */
   readonly device?: "cpu" | "cuda";
-  /** Number type of linear layers, keys and values; default float32. */
-  readonly dtype?: "float32" | "float16";
+  /** Number type of linear layers, keys and values; int8: of linear layers. Default float32. */
+  readonly dtype?: WeightDtype;
 }
 
 export interface Engine {

@@ -38,7 +38,7 @@ export class OrtEngine implements Engine {
     options: EngineOptions,
     lora: AdaptersOnBase | null = null,
   ): Promise<OrtEngine> {
-    const initializers = options.device === "cuda" || options.dtype === "float16";
+    const initializers = options.device === "cuda" || (options.dtype ?? "float32") !== "float32";
     const weights = await (initializers ? weightsAsInitializers : weightsAsInputs)(shape, options, lora);
     return new OrtEngine(shape, options, weights);
   }

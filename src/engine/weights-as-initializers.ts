@@ -11,7 +11,8 @@ import { layoutSize, weightLayout, type LayoutEntry } from "../model/layout.js";
 import { weightReader } from "../model/model-weights.js";
 import type { AdaptersOnBase, EngineOptions } from "./engine-types.js";
 import { adapterInputs, fillAdapter } from "./graph/adapters.js";
-import type { Numeric } from "./graph/numeric.js";
+import { quantize, scaleName } from "./graph/int8.js";
+import { type Numeric, weightDtype } from "./graph/numeric.js";
 import { buildPrefillGraph } from "./graph/qwen2.js";
 import { buildSegmentGraph } from "./graph/segment.js";
 import { WEIGHTS_FILE, byteLength, storedWeights } from "./graph/weight-file.js";
@@ -31,7 +32,11 @@ export async function weightsAsInitializers(
   lora: AdaptersOnBase | null,
 ): Promise<EngineWeights> {
   const adapters = lora === null ? [] : adapterInputs(shape, lora.spec);
-  const numeric: Numeric = { dtype: options.dtype ?? "float32", weights: "initializers", adapters };
+  const { dtype = "float32" } = options;
+  const numeric: Numeric =
+    dtype === "int8"
+      ? { dtype: "float32", int8: true, weights: "initializers", adapters }
+      : { dtype, weights: "initializers", adapters };
   const narrow = await halfConverter(options.threads);
   if (options.device === "cuda") await checkCuda();
   const layout = publishedLayout(shape, lora?.spec ?? null);
@@ -106,8 +111,8 @@ async function makeSessions(making: Making, read: (entry: LayoutEntry) => Float3
 }
 
 /** Shared memory where the weights fit, else the folder for temporary files. */
-function roomyFolder(shape: ModelConfig, { dtype }: Numeric): string {
-  const last = storedWeights(shape, dtype).at(-1)!;
+function roomyFolder(shape: ModelConfig, numeric: Numeric): string {
+  const last = storedWeights(shape, weightDtype(numeric)).at(-1)!;
   const needed = last.position + byteLength(last);
   for (const folder of ["/dev/shm", tmpdir()]) {
     if (!existsSync(folder)) continue;
@@ -123,10 +128,12 @@ function roomyFolder(shape: ModelConfig, { dtype }: Numeric): string {
 /** Writes every initializer; returns the hash of the weights in their published form. */
 async function writeWeights(
   path: string,
-  { shape, numeric: { dtype }, narrow }: Making,
+  { shape, numeric, narrow }: Making,
   read: (entry: LayoutEntry) => Float32Array,
 ): Promise<string> {
-  const stored = storedWeights(shape, dtype);
+  const stored = storedWeights(shape, weightDtype(numeric));
+  /** Weights that are rounded when all their parameters are there. */
+  const whole = new Map<string, { readonly values: Float32Array; missing: number }>();
   const lines: string[] = [];
   const fd = openSync(path, "wx", 0o600);
   try {
@@ -137,6 +144,20 @@ async function writeWeights(
       for (const weight of stored) {
         const start = entry.offset - weight.offset;
         if (start < 0 || start >= weight.shape.reduce((a, b) => a * b, 1)) continue;
+        if (weight.name.endsWith(".scale")) continue; // written with its weight
+        if (weight.dtype === "int8") {
+          const size = byteLength(weight);
+          const gathered = whole.get(weight.name) ?? { values: new Float32Array(size), missing: size };
+          whole.set(weight.name, gathered);
+          gathered.values.set(values, start);
+          gathered.missing -= values.length;
+          if (gathered.missing > 0) continue;
+          whole.delete(weight.name);
+          const rounded = quantize(gathered.values, weight.shape[0]!);
+          writeFully(fd, rounded.values, weight.position);
+          writeFully(fd, rounded.scales, stored.find(({ name }) => name === scaleName(weight.name))!.position);
+          continue;
+        }
         const width = weight.dtype === "float16" ? 2 : 4;
         for (let at = 0; at < values.length; at += CHUNK) {
           const part = values.slice(at, at + CHUNK);

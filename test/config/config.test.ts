@@ -234,6 +234,8 @@ describe("refusals", () => {
     [["--reward.overlong_buffer=64", "--max_completion_length=64"], /reward.overlong_buffer \(64\) must be smaller/],
     [["--actors.max_rows=4"], /actors.max_rows \(4\) must be at least num_generations \(8\)/],
     [["--actors.dtype=float16"], /selftest.max_logprob_gap \(0.0001\).*Set selftest.max_logprob_gap=null/],
+    [["--actors.dtype=int8"], /actors.dtype is int8.*Set selftest.max_logprob_gap=null and selftest.mean_logprob_gap/],
+    [["--actors.dtype=int8", "--actors.device=cuda"], /actors.dtype=int8: expected actors.device=cpu/],
     [["--selftest.max_logprob_gap=null"], /all null, so that actor and learner would never be compared/],
     [["--learner.device=cuda", "--learner.backend=wasm"], /learner.backend=wasm computes on the CPU only/],
     [["--transport.address=tcp://10.0.0.1:5555"], /Other hosts are refused/],

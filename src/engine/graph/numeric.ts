@@ -8,6 +8,8 @@ import type { AdapterInput } from "./adapters.js";
 export interface Numeric {
   /** Number type of the linear layers (weights, biases, outputs) and of keys and values. */
   readonly dtype: "float32" | "float16";
+  /** Linear layers multiply 8-bit integers (int8.ts); `dtype` is float32 then. */
+  readonly int8?: boolean;
   /** Weights are inputs, fed at each run, or initializers, loaded when the session is made. */
   readonly weights: "inputs" | "initializers";
   /** Linear layers multiply weights from the left (`linear` in qwen2.ts); never with adapters. */
@@ -19,7 +21,13 @@ export interface Numeric {
 /** Everything float32, weights as inputs: on CPU a new policy then costs a copy. */
 export const CPU_FLOAT32: Numeric = { dtype: "float32", weights: "inputs", adapters: [] };
 
-/** LM head: always float32, so with float16 it is stored apart from a tied embedding. */
-export function headName(shape: ModelConfig, { dtype }: Pick<Numeric, "dtype">): string {
+/** How the weights of linear layers are stored. */
+export type WeightDtype = Numeric["dtype"] | "int8";
+
+export const weightDtype = ({ dtype, int8 }: Pick<Numeric, "dtype" | "int8">): WeightDtype =>
+  int8 === true ? "int8" : dtype;
+
+/** LM head: never float16, so but for float32 it is stored apart from a tied embedding. */
+export function headName(shape: ModelConfig, dtype: WeightDtype): string {
   return shape.tieWordEmbeddings && dtype === "float32" ? "embedding" : "lm_head";
 }

@@ -1,7 +1,7 @@
 /** A small ONNX graph builder and its protobuf encoding: the part of onnx.proto3 we need. */
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 
-export const DATA_TYPE = { float32: 1, int32: 6, int64: 7, bool: 9, float16: 10 } as const;
+export const DATA_TYPE = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, bool: 9, float16: 10 } as const;
 export type DataType = keyof typeof DATA_TYPE;
 /** A number is a fixed size, a string names a dynamic one. */
 export type Dim = number | string;
@@ -73,6 +73,10 @@ export class Graph {
 
   int32(value: number): string {
     return this.#constant(`int32(${value})`, "int32", [], Int32Array.of(value));
+  }
+
+  uint8(value: number): string {
+    return this.#constant(`uint8(${value})`, "uint8", [], Uint8Array.of(value));
   }
 
   float(value: number): string {

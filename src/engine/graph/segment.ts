@@ -9,7 +9,7 @@
  * see qwen2.ts; S steps, V vocabulary, K stop ids.
  */
 import type { ModelConfig } from "../../model/config.js";
-import { CPU_FLOAT32, headName, type Numeric } from "./numeric.js";
+import { CPU_FLOAT32, headName, type Numeric, weightDtype } from "./numeric.js";
 import { Graph, type DataType, type Dim } from "./onnx.js";
 import {
   addAndNorm,
@@ -220,7 +220,7 @@ function forward(b: Graph, shape: ModelConfig, numeric: Numeric, at: StepInputs)
     ({ normed: x, residual } = addAndNorm(b, shape, numeric, next));
     return { k, v };
   });
-  return { logits: linear(b, numeric, x, headName(shape, numeric)), grown };
+  return { logits: linear(b, numeric, x, headName(shape, weightDtype(numeric))), grown };
 }
 
 function concat(g: Graph, parts: readonly string[]): string {

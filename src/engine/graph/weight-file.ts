@@ -1,6 +1,7 @@
 /** The file of a graph's initializers: what lies where. */
 import type { ModelConfig } from "../../model/config.js";
-import { headName, type Numeric } from "./numeric.js";
+import { scaleName } from "./int8.js";
+import { headName, type WeightDtype } from "./numeric.js";
 import { layerNames, weightViews, type WeightView } from "./weights.js";
 
 /** Name of the file with the initializers, beside the model file. */
@@ -9,30 +10,49 @@ export const WEIGHTS_FILE = "weights.bin";
 const ALIGNMENT = 4096;
 
 export interface StoredWeight extends WeightView {
-  readonly dtype: Numeric["dtype"];
+  readonly dtype: WeightDtype;
   readonly position: number;
 }
 
-/** Every initializer, in the order of the file. */
-export function storedWeights(shape: ModelConfig, dtype: Numeric["dtype"]): StoredWeight[] {
+/**
+ * Every initializer, in the order of the file. An int8 weight is [in, out], followed by its scales.
+ */
+export function storedWeights(shape: ModelConfig, dtype: WeightDtype): StoredWeight[] {
   const views = weightViews(shape);
-  if (shape.tieWordEmbeddings && dtype === "float16") views.push({ ...views[0]!, name: "lm_head" });
+  if (shape.tieWordEmbeddings && dtype !== "float32") views.push({ ...views[0]!, name: "lm_head" });
   let position = 0;
-  return views.map((view) => {
-    const wide = view.name === "lm_head" || view.name.endsWith("norm");
-    const stored: StoredWeight = { ...view, dtype: wide ? "float32" : dtype, position };
+  const place = (view: WeightView, type: WeightDtype): StoredWeight => {
+    const stored: StoredWeight = { ...view, dtype: type, position };
     position = Math.ceil((position + byteLength(stored)) / ALIGNMENT) * ALIGNMENT;
     return stored;
+  };
+  return views.flatMap((view) => {
+    const { name } = view;
+    if (dtype === "int8" && isLinear(name)) {
+      const width = view.shape.at(-1)!;
+      const out = view.shape.reduce((a, b) => a * b, 1) / width;
+      return [
+        place({ ...view, shape: [width, out] }, "int8"),
+        place({ ...view, name: scaleName(name), shape: [out] }, "float32"),
+      ];
+    }
+    const isWide = dtype === "int8" || name === "lm_head" || name.endsWith("norm");
+    return [place(view, isWide ? "float32" : dtype)];
   });
 }
 
+const isLinear = (name: string): boolean => name === "lm_head" || /\.(qkv|o|gate|up|down)$/.test(name);
+
 /** Weights that come after the last layer's keys and values, where the prefill graph ends. */
-export function beyondPrefill(shape: ModelConfig, dtype: Numeric["dtype"]): ReadonlySet<string> {
+export function beyondPrefill(shape: ModelConfig, dtype: WeightDtype): ReadonlySet<string> {
   const { o, postNorm, gate, up, down } = layerNames(shape.numLayers - 1);
-  const head = headName(shape, { dtype });
-  return new Set([o, postNorm, gate, up, down, "final_norm", ...(head === "embedding" ? [] : [head])]);
+  const head = headName(shape, dtype);
+  const names = [o, postNorm, gate, up, down, "final_norm", ...(head === "embedding" ? [] : [head])];
+  return new Set([...names, ...names.map(scaleName)]);
 }
 
+const BYTES: Record<WeightDtype, number> = { float32: 4, float16: 2, int8: 1 };
+
 export function byteLength({ shape, dtype }: Pick<StoredWeight, "shape" | "dtype">): number {
-  return shape.reduce((a, b) => a * b, 1) * (dtype === "float16" ? 2 : 4);
+  return shape.reduce((a, b) => a * b, 1) * BYTES[dtype];
 }

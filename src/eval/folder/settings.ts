@@ -23,7 +23,7 @@ export const settingsSchema = z.object({
   weights_sha256: z.string(),
   /** Where the engines computed; before there was a choice, neither was written. */
   device: z.enum(["cpu", "cuda"]).default("cpu"),
-  dtype: z.enum(["float32", "float16"]).default("float32"),
+  dtype: z.enum(["float32", "float16", "int8"]).default("float32"),
 });
 
 export type EvalSettings = z.infer<typeof settingsSchema>;

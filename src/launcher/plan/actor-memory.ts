@@ -87,7 +87,8 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
   const [onGpu, inRam] = [itemsOn(where), itemsOn("ram")];
   // weight-fetcher.ts: one buffer, used again
   const staging = inRam("staging of fetched weights", published * 4, "lora.enabled");
-  if (where === "ram") {
+  const { dtype } = run.actors;
+  if (where === "ram" && dtype === "float32") {
     return [
       staging,
       // weights-as-inputs.ts: read in place
@@ -106,7 +107,6 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
   }
   // weights-as-initializers.ts: two sessions, each with a copy of what it uses.
   // Without LoRA a new policy is two new sessions, and the old ones go before the new ones come.
-  const { dtype } = run.actors;
   const stored = storedWeights(model, dtype);
   const unused = beyondPrefill(model, dtype);
   const sum = (weights: readonly StoredWeight[]): number =>

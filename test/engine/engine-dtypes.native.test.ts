@@ -1,6 +1,6 @@
 /**
- * The graphs made for CUDA (float16, weights as initializers, LoRA beside the base), run on the
- * CPU.
+ * The graphs with weights as initializers and LoRA beside the base: float16, made for CUDA, and
+ * int8. All run on the CPU.
  */
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { OrtEngine } from "../../src/engine/engine.js";
 import type { EngineOptions, GeneratedGroup, GenerateRequest } from "../../src/engine/engine-types.js";
+import { quantize } from "../../src/engine/graph/int8.js";
 import { UserError } from "../../src/errors.js";
 import { parseModelConfig, type ModelConfig } from "../../src/model/config.js";
 import { layoutSize, weightLayout, type LayoutEntry } from "../../src/model/layout.js";
@@ -75,25 +76,36 @@ function modelFolder(config: ModelConfig, packed: Float32Array): string {
   return folder;
 }
 
-describe.each(Object.entries(configs))("float16, %s", (_, config) => {
+const INT8: EngineOptions = { ...FULL, dtype: "int8" };
+/** By how much log-probabilities may differ from float32's, and surely do. */
+const kinds: [string, EngineOptions, { readonly most: number; readonly least: number }][] = [
+  ["float16", HALF, { most: 2e-2, least: 1e-6 }],
+  ["int8", INT8, { most: 0.1, least: 1e-4 }],
+];
+
+describe.each(
+  kinds.flatMap(([dtype, options, gap]) =>
+    Object.entries(configs).map(([name, config]) => ({ dtype, options, gap, name, config })),
+  ),
+)("$dtype, $name", ({ options, gap: { most, least }, config }) => {
   const layout = weightLayout(config);
 
   it("whole policies: the logprobs and the hash are float32's, before and after a refresh", async () => {
-    const half = await OrtEngine.create(config, HALF);
+    const rounded = await OrtEngine.create(config, options);
     const full = await OrtEngine.create(config, FULL);
     const seen: number[][] = [];
     for (const seed of [1, 2]) {
       const packed = weights(layout, seed, 0.7);
-      const version = await half.load(packed, seed);
+      const version = await rounded.load(packed, seed);
       expect(version).toEqual({ iteration: seed, sha256: hashPacked(packed, layout) });
       await full.load(packed, seed);
-      seen.push(await logprobs(half));
+      seen.push(await logprobs(rounded));
       const gap = largestGap(seen.at(-1)!, await logprobs(full));
-      expect(gap).toBeLessThan(2e-2);
-      expect(gap).toBeGreaterThan(1e-6); // float16 was at work
+      expect(gap).toBeLessThan(most);
+      expect(gap).toBeGreaterThan(least);
     }
     expect(largestGap(seen[0]!, seen[1]!)).toBeGreaterThan(0.1);
-    await half.dispose();
+    await rounded.dispose();
     await full.dispose();
   });
 
@@ -104,20 +116,51 @@ describe.each(Object.entries(configs))("float16, %s", (_, config) => {
     const spec = { r: 3, lora_alpha: 6, lora_dropout: 0, target_modules };
     const packed = weights(layout, 1, 0.7);
     const lora = { spec, baseFolder: modelFolder(config, packed) };
-    const half = await OrtEngine.create(config, HALF, lora);
+    const rounded = await OrtEngine.create(config, options, lora);
     const full = await OrtEngine.create(config, FULL, lora);
     const adapterLayout = loraLayout(config, spec);
     const base = new Float32Array(layoutSize(adapterLayout));
     const adapters = weights(adapterLayout, 3, 0.5);
-    await half.load(base, 0);
-    const without = await logprobs(half);
-    expect(await half.load(adapters, 1)).toEqual(await full.load(adapters, 1));
-    const withAdapters = await logprobs(half);
-    expect(largestGap(withAdapters, await logprobs(full))).toBeLessThan(2e-2);
+    await rounded.load(base, 0);
+    const without = await logprobs(rounded);
+    expect(await rounded.load(adapters, 1)).toEqual(await full.load(adapters, 1));
+    const withAdapters = await logprobs(rounded);
+    expect(largestGap(withAdapters, await logprobs(full))).toBeLessThan(most);
     expect(largestGap(withAdapters, without)).toBeGreaterThan(0.1);
-    await half.dispose();
+    await rounded.dispose();
     await full.dispose();
   });
+});
+
+it("int8 rounds each row by itself: an answer is the same to the bit alone and beside others", async () => {
+  const config = configs["qwen2, tied head"];
+  const engine = await OrtEngine.create(config, INT8);
+  await engine.load(weights(weightLayout(config), 4, 0.7), 0);
+  const together = await logprobs(engine);
+  const alone: number[] = [];
+  for (const request of requests) {
+    engine.submit(request);
+    while (engine.pending > 0)
+      for (const group of await engine.step()) for (const { logprobs } of group.completions) alone.push(...logprobs);
+  }
+  expect(largestGap(together, alone)).toBeLessThan(1e-5);
+  await engine.dispose();
+});
+
+it("int8 weights are rounded to nearest, a scale for each output, and turned", () => {
+  const width = 70;
+  const weight = Float32Array.from({ length: 130 * width }, (_, i) => Math.sin(i) * (1 + (i % 7)));
+  weight.fill(0, 3 * width, 4 * width);
+  const { values, scales } = quantize(weight, width);
+  for (let o = 0; o < 130; o++) {
+    const row = weight.subarray(o * width, (o + 1) * width);
+    const largest = Math.max(...row.map(Math.abs));
+    if (largest > 0) expect(scales[o]).toBeCloseTo(largest / 127, 6);
+    row.forEach((value, i) => {
+      const error = Math.abs(values[i * 130 + o]! * scales[o]! - value);
+      expect(error).toBeLessThanOrEqual(scales[o]! * 0.5001);
+    });
+  }
 });
 
 it("greedy tokens of float16 are as probable in float32 as float32's own, within its rounding", async () => {
