@@ -80,7 +80,13 @@ function evaluationSteps(
   const maxNewTokens = definition.eval.max_new_tokens ?? trained.max_completion_length;
   const { system_prompt: system, prompt_suffix: suffix } = trained.data;
   const { device, dtype, max_rows, segment_length } = trained.actors;
-  const engines = { device, dtype, "max-rows": Math.max(max_rows, samples), "segment-length": segment_length };
+  // int8 is for sampling what is learned from; a model is judged by its own weights
+  const engines = {
+    device,
+    dtype: dtype === "int8" ? "float32" : dtype,
+    "max-rows": Math.max(max_rows, samples),
+    "segment-length": segment_length,
+  };
   const asTrained = { ...(system !== null && { system }), ...(suffix !== "" && { "prompt-suffix": suffix }) };
   const answers = (modes.includes("greedy") ? 1 : 0) + (modes.includes("sampled") ? samples : 0);
   return prompts.map((prompt): StudyStep => {
