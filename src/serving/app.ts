@@ -14,6 +14,9 @@ import { chatChoice, chatDelta, completionChoice } from "./responses.js";
 import { type ServedModel, chatWork, checkName, completionWork } from "./work.js";
 
 const MAX_BODY_BYTES = 8 << 20;
+/** Bodies of open requests, in bytes; one of unknown length counts as the largest. */
+const MAX_BODIES_BYTES = 1 << 30;
+const ROUTES = "/v1/completions, /v1/chat/completions, /v1/models and /health";
 
 export interface AppOptions {
   readonly pool: EnginePool;
@@ -42,6 +45,15 @@ export function createApp(options: AppOptions) {
   const tooLarge = (): never => {
     throw new RequestError(413, `the body exceeds ${MAX_BODY_BYTES} bytes`);
   };
+  let bodies = 0;
+  app.use(async (c, next) => {
+    const length = c.req.header("Content-Length");
+    const size = length !== undefined ? Number(length) : c.req.method === "GET" ? 0 : MAX_BODY_BYTES;
+    if (size <= MAX_BODY_BYTES && bodies + size > MAX_BODIES_BYTES)
+      throw new RequestError(503, "the bodies of open requests take all the room there is for them; try again later");
+    bodies += size;
+    await next().finally(() => (bodies -= size));
+  });
   app.use(bodyLimit({ maxSize: MAX_BODY_BYTES, onError: tooLarge }));
 
   app.get("/health", (c) =>
@@ -60,7 +72,7 @@ export function createApp(options: AppOptions) {
   });
   addCompletions(app, answering, options);
   addChatCompletions(app, answering, options);
-  app.notFound((c) => c.json(errorBody(404, `there is no ${c.req.method} ${c.req.path}`), 404));
+  app.notFound((c) => c.json(errorBody(404, `there is no ${c.req.method} ${c.req.path}; served are ${ROUTES}`), 404));
   app.onError((error, c) => answering.refuse(error, c));
   return {
     fetch: app.fetch,

@@ -285,7 +285,7 @@ describe("limits", () => {
     ["chat/completions", { messages: [{ role: "tool", content: "a" }] }, 400, /^messages\.0\.role: /],
     ["chat/completions", { messages: [{ role: "user", content: "a" }], tools: [{}] }, 400, /^tools/],
     ["chat/completions", { messages: [{ role: "user", content: "a" }], top_logprobs: 1 }, 400, /expects logprobs true/],
-    ["embeddings", { input: "a" }, 404, /there is no POST \/v1\/embeddings/],
+    ["embeddings", { input: "a" }, 404, /there is no POST \/v1\/embeddings; served are \/v1\/completions/],
   ])("%s with %j is refused by OpenAI's error", async (path, body, status, message) => {
     const response = await post(`/v1/${path}`, { model: "starter", ...body });
     expect(response.status).toBe(status);
@@ -300,6 +300,17 @@ describe("limits", () => {
     expect((await post("/v1/completions", "{")).status).toBe(400);
     const plain = { headers: { "Content-Type": "text/plain" } };
     expect((await post("/v1/completions", { model: "starter", prompt: "a" }, plain)).status).toBe(415);
+  });
+
+  test("bodies that do not come leave room for those that ask for none", async () => {
+    const apart = createApp(settings);
+    const half: object = { duplex: "half" };
+    const stalled = (): RequestInit => ({ body: new ReadableStream({ pull: () => new Promise(() => {}) }), ...half });
+    for (let i = 0; i < 128; i++) void post("/v1/completions", "", stalled(), apart);
+    const refused = await post("/v1/completions", { model: "starter", prompt: "a" }, {}, apart);
+    expect(refused.status).toBe(503);
+    expect(((await refused.json()) as ErrorAnswer).error.message).toMatch(/bodies of open requests/);
+    expect((await apart.request("/health")).status).toBe(200);
   });
 });
 
