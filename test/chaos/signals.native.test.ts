@@ -2,15 +2,17 @@
  * Signals in every phase of a run: it ends with a checkpoint and the documented exit code, without
  * a stack, and leaves nothing behind. CHAOS=full tries every signal in every phase, else one each.
  */
+import { execFile, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
+import { promisify } from "node:util";
 import { afterAll, describe, expect, it } from "vitest";
 import { Draw } from "../../src/math/random.js";
 import { listCheckpoints } from "../../src/run/checkpoint.js";
-import { GatedRun, launchSmall, leftovers, printed } from "../support/chaos.js";
-import { cleanUp, iterationsOf, livingMembers, reason, temporary, unrunnable, until } from "../support/run.js";
+import { GatedRun, SMALL, launchSmall, leftovers, printed } from "../support/chaos.js";
+import { cleanUp, iterationsOf, livingMembers, reason, root, temporary, unrunnable, until } from "../support/run.js";
 
 afterAll(cleanUp);
 
@@ -81,5 +83,21 @@ describe.skipIf(unrunnable)(`ends at any moment${reason}`, { timeout: 1_800_000 
     }
     expect((await launchSmall(join(temporary(), "run"), "--max-steps", "1").ended).code).toBe(0);
     expect(leftovers([...met])).toEqual([]);
+  });
+});
+
+const hasPython = spawnSync("python3", ["--version"]).status === 0;
+const noPython = hasPython ? "" : " (skipped: no python3 to make a terminal)";
+
+describe.skipIf(unrunnable || !hasPython)(`a terminal${reason}${noPython}`, { timeout: 120_000 }, () => {
+  it("that is closed asks the run to stop: a checkpoint, exit code 129, no abort", async () => {
+    const runDir = join(temporary(), "run");
+    const words = ["--algo", "grpo", "--run-dir", runDir, "--max-steps", "100000", ...SMALL];
+    const launch = [process.execPath, join(root, "dist/launch.js"), ...words];
+    const fixture = join(root, "test/fixtures/close-terminal.py");
+    const { stdout } = await promisify(execFile)("python3", [fixture, join(runDir, "metrics.jsonl"), ...launch]);
+    expect(stdout).toBe("129\n");
+    expect(listCheckpoints(runDir).at(-1)).toBe(iterationsOf(runDir).at(-1));
+    expect(printed(runDir)).toMatch(/SIGHUP: writing a checkpoint/);
   });
 });
