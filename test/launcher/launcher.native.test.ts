@@ -347,7 +347,7 @@ describe.skipIf(!built)("the launcher as a process", () => {
 
   test("a signal while the learner loads ends with its exit code: nothing was there to save", async () => {
     const { child, exited, text } = launch({ FAKE_LEARNER: "loading" });
-    await expect.poll(() => existsSync(join(runDir, "run/pids"))).toBe(true);
+    await expect.poll(() => existsSync(join(runDir, "run/pids")), { timeout: 30_000 }).toBe(true);
     // the terminal's signal reaches both
     process.kill(Number(lines("run/pids")[0]), "SIGTERM");
     child.kill("SIGTERM");

@@ -1,7 +1,9 @@
 /** What a killed process leaves is removed at once; what a living one uses is not. */
+import { spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
+import { once } from "node:events";
 import { expect, it } from "vitest";
 import { ownFolder, removeAbandoned } from "../../src/protocol/leftovers.js";
 import { processStat } from "../../src/protocol/process-stat.js";
@@ -21,5 +23,17 @@ it("removes the folders of dead processes and of pids that were used again, and 
     expect(readdirSync(root).toSorted()).toEqual(kept.toSorted());
   } finally {
     rmSync(root, { recursive: true });
+  }
+});
+
+it("a process that was killed and that nobody has waited for is gone", async () => {
+  // the shell becomes a program that never asks after its child
+  const parent = spawn("sh", ["-c", "sleep 0 & echo $!; exec sleep 60"], { stdio: ["ignore", "pipe", "ignore"] });
+  try {
+    const [pid] = (await once(parent.stdout, "data")) as [Buffer];
+    await expect.poll(() => processStat(Number(pid)), { timeout: 20_000 }).toBeNull();
+    process.kill(Number(pid), 0); // it has its number still
+  } finally {
+    parent.kill("SIGKILL");
   }
 });
