@@ -8,6 +8,8 @@ export interface BenchContext {
   readonly llama: boolean;
   /** Folder of SmolLM2-135M in Hugging Face's format; null = not there. */
   readonly smollm2: string | null;
+  /** Folder of Qwen2.5-Coder-0.5B-Instruct; null = not there. */
+  readonly qwen: string | null;
   /** Folder with GSM8K's train.jsonl; null = not there, and the starter's problems stand in. */
   readonly gsm8k: string | null;
   /** Few repeats of small cases: to see that everything runs, not to be believed. */

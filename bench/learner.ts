@@ -4,13 +4,13 @@
  */
 import type { BenchContext, BenchResult, CaseResult, Skipped } from "./bench.js";
 import { interleave, type Measure } from "./measure.js";
-import { gsm8kPrompts, noSmollm2, starterModel, starterPrompts, type Prompts } from "./models.js";
+import { gsm8kPrompts, noQwen, noSmollm2, starterModel, starterPrompts, type Prompts } from "./models.js";
 import { withAdapter } from "./random-model.js";
 import type { LearnerGroup, LearnerReply, LearnerRequest, RolloutReply, RolloutRequest } from "./requests.js";
 import { Side, closing } from "./side.js";
 
 /** All sides must compute the same gradient, or the comparison is of nothing. */
-const MAX_GRADIENT_GAP = { tensorflow: 0.001, wasm: 0.005 };
+const MAX_GRADIENT_GAP = { tensorflow: 0.001, wasm: 0.005, bfloat16: 0.03 };
 const MAX_NEW_TOKENS = 64;
 export const PADDED = "torch, padded batch";
 export const PACKED = "torch, packed batch";
@@ -24,6 +24,7 @@ export interface LearnerCase {
   readonly threads: 1 | 2;
   readonly trained: "full" | "LoRA";
   readonly backend: LearnerRequest["backend"];
+  readonly matmul?: LearnerRequest["matmul"];
   /** TRL's per_device_train_batch_size. */
   readonly rowsPerMicrobatch: number;
 }
@@ -80,6 +81,26 @@ export async function benchLearner135m(context: BenchContext): Promise<BenchResu
   ]);
 }
 
+export async function benchLearner05b(context: BenchContext): Promise<BenchResult | Skipped> {
+  const { qwen, gsm8k, quick } = context;
+  if (qwen === null) return noQwen;
+  const common = {
+    model: qwen,
+    prompts: gsm8kPrompts(qwen, gsm8k),
+    kind: "shared",
+    groups: 1,
+    groupSize: quick ? 2 : 8,
+    threads: 2,
+    backend: "tensorflow",
+    trained: "LoRA",
+    rowsPerMicrobatch: 8,
+  } as const;
+  const cases: LearnerCase[] = [{ ...common }, { ...common, matmul: "bfloat16" }];
+  return resultOf(context, "Learner step, Qwen2.5-Coder-0.5B", cases, quick ? 1 : 3, [
+    "The peers compute in float32 in both cases.",
+  ]);
+}
+
 async function resultOf(
   { python, progress }: BenchContext,
   title: string,
@@ -90,7 +111,8 @@ async function resultOf(
   const cases: CaseResult[] = [];
   for (const one of wanted) {
     const { kind, groups, groupSize, threads, trained, backend } = one;
-    const how = `${trained === "LoRA" ? ", LoRA" : ""}${backend === "wasm" ? ", wasm" : ""}`;
+    const rounded = one.matmul === "bfloat16" ? ", ours bfloat16" : "";
+    const how = `${trained === "LoRA" ? ", LoRA" : ""}${backend === "wasm" ? ", wasm" : ""}${rounded}`;
     const name = `${kind} prompts, ${groups} × ${groupSize} completions${how}, threads: ${threads}`;
     const { settings, ...measured } = await learnerCase(python, one, repeats);
     cases.push({ name, settings: { kind, groups, groupSize, trained, backend, threads, ...settings }, ...measured });
@@ -106,7 +128,7 @@ async function resultOf(
       `One GRPO iteration on the model's own completions (to the stop token, at most ${MAX_NEW_TOKENS} tokens): advantages, forward, backward, clipping, AdamW. The rate is near 0, so that every repeat is the same step.`,
       "torch, padded: a row for each completion, logits of all completion places (as TRL). torch, packed: a row for each group, prompt once, logits of completion tokens only, a mask keeps completions apart.",
       "unrelated: one completion a prompt, so every advantage is 0 and all sides train on an entropy bonus (without it we would skip such groups). LoRA: r 16 on every linear layer, all sides from the same adapters.",
-      "Before anything is timed, the gradient norms of all sides at the first step must agree to 0.1 % (wasm: 0.5 %).",
+      "Before anything is timed, the gradient norms of all sides at the first step must agree to 0.1 % (wasm: 0.5 %, bfloat16: 3 %).",
       ...notes,
     ],
   };
@@ -136,7 +158,8 @@ export async function learnerCase(
       if (torch !== null && packedPeer) peers[PACKED] = seconds(PACKED, torch, "packed");
       const measured = await interleave(seconds("ours", ours, "packed"), peers, repeats);
       const [low, high] = [Math.min(...Object.values(norms)), Math.max(...Object.values(norms))];
-      if (high - low > MAX_GRADIENT_GAP[one.backend] * high)
+      const gap = MAX_GRADIENT_GAP[one.matmul === "bfloat16" ? "bfloat16" : one.backend];
+      if (high - low > gap * high)
         throw new Error(`gradient norms differ, the sides do not compute the same step: ${JSON.stringify(norms)}`);
       const gradNorms = Object.entries(norms).map(([who, norm]) => [`gradNorm ${who}`, norm] as const);
       const promptTokens = request.groups.reduce((sum, { promptIds }) => sum + promptIds.length, 0);
@@ -149,7 +172,7 @@ export async function learnerCase(
 
 /** Completions sampled by our engine; every second one of a group earns the reward. */
 async function requestOf(ours: Side, c: LearnerCase, adapter: string | null): Promise<Omit<LearnerRequest, "layout">> {
-  const { model, groups: count, groupSize, backend, rowsPerMicrobatch } = c;
+  const { model, groups: count, groupSize, backend, rowsPerMicrobatch, matmul = "float32" } = c;
   const { prompts, stopIds, padId } = c.prompts;
   const asked = prompts(0, count);
   const { completions, logprobs } = await ours.ask<RolloutReply>({
@@ -175,5 +198,5 @@ async function requestOf(ours: Side, c: LearnerCase, adapter: string | null): Pr
     };
   });
   const entropyCoef = groupSize === 1 ? 0.01 : 0;
-  return { op: "learner", model, adapter, groups, entropyCoef, backend, rowsPerMicrobatch, padId };
+  return { op: "learner", model, adapter, groups, entropyCoef, backend, matmul, rowsPerMicrobatch, padId };
 }

@@ -10,11 +10,11 @@ import { benchEndToEnd, benchEndToEnd10m } from "./end-to-end.js";
 import { benchGrowth } from "./growth.js";
 import { benchLimits } from "./limits.js";
 import { benchLearning } from "./learning.js";
-import { benchLearner, benchLearner135m } from "./learner.js";
-import { findGsm8k, findSmollm2 } from "./models.js";
+import { benchLearner, benchLearner05b, benchLearner135m } from "./learner.js";
+import { findGsm8k, findQwen, findSmollm2 } from "./models.js";
 import { findPeers } from "./python.js";
 import { busyShare, machine, save, table, writeTables } from "./report.js";
-import { benchRollout135m } from "./rollout-135m.js";
+import { benchRollout05b, benchRollout135m } from "./rollout-real.js";
 import { benchRollout } from "./rollout.js";
 import { benchRefresh } from "./refresh.js";
 import { benchTransport } from "./transport.js";
@@ -22,8 +22,10 @@ import { benchTransport } from "./transport.js";
 const benches: Readonly<Record<string, Bench>> = {
   rollout: benchRollout,
   "rollout-135m": benchRollout135m,
+  "rollout-0.5b": benchRollout05b,
   learner: benchLearner,
   "learner-135m": benchLearner135m,
+  "learner-0.5b": benchLearner05b,
   "end-to-end": benchEndToEnd,
   "end-to-end-10m": benchEndToEnd10m,
   learning: benchLearning,
@@ -45,6 +47,7 @@ async function main(): Promise<number> {
       "interpreter that has bench/peers/requirements*.txt (default: a venv in the cache, made once)",
     )
     .option("--smollm2 <dir>", "SmolLM2-135M's folder (default: FINELLAMA_SMOLLM2, then the cache)")
+    .option("--qwen <dir>", "Qwen2.5-Coder-0.5B's folder (default: FINELLAMA_QWEN, then models/qwen2.5-coder-0.5b)")
     .option("--gsm8k <dir>", "folder with GSM8K's train.jsonl (default: ../shared/gsm8k, then the starter's problems)")
     .parse();
   const options = program.opts<{
@@ -53,6 +56,7 @@ async function main(): Promise<number> {
     tables?: true;
     python?: string;
     smollm2?: string;
+    qwen?: string;
     gsm8k?: string;
   }>();
   const { only, quick = false, python } = options;
@@ -75,6 +79,7 @@ async function main(): Promise<number> {
     python: peers.python,
     llama: peers.llama,
     smollm2: findSmollm2(options.smollm2),
+    qwen: findQwen(options.qwen),
     gsm8k: findGsm8k(options.gsm8k),
     quick,
     progress,

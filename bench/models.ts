@@ -66,6 +66,20 @@ export const noSmollm2 = {
     "SmolLM2-135M is not there; python test/reference/smollm2_model.py writes it, --smollm2 DIR or FINELLAMA_SMOLLM2 name another folder",
 };
 
+/**
+ * The folder that the user named, or the one that test/reference/qwen_coder_model.py writes without
+ * an argument; null when it is not there.
+ */
+export function findQwen(given: string | undefined): string | null {
+  const folder = given ?? process.env["FINELLAMA_QWEN"] ?? repositoryFile("models/qwen2.5-coder-0.5b");
+  return existsSync(join(folder, "model.safetensors")) ? folder : null;
+}
+
+export const noQwen = {
+  skipped:
+    "Qwen2.5-Coder-0.5B is not there; python test/reference/qwen_coder_model.py models/qwen2.5-coder-0.5b writes it, --qwen DIR or FINELLAMA_QWEN name another folder",
+};
+
 /** The folder that the user named, or ../shared/gsm8k; null when it has no train.jsonl. */
 export function findGsm8k(given: string | undefined): string | null {
   const folder = given ?? repositoryFile("../shared/gsm8k");

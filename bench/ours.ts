@@ -23,12 +23,12 @@ const LEARNING_RATE = 1e-10;
 const engines = new Map<string, OrtEngine>();
 const learners = new Map<string, Updater>();
 
-async function engineOf({ model, rows }: RolloutRequest): Promise<OrtEngine> {
-  const key = `${model} ${rows}`;
+async function engineOf({ model, rows, dtype = "float32" }: RolloutRequest): Promise<OrtEngine> {
+  const key = `${model} ${rows} ${dtype}`;
   const found = engines.get(key);
   if (found !== undefined) return found;
   const config = readModelConfig(model);
-  const engine = await OrtEngine.create(config, { threads, maxRows: rows, segmentLength: 8 });
+  const engine = await OrtEngine.create(config, { threads, maxRows: rows, segmentLength: 8, dtype });
   await engine.load(loadPacked(model, config), 0);
   engines.set(key, engine);
   return engine;
@@ -57,11 +57,11 @@ async function rollout(request: RolloutRequest): Promise<RolloutReply> {
   };
 }
 
-async function updaterOf({ model, adapter, entropyCoef, backend }: LearnerRequest): Promise<Updater> {
+async function updaterOf({ model, adapter, entropyCoef, backend, matmul }: LearnerRequest): Promise<Updater> {
   const key = `${model} ${adapter} ${entropyCoef}`;
   const found = learners.get(key);
   if (found !== undefined) return found;
-  const { tf } = await startBackend(backend, threads);
+  const { tf } = await startBackend(backend, threads, matmul);
   const run = runConfigSchema.parse({
     model: { path: model },
     lora: { enabled: adapter !== null },

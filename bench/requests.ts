@@ -19,6 +19,8 @@ export interface RolloutRequest {
   readonly stopIds: readonly number[];
   readonly padId: number;
   readonly seed: number;
+  /** Ours alone; the peers compute in float32. */
+  readonly dtype?: "float32" | "int8";
 }
 
 export interface RolloutReply {
@@ -49,6 +51,8 @@ export interface LearnerRequest {
   readonly entropyCoef: number;
   /** Ours alone; the first request of a process decides. */
   readonly backend: "tensorflow" | "wasm";
+  /** Ours alone; the peers compute in float32. */
+  readonly matmul: "float32" | "bfloat16";
   /** torch alone (ours packs by a budget of tokens). */
   readonly layout: "padded" | "packed";
   readonly rowsPerMicrobatch: number;

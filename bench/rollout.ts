@@ -84,6 +84,8 @@ export interface RolloutCase {
   readonly completions: number;
   readonly maxNewTokens: number;
   readonly repeats: number;
+  /** Ours; the peers compute in float32. */
+  readonly dtype?: "float32" | "int8";
   /** Tokens of the untimed run: a large model is warm after a few. */
   readonly warmUpTokens?: number;
 }
@@ -114,6 +116,7 @@ export async function rolloutCase(c: RolloutCase): Promise<Omit<CaseResult, "nam
             stopIds: lengths === "real" ? c.prompts.stopIds : [],
             padId: c.prompts.padId,
             seed: repeat + 1,
+            ...(c.dtype !== undefined && { dtype: c.dtype }),
           } satisfies RolloutRequest),
         ),
       );

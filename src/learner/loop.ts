@@ -31,7 +31,7 @@ import {
 import { rolloutMetrics } from "./algorithms/metrics.js";
 import { Updater } from "./algorithms/update.js";
 import { type BackendInfo, describeBackend, startBackend } from "./backend/backend.js";
-import { GapMeter, SELFTEST_COMPLETIONS, checkGap } from "./logprob-gap.js";
+import { GapMeter, SELFTEST_COMPLETIONS, checkGap, describeGap } from "./logprob-gap.js";
 import { TrainableModel, baseFromFolder } from "./policy/model.js";
 import type { RolloutSource, TrainingBatch } from "./rollouts/rollout-source.js";
 import { unlessStopped } from "./stop.js";
@@ -227,7 +227,10 @@ class TrainingLoop {
     const request = { iteration, mode: "sampled", n: SELFTEST_COMPLETIONS, purpose: "selftest" } as const;
     this.#options.send({ type: "phase", name: "comparing actor and learner" });
     const answers = await unlessStopped(() => this.#parts.source.evaluate(request), this.#options.stop);
-    if (answers !== null) checkGap(await this.#gap.measure(answers.tasks, answers.groups), this.#run.selftest);
+    if (answers === null) return;
+    const gap = await this.#gap.measure(answers.tasks, answers.groups);
+    checkGap(gap, this.#run.selftest);
+    if (gap !== null) this.#options.send({ type: "log", message: describeGap(gap, this.#run) });
   }
 
   #validate(when: "before" | "after" | number): Promise<Validation | null> {

@@ -1,12 +1,12 @@
 /**
- * (a) Rollout tokens/s, SmolLM2-135M on questions of GSM8K: our engine against transformers'
- * generate and llama.cpp.
+ * (a) Rollout tokens/s, SmolLM2-135M and Qwen2.5-Coder-0.5B on questions of GSM8K: our engine
+ * against transformers' generate and llama.cpp.
  */
 import type { BenchContext, BenchResult, CaseResult, Skipped } from "./bench.js";
 import { float32Gguf } from "./gguf.js";
-import { gsm8kPrompts, noSmollm2, type Prompts } from "./models.js";
+import { gsm8kPrompts, noQwen, noSmollm2, type Prompts } from "./models.js";
 import type { RolloutReply, RolloutRequest } from "./requests.js";
-import { rolloutCase, type ModelAt } from "./rollout.js";
+import { rolloutCase, type ModelAt, type RolloutCase } from "./rollout.js";
 import { Side, closing } from "./side.js";
 
 const THREADS = 2;
@@ -15,25 +15,43 @@ const LLAMA = "llama.cpp f32";
 /** More of them would be equal too, until two logits are closer than rounding. */
 const GREEDY_TOKENS = 16;
 
-const loads = [
+type Load = Pick<RolloutCase, "lengths" | "rows" | "completions" | "maxNewTokens" | "dtype">;
+
+const loads135m: readonly Load[] = [
   { lengths: "real", rows: 16, completions: 32, maxNewTokens: 160 },
   { lengths: "fixed", rows: 16, completions: 16, maxNewTokens: 64 },
   { lengths: "fixed", rows: 1, completions: 1, maxNewTokens: 64 },
-] as const;
-const quickLoads = [
+];
+const loads05b: readonly Load[] = [
+  { lengths: "real", rows: 32, completions: 32, maxNewTokens: 128 },
+  { lengths: "real", rows: 32, completions: 32, maxNewTokens: 128, dtype: "int8" },
+  { lengths: "fixed", rows: 1, completions: 1, maxNewTokens: 64 },
+];
+const quickLoads: readonly Load[] = [
   { lengths: "real", rows: 16, completions: 16, maxNewTokens: 8 },
-  { lengths: "fixed", rows: 1, completions: 1, maxNewTokens: 8 },
-] as const;
+  { lengths: "fixed", rows: 1, completions: 1, maxNewTokens: 8, dtype: "int8" },
+];
 
 export async function benchRollout135m(context: BenchContext): Promise<BenchResult | Skipped> {
-  const { python, llama, smollm2, gsm8k, quick, progress } = context;
-  if (smollm2 === null) return noSmollm2;
-  const prompts = gsm8kPrompts(smollm2, gsm8k);
-  const ours: ModelAt = { side: Side.ours(THREADS), model: smollm2 };
+  return context.smollm2 === null ? noSmollm2 : benchModel(context, "SmolLM2-135M", context.smollm2, loads135m);
+}
+
+export async function benchRollout05b(context: BenchContext): Promise<BenchResult | Skipped> {
+  return context.qwen === null ? noQwen : benchModel(context, "Qwen2.5-Coder-0.5B", context.qwen, loads05b);
+}
+
+async function benchModel(
+  { python, llama, gsm8k, quick, progress }: BenchContext,
+  title: string,
+  model: string,
+  loads: readonly Load[],
+): Promise<BenchResult> {
+  const prompts = gsm8kPrompts(model, gsm8k);
+  const ours: ModelAt = { side: Side.ours(THREADS), model };
   const peers: Record<string, ModelAt> = {};
-  if (python !== null) peers[GENERATE] = { side: Side.torch(python, THREADS), model: smollm2 };
+  if (python !== null) peers[GENERATE] = { side: Side.torch(python, THREADS), model };
   if (python !== null && llama)
-    peers[LLAMA] = { side: Side.llama(python, THREADS), model: await float32Gguf(python, smollm2, progress) };
+    peers[LLAMA] = { side: Side.llama(python, THREADS), model: await float32Gguf(python, model, progress) };
   const sides = [ours, ...Object.values(peers)];
   const cases: CaseResult[] = [];
   await closing(
@@ -43,20 +61,21 @@ export async function benchRollout135m(context: BenchContext): Promise<BenchResu
       for (const load of quick ? quickLoads : loads) {
         const repeats = quick ? 1 : 3;
         const measured = await rolloutCase({ ours: [ours], peers, prompts, ...load, repeats, warmUpTokens: 8 });
-        const name = `${load.lengths} lengths, B = ${load.rows}, ${load.completions} × ≤ ${load.maxNewTokens} tokens`;
+        const rounded = load.dtype === "int8" ? ", ours int8" : "";
+        const name = `${load.lengths} lengths${rounded}, B = ${load.rows}, ${load.completions} × ≤ ${load.maxNewTokens} tokens`;
         cases.push({ name, ...measured, settings: { threads: THREADS, ...measured.settings } });
         progress(name);
       }
     },
   );
   return {
-    title: `Rollout, SmolLM2-135M, ${THREADS} threads`,
+    title: `Rollout, ${title}, ${THREADS} threads`,
     unit: "tokens/s",
     better: "higher",
     peerNames: [GENERATE, LLAMA],
     cases,
     notes: [
-      `Prompts: ${gsm8k === null ? "the starter's problems (GSM8K is not there)" : "questions of GSM8K's training set"}; float32 on every side. real lengths: to the stop token, which counts; fixed: no stop.`,
+      `Prompts: ${gsm8k === null ? "the starter's problems (GSM8K is not there)" : "questions of GSM8K's training set"}; float32 on every side, but where ours is int8. real lengths: to the stop token, which counts; fixed: no stop.`,
       "B: completions in flight (generate: batch size, batches one after the other; llama.cpp: sequences, a free place is filled at once); groups of 8 share a prompt (B = 1: no group).",
       `Before anything is timed, the first ${GREEDY_TOKENS} greedy tokens of all sides must be equal.`,
     ],
