@@ -89,6 +89,10 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
   const inRam = (name: string, elements: number) => itemsOn("ram")(name, elements * bytes);
   return [
     item(lora === null ? "reference policy" : "frozen base", frozen, lora === null ? "beta, kl_coef" : "model.path"),
+    // products.ts: two bytes an element; where "auto" takes float32, nothing
+    ...(lora === null || run.learner.matmul === "float32"
+      ? []
+      : [item("the base rounded to bfloat16", frozen / 2, "learner.matmul")]),
     item("trainable vector", P, "lora.enabled"),
     item("AdamW: two moments", 2 * P, "lora.enabled"),
     item("gradient and views of the vector", copies * P + embedding, "lora.enabled"),

@@ -94,6 +94,8 @@ describe("items by hand", () => {
     // A [2, 8] and B [8, 2] in each of two layers
     expect(bytesOf(learnerItems(run({ ...small, lora }), tiny, "ram"), "trainable")).toBe(4 * 64);
     expect(bytesOf(learnerItems(run({ ...small, lora }), tiny, "ram"), "frozen")).toBe(4 * 1272);
+    const learner = { matmul: "bfloat16" };
+    expect(bytesOf(learnerItems(run({ ...small, lora, learner }), tiny, "ram"), "the base rounded")).toBe(2 * 1272);
     const ppo = { ...small, lora, algo: "ppo", value_model: "separate" };
     expect(bytesOf(learnerItems(run(ppo), tiny, "ram"), "trainable")).toBe(4 * (2 * 64 + 9));
   });
