@@ -5,7 +5,7 @@
  */
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
-import { UserError } from "../errors.js";
+import { UserError, messageOf } from "../errors.js";
 import { endWithError, heedRequests, tellLauncher } from "../protocol/child-process.js";
 import { removeLeftoversOf } from "../protocol/leftovers.js";
 import { readRunConfig } from "../run/run-config.js";
@@ -19,9 +19,19 @@ const { values } = parseArgs({
   },
 });
 
+const DIE_ATTEMPTS = 20;
+
 /** At once: another run may own the directory now. An exit would abort a thread that receives. */
 function die(): void {
-  removeLeftoversOf(process.pid);
+  // its dispatcher thread may be writing weights there
+  for (let attempt = 0; attempt < DIE_ATTEMPTS; attempt++) {
+    try {
+      removeLeftoversOf(process.pid);
+      break;
+    } catch (error) {
+      if (attempt === DIE_ATTEMPTS - 1) console.error(`could not remove this process's folders: ${messageOf(error)}`);
+    }
+  }
   process.kill(process.pid, "SIGKILL");
 }
 

@@ -6,7 +6,8 @@ import { LIFE_SIGN_MS, type LauncherMessage, type ProgressEvent } from "./progre
 /** Sends an event to the launcher; without one it is printed as JSON. */
 export function tellLauncher(event: ProgressEvent): void {
   if (process.send === undefined) console.log(JSON.stringify(event));
-  else if (process.connected) process.send(event);
+  // the callback takes the error of a launcher that has just gone; "disconnect" follows
+  else if (process.connected) process.send(event, undefined, undefined, () => {});
 }
 
 export interface Requests {

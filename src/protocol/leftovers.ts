@@ -27,9 +27,10 @@ export function sharedMemoryFolder(root = SHARED_MEMORY): { folder: string; clea
   }
 }
 
-/** Removes the folders of one process, which is gone. */
+/** Removes the folders of one process, which is gone, or whose threads may write there still. */
 export function removeLeftoversOf(pid: number): void {
-  for (const { folder, owner } of ownedFolders()) if (owner === pid) rmSync(folder, { recursive: true, force: true });
+  const options = { recursive: true, force: true, maxRetries: 10, retryDelay: 5 };
+  for (const { folder, owner } of ownedFolders()) if (owner === pid) rmSync(folder, options);
 }
 
 /** Removes the folders of all processes that are gone. Other users' are not ours to remove. */
