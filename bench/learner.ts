@@ -59,19 +59,22 @@ export async function benchLearner(context: BenchContext): Promise<BenchResult> 
   ]);
 }
 
-export async function benchLearner135m(context: BenchContext): Promise<BenchResult | Skipped> {
-  const { smollm2, gsm8k, quick } = context;
-  if (smollm2 === null) return noSmollm2;
-  const common = {
-    model: smollm2,
-    prompts: gsm8kPrompts(smollm2, gsm8k),
+/** What the cases of a real model on questions of GSM8K share. */
+const realModelCase = (model: string, { gsm8k, quick }: BenchContext) =>
+  ({
+    model,
+    prompts: gsm8kPrompts(model, gsm8k),
     kind: "shared",
-    groups: quick ? 1 : 2,
     groupSize: quick ? 2 : 8,
     threads: 2,
     backend: "tensorflow",
     rowsPerMicrobatch: 8,
-  } as const;
+  }) as const;
+
+export async function benchLearner135m(context: BenchContext): Promise<BenchResult | Skipped> {
+  const { smollm2, gsm8k, quick } = context;
+  if (smollm2 === null) return noSmollm2;
+  const common = { ...realModelCase(smollm2, context), groups: quick ? 1 : 2 };
   const cases: LearnerCase[] = [
     { ...common, trained: "full" },
     { ...common, trained: "LoRA" },
@@ -82,20 +85,10 @@ export async function benchLearner135m(context: BenchContext): Promise<BenchResu
 }
 
 export async function benchLearner05b(context: BenchContext): Promise<BenchResult | Skipped> {
-  const { qwen, gsm8k, quick } = context;
+  const { qwen, quick } = context;
   if (qwen === null) return noQwen;
-  const common = {
-    model: qwen,
-    prompts: gsm8kPrompts(qwen, gsm8k),
-    kind: "shared",
-    groups: 1,
-    groupSize: quick ? 2 : 8,
-    threads: 2,
-    backend: "tensorflow",
-    trained: "LoRA",
-    rowsPerMicrobatch: 8,
-  } as const;
-  const cases: LearnerCase[] = [{ ...common }, { ...common, matmul: "bfloat16" }];
+  const common = { ...realModelCase(qwen, context), groups: 1, trained: "LoRA" } as const;
+  const cases: LearnerCase[] = [common, { ...common, matmul: "bfloat16" }];
   return resultOf(context, "Learner step, Qwen2.5-Coder-0.5B", cases, quick ? 1 : 3, [
     "The peers compute in float32 in both cases.",
   ]);

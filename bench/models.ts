@@ -56,24 +56,21 @@ function padOf(model: string): number | undefined {
  * it is not there.
  */
 export function findSmollm2(given: string | undefined): string | null {
-  const folder =
-    given ?? process.env["FINELLAMA_SMOLLM2"] ?? join(homedir(), ".cache/finellama-rl/smollm2-135m-instruct");
-  return existsSync(join(folder, "model.safetensors")) ? folder : null;
+  return modelIn(
+    given ?? process.env["FINELLAMA_SMOLLM2"] ?? join(homedir(), ".cache/finellama-rl/smollm2-135m-instruct"),
+  );
 }
+
+const modelIn = (folder: string): string | null => (existsSync(join(folder, "model.safetensors")) ? folder : null);
 
 export const noSmollm2 = {
   skipped:
     "SmolLM2-135M is not there; python test/reference/smollm2_model.py writes it, --smollm2 DIR or FINELLAMA_SMOLLM2 name another folder",
 };
 
-/**
- * The folder that the user named, or the one that test/reference/qwen_coder_model.py writes without
- * an argument; null when it is not there.
- */
-export function findQwen(given: string | undefined): string | null {
-  const folder = given ?? process.env["FINELLAMA_QWEN"] ?? repositoryFile("models/qwen2.5-coder-0.5b");
-  return existsSync(join(folder, "model.safetensors")) ? folder : null;
-}
+/** The folder that the user named, or models/qwen2.5-coder-0.5b; null when it is not there. */
+export const findQwen = (given: string | undefined): string | null =>
+  modelIn(given ?? process.env["FINELLAMA_QWEN"] ?? repositoryFile("models/qwen2.5-coder-0.5b"));
 
 export const noQwen = {
   skipped:

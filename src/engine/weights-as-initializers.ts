@@ -15,7 +15,7 @@ import { quantize, scaleName } from "./graph/int8.js";
 import { type Numeric, weightDtype } from "./graph/numeric.js";
 import { buildPrefillGraph } from "./graph/qwen2.js";
 import { buildSegmentGraph } from "./graph/segment.js";
-import { WEIGHTS_FILE, byteLength, storedWeights } from "./graph/weight-file.js";
+import { WEIGHTS_FILE, byteLength, storedWeights, type StoredWeight } from "./graph/weight-file.js";
 import { checkCuda, halfConverter, type HalfConverter } from "./half-converter.js";
 import { releaseSessions, sessionOptions, type EngineWeights, type Sessions } from "./sessions.js";
 
@@ -33,10 +33,8 @@ export async function weightsAsInitializers(
 ): Promise<EngineWeights> {
   const adapters = lora === null ? [] : adapterInputs(shape, lora.spec);
   const { dtype = "float32" } = options;
-  const numeric: Numeric =
-    dtype === "int8"
-      ? { dtype: "float32", int8: true, weights: "initializers", adapters }
-      : { dtype, weights: "initializers", adapters };
+  const int8 = dtype === "int8";
+  const numeric: Numeric = { dtype: int8 ? "float32" : dtype, int8, weights: "initializers", adapters };
   const narrow = await halfConverter(options.threads);
   if (options.device === "cuda") await checkCuda();
   const layout = publishedLayout(shape, lora?.spec ?? null);
@@ -125,6 +123,23 @@ function roomyFolder(shape: ModelConfig, numeric: Numeric): string {
   );
 }
 
+/** Takes parameters of int8 weights; a weight is rounded and written when it is whole. */
+function int8Writer(fd: number, stored: readonly StoredWeight[]) {
+  const whole = new Map<string, { readonly values: Float32Array; missing: number }>();
+  return (weight: StoredWeight, start: number, values: Float32Array): void => {
+    const size = byteLength(weight);
+    const gathered = whole.get(weight.name) ?? { values: new Float32Array(size), missing: size };
+    whole.set(weight.name, gathered);
+    gathered.values.set(values, start);
+    gathered.missing -= values.length;
+    if (gathered.missing > 0) return;
+    whole.delete(weight.name);
+    const rounded = quantize(gathered.values, weight.shape[0]!);
+    writeFully(fd, rounded.values, weight.position);
+    writeFully(fd, rounded.scales, stored.find(({ name }) => name === scaleName(weight.name))!.position);
+  };
+}
+
 /** Writes every initializer; returns the hash of the weights in their published form. */
 async function writeWeights(
   path: string,
@@ -132,10 +147,9 @@ async function writeWeights(
   read: (entry: LayoutEntry) => Float32Array,
 ): Promise<string> {
   const stored = storedWeights(shape, weightDtype(numeric));
-  /** Weights that are rounded when all their parameters are there. */
-  const whole = new Map<string, { readonly values: Float32Array; missing: number }>();
   const lines: string[] = [];
   const fd = openSync(path, "wx", 0o600);
+  const takeForInt8 = int8Writer(fd, stored);
   try {
     for (const entry of weightLayout(shape)) {
       const values = read(entry);
@@ -146,16 +160,7 @@ async function writeWeights(
         if (start < 0 || start >= weight.shape.reduce((a, b) => a * b, 1)) continue;
         if (weight.name.endsWith(".scale")) continue; // written with its weight
         if (weight.dtype === "int8") {
-          const size = byteLength(weight);
-          const gathered = whole.get(weight.name) ?? { values: new Float32Array(size), missing: size };
-          whole.set(weight.name, gathered);
-          gathered.values.set(values, start);
-          gathered.missing -= values.length;
-          if (gathered.missing > 0) continue;
-          whole.delete(weight.name);
-          const rounded = quantize(gathered.values, weight.shape[0]!);
-          writeFully(fd, rounded.values, weight.position);
-          writeFully(fd, rounded.scales, stored.find(({ name }) => name === scaleName(weight.name))!.position);
+          takeForInt8(weight, start, values);
           continue;
         }
         const width = weight.dtype === "float16" ? 2 : 4;

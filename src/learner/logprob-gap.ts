@@ -83,7 +83,7 @@ export function checkGap(gap: Gap | null, limits: RunConfig["selftest"]): void {
 }
 
 /** What the numbers of less than float32 cost, in a line. */
-export function describeGap({ mean, max }: Gap, { actors, learner }: Pick<RunConfig, "actors" | "learner">): string {
-  const sides = `actor (${actors.dtype}) and learner (${learner.matmul})`;
+export function describeGap({ mean, max }: Gap, actor: string, learner: string): string {
+  const sides = `actor (${actor}) and learner (${learner})`;
   return `self-test: ${sides} differ by ${mean.toExponential(1)} nats a token, at most ${max.toExponential(1)}`;
 }

@@ -230,7 +230,11 @@ class TrainingLoop {
     if (answers === null) return;
     const gap = await this.#gap.measure(answers.tasks, answers.groups);
     checkGap(gap, this.#run.selftest);
-    if (gap !== null) this.#options.send({ type: "log", message: describeGap(gap, this.#run) });
+    if (gap !== null)
+      this.#options.send({
+        type: "log",
+        message: describeGap(gap, this.#run.actors.dtype, this.#parts.backend.matmul),
+      });
   }
 
   #validate(when: "before" | "after" | number): Promise<Validation | null> {

@@ -132,7 +132,7 @@ describe.each(
   });
 });
 
-it("int8 rounds each row by itself: an answer is the same to the bit alone and beside others", async () => {
+it("int8 rounds each row by itself: an answer is the same alone and beside others, up to rounding", async () => {
   const config = configs["qwen2, tied head"];
   const engine = await OrtEngine.create(config, INT8);
   await engine.load(weights(weightLayout(config), 4, 0.7), 0);

@@ -5,17 +5,17 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
-import { homedir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { OrtEngine } from "../../src/engine/engine.js";
 import { generateAll, startEngine } from "../../src/engine/local.js";
 import { readModel } from "../../src/model/read-model.js";
 import { root } from "../support/run.js";
+import { smollm2Place } from "../support/smollm2.js";
 
-const cached = join(homedir(), ".cache/finellama-rl/smollm2-135m-instruct");
+const data = join(root, "../shared/gsm8k/test.jsonl");
 const models = [
-  { name: "smollm2", folder: process.env["FINELLAMA_SMOLLM2"] ?? cached, maker: "smollm2_model.py" },
+  { name: "smollm2", folder: smollm2Place, maker: "smollm2_model.py" },
   {
     name: "qwen2.5-coder-0.5b",
     folder: process.env["FINELLAMA_QWEN"] ?? join(root, "models/qwen2.5-coder-0.5b"),
@@ -24,15 +24,11 @@ const models = [
 ].map((model) => {
   const missing = !existsSync(join(model.folder, "model.safetensors"))
     ? `no model in ${model.folder}; test/reference/${model.maker} makes it`
-    : !existsSync(data())
-      ? `no ${data()}`
+    : !existsSync(data)
+      ? `no ${data}`
       : undefined;
   return { ...model, missing, reason: missing === undefined ? "" : ` (skipped: ${missing})` };
 });
-
-function data(): string {
-  return join(root, "../shared/gsm8k/test.jsonl");
-}
 
 interface Golden {
   model_sha256: string;
@@ -49,10 +45,10 @@ describe.each(models)("$name$reason", ({ name, folder, missing }) => {
   beforeAll(async () => {
     if (missing !== undefined) return;
     expect(sha256(readFileSync(join(folder, "model.safetensors")))).toBe(golden.model_sha256);
-    expect(sha256(readFileSync(data()))).toBe(golden.data_sha256);
+    expect(sha256(readFileSync(data))).toBe(golden.data_sha256);
     const model = readModel(folder);
     engine = await startEngine(model, 0);
-    const lines = readFileSync(data(), "utf8").split("\n").slice(0, golden.answers.length);
+    const lines = readFileSync(data, "utf8").split("\n").slice(0, golden.answers.length);
     prompts = lines.map((line) => {
       const { question } = JSON.parse(line) as { question: string };
       return model.tokenizer.chatPrompt([{ role: "user", content: question }]);

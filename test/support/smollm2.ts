@@ -6,6 +6,7 @@ import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 
-const folder = process.env["FINELLAMA_SMOLLM2"] ?? join(homedir(), ".cache/finellama-rl/smollm2-135m-instruct");
+export const smollm2Place =
+  process.env["FINELLAMA_SMOLLM2"] ?? join(homedir(), ".cache/finellama-rl/smollm2-135m-instruct");
 /** Undefined when it is not there. */
-export const smollm2Folder = existsSync(join(folder, "model.safetensors")) ? folder : undefined;
+export const smollm2Folder = existsSync(join(smollm2Place, "model.safetensors")) ? smollm2Place : undefined;
