@@ -45,7 +45,7 @@ afterAll(() => {
 /** [M] of the golden completions. */
 function logprobs(weights: NamedWeights, checkpointing = false) {
   const hidden = hiddenStates(tf, config, weights, batch, checkpointing);
-  const both = completionLogprobs(tf, config, weights, hidden, batch, golden.temperature);
+  const both = completionLogprobs(tf, config, weights, hidden, batch, golden.temperature, "logprobs");
   return tf.reshape(tf.slice(both, [0, 0], [-1, 1]), [-1]);
 }
 

@@ -215,7 +215,7 @@ export function primitivesSuite(backend: BackendName): void {
           const targets = Int32Array.from({ length: M }, (_, i) => (seed + 3 * i) % V);
           expectTwins(
             (h, head) =>
-              tokenLogprobs(tf, h!, head!, targets, temperature, { entropyGradient: true, maxLogits: chunk * V }),
+              tokenLogprobs(tf, h!, head!, targets, temperature, { gradientOf: "both" as const, maxLogits: chunk * V }),
             (h, head) => plainTokenLogprobs(tf, h!, head!, targets, temperature),
             [
               [M, H],
@@ -231,7 +231,7 @@ export function primitivesSuite(backend: BackendName): void {
     test("tokenLogprobs with a frozen head gives the states' gradient alone", () => {
       const targets = Int32Array.of(0, 4, 2);
       const head = tf.tensor2d(tinyWeights(packShapes([["x", [5, 4]]])), [5, 4]);
-      const options = { entropyGradient: true, frozenHead: true, maxLogits: 5 };
+      const options = { gradientOf: "both" as const, frozenHead: true, maxLogits: 5 };
       expectTwins(
         (h) => tokenLogprobs(tf, h!, head, targets, 0.7, options),
         (h) => plainTokenLogprobs(tf, h!, head, targets, 0.7),
@@ -247,7 +247,10 @@ export function primitivesSuite(backend: BackendName): void {
         [3, 4],
         [5, 4],
       ].map((shape) => ({ shape, values: tinyWeights(packShapes([["x", shape]])) }));
-      const found = evaluate((h, head) => tokenLogprobs(tf, h!, head!, targets, 0.7), inputs);
+      const found = evaluate(
+        (h, head) => tokenLogprobs(tf, h!, head!, targets, 0.7, { gradientOf: "logprobs" }),
+        inputs,
+      );
       // evaluate's loss weighs the entropies too (odd entries of cos(i)); the twin's has the
       // log-probabilities alone.
       const zeroEntropy = tf.tensor2d([1, 0], [1, 2]);
@@ -258,7 +261,7 @@ export function primitivesSuite(backend: BackendName): void {
       // A frozen head has a gradient function of its own here.
       for (const maxLogits of [5, 10, 100]) {
         const head = tf.tensor2d(inputs[1]!.values, [5, 4]);
-        const options = { frozenHead: true, maxLogits };
+        const options = { gradientOf: "logprobs" as const, frozenHead: true, maxLogits };
         const frozen = evaluate((h) => tokenLogprobs(tf, h!, head, targets, 0.7, options), inputs.slice(0, 1));
         expect(relativeGap(frozen[0]!, found[0]!)).toBeLessThan(TOLERANCE);
         expect(relativeGap(frozen[1]!, expected[1]!)).toBeLessThan(TOLERANCE);

@@ -31,8 +31,9 @@ export function groupAdvantages(rewards: readonly (readonly (number | null)[])[]
 export interface PpoBatch {
   /** [N] */
   readonly rowOf: Int32Array;
-  /** [N] nats under the policy that starts the iteration and the reference (null: no KL). */
-  readonly logprobs: Float32Array;
+  /** [N] nats under the policy that starts the iteration; null where no KL is taken. */
+  readonly logprobs: Float32Array | null;
+  /** [N] nats under the reference policy; null: no KL. */
   readonly refLogprobs: Float32Array | null;
   /** [N] V of the state *before* each token. */
   readonly values: Float32Array;
@@ -84,9 +85,10 @@ export function ppoAdvantages(batch: PpoBatch, options: PpoAdvantageOptions) {
 }
 
 /** [N] KL(policy ‖ reference): k1 = −logr, k3 = r − 1 − logr (joschu.net/blog/kl-approx.html). */
-function tokenKl({ logprobs, refLogprobs }: PpoBatch, estimator: RunConfig["kl_estimator"]): Float64Array {
+function tokenKl(batch: PpoBatch, estimator: RunConfig["kl_estimator"]): Float64Array {
+  const { rowOf, logprobs, refLogprobs } = batch;
+  if (logprobs === null || refLogprobs === null) return new Float64Array(rowOf.length);
   return Float64Array.from(logprobs, (logprob, t) => {
-    if (refLogprobs === null) return 0;
     const logr = refLogprobs[t]! - logprob;
     return estimator === "k1" ? -logr : Math.expm1(logr) - logr;
   });

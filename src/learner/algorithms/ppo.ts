@@ -1,5 +1,6 @@
 /** PPO, one iteration: Schulman et al., arXiv:1707.06347, algorithm 1, with GAE. */
 import type { Scalar } from "@tensorflow/tfjs";
+import { stepsPerIteration } from "../../config/derived.js";
 import { mulberry32, shuffled } from "../../math/random.js";
 import { evaluateAll, logprobsOf, type Evaluated, type Training } from "../policy/forward.js";
 import type { Loss } from "../policy/loss.js";
@@ -23,7 +24,9 @@ export async function trainPpo(
   const { training } = policy;
   const { run } = training;
   const { sequences, completions, membersOf } = batch;
-  const before = await evaluateAll(training, sequences);
+  // With one step, its own forward is π_old.
+  const isOldRead = run.old_logprobs === "recompute" && stepsPerIteration(run) > 1;
+  const before = await evaluateAll(training, sequences, isOldRead || run.kl_coef !== 0);
   const { ppo, targets } = await advantagesOf(training, batch, before, klCoef);
   const { mask, advantages } = targets;
 
@@ -75,7 +78,7 @@ async function advantagesOf(
   const ppo = ppoAdvantages(
     {
       rowOf: Int32Array.from(lengths.flatMap((length, c) => Array.from({ length }, () => c))),
-      logprobs: concat(before.logprobs),
+      logprobs: before.logprobs === null ? null : concat(before.logprobs),
       refLogprobs: reference === null ? null : concat(reference),
       values: concat(before.values),
       scores: completions.map(({ reward }) => reward),
@@ -95,7 +98,8 @@ async function advantagesOf(
     returns: split(ppo.returns),
     mask: split(ppo.mask),
     oldValues: before.values,
-    oldLogprobs: isBehaviourOld ? behaviour : before.logprobs,
+    /** Null where the forward of the only step is π_old. */
+    oldLogprobs: isBehaviourOld ? behaviour : stepsPerIteration(run) === 1 ? null : before.logprobs,
     /** Null where π_old is the actor. */
     behaviourLogprobs: isBehaviourOld ? null : behaviour,
   };
@@ -109,7 +113,7 @@ function ppoLoss(training: Training, input: LossInput, targets: Targets, denomin
     ...input.policy(),
     rowOf: packed.rowOf,
     numRows: packed.numRows,
-    oldLogprobs: gather(targets.oldLogprobs),
+    oldLogprobs: targets.oldLogprobs === null ? null : gather(targets.oldLogprobs),
     behaviourLogprobs: targets.behaviourLogprobs === null ? null : gather(targets.behaviourLogprobs),
     refLogprobs: null,
     advantages: gather(targets.advantages),

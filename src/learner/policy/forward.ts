@@ -84,11 +84,15 @@ export async function publishedLogprobs(
   return out;
 }
 
-export async function evaluateAll(training: Training, sequences: readonly SequenceGroup[]) {
+/**
+ * Values of every token, and where asked for its log-probabilities in nats.
+ * @param needsLogprobs false leaves out the product with the vocabulary: `logprobs` is null
+ */
+export async function evaluateAll(training: Training, sequences: readonly SequenceGroup[], needsLogprobs: boolean) {
   const { tf, run, model } = training;
   const keepLast = run.bootstrap_truncated;
   const all = sequences.flatMap(({ completions }) => completions);
-  const logprobs = all.map(() => new Float32Array(0));
+  const logprobs = needsLogprobs ? all.map(() => new Float32Array(0)) : null;
   /** [T] value before each token, for each completion. */
   const values = all.map(() => new Float32Array(0));
   /** [completions] value after the last token; zeros unless values are bootstrapped. */
@@ -104,14 +108,17 @@ export async function evaluateAll(training: Training, sequences: readonly Sequen
       if (prepared.lastRows === null) return column;
       return tf.concat1d([column, completionValues(tf, head, hidden, prepared.lastRows)]);
     };
-    const flat = await read(training, policy!, prepared, (hidden) =>
-      model.separateValue ? logprobsFrom(hidden) : tf.concat1d([logprobsFrom(hidden), valuesFrom(hidden)]),
-    );
     const numTargets = prepared.packed.targets.length;
-    const valuePart = model.separateValue
-      ? await read(training, trunk!, prepared, valuesFrom)
-      : flat.subarray(numTargets);
-    scatter(flat, completions, sequences, logprobs);
+    let valuePart: Float32Array;
+    if (logprobs === null) {
+      valuePart = await read(training, trunk!, prepared, valuesFrom);
+    } else {
+      const flat = await read(training, policy!, prepared, (hidden) =>
+        model.separateValue ? logprobsFrom(hidden) : tf.concat1d([logprobsFrom(hidden), valuesFrom(hidden)]),
+      );
+      valuePart = model.separateValue ? await read(training, trunk!, prepared, valuesFrom) : flat.subarray(numTargets);
+      scatter(flat, completions, sequences, logprobs);
+    }
     scatter(valuePart, completions, sequences, values);
     if (keepLast) completions.forEach((c, i) => (lastValues[c] = valuePart[numTargets + i]!));
     disposeBatch(tf, prepared);

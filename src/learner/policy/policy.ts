@@ -7,7 +7,7 @@ import { checkpointed } from "./checkpointing.js";
 import { weight, type NamedWeights } from "./named-weights.js";
 import { packGroups, type SequenceGroup } from "./packing.js";
 import { plus, product, rmsNorm, rotary, rotaryTables, swiGlu } from "./primitives.js";
-import { tokenLogprobs } from "./token-logprobs.js";
+import { type GradientOf, tokenLogprobs } from "./token-logprobs.js";
 
 /** A packed microbatch on the backend. Dispose with `disposeBatch`. */
 export type Microbatch = ReturnType<typeof prepareMicrobatch>;
@@ -117,11 +117,11 @@ export function completionLogprobs(
   hidden: Tensor,
   batch: Microbatch,
   temperature: number,
-  entropyGradient = false,
+  gradientOf: GradientOf = "none",
 ): Tensor2D {
   const head = weight(weights, shape.tieWordEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight");
   return tokenLogprobs(tf, tf.gather(hidden, batch.predictors), head, batch.packed.targets, temperature, {
-    entropyGradient,
+    gradientOf,
     frozenHead: weights.lora !== null,
   });
 }

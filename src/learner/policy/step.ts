@@ -99,8 +99,8 @@ export class PolicyOptimizer {
       const weights = this.#withDropout(model.policy(views), microbatch);
       const hidden = hiddenStates(tf, model.shape, weights, prepared, checkpointing);
       const policy: LossInput["policy"] = () => {
-        const needsEntropy = run.entropy_coef !== 0;
-        const both = completionLogprobs(tf, model.shape, weights, hidden, prepared, run.temperature, needsEntropy);
+        const gradientOf = run.entropy_coef === 0 ? "logprobs" : "both";
+        const both = completionLogprobs(tf, model.shape, weights, hidden, prepared, run.temperature, gradientOf);
         const [logprobs, entropy] = columns(tf, both);
         return { logprobs, entropy };
       };

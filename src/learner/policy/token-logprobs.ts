@@ -7,11 +7,14 @@ import { addGradient, customGrad } from "./primitives.js";
 /** Elements of one chunk of logits; more for a trained head, whose gradient each chunk repeats. */
 export const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
 
+/** Which of the two columns carry a gradient. */
+export type GradientOf = "none" | "logprobs" | "both";
+
 /**
  * [M, 2] of each target under softmax(z = h · headᵀ / temperature), in nats: its log-probability,
  * and the entropy H = logsumexp(z) - Σ p·z. h is [M, hidden], head [V, hidden].
- * @param options entropyGradient: the entropy column carries a gradient; frozenHead: the head has
- *   none and must outlive that of h; maxLogits: logits held at once, in elements
+ * @param options gradientOf: what is differentiated, by default nothing; frozenHead: the head has
+ *   no gradient and must outlive that of h; maxLogits: logits held at once, in elements
  */
 export function tokenLogprobs(
   tf: TF,
@@ -19,9 +22,11 @@ export function tokenLogprobs(
   head: Tensor,
   targets: Int32Array,
   temperature: number,
-  options: { readonly entropyGradient?: boolean; readonly frozenHead?: boolean; readonly maxLogits?: number } = {},
+  options: { readonly gradientOf?: GradientOf; readonly frozenHead?: boolean; readonly maxLogits?: number } = {},
 ): Tensor2D {
-  const { entropyGradient = false, frozenHead = false } = options;
+  const { gradientOf = "none", frozenHead = false } = options;
+  const entropyGradient = gradientOf === "both";
+  const isGradientKept = frozenHead && gradientOf === "logprobs";
   const maxLogits = options.maxLogits ?? MAX_LOGITS[frozenHead ? "frozenHead" : "trainedHead"];
   const V = head.shape[0]!;
   const M = targets.length;
@@ -37,13 +42,10 @@ export function tokenLogprobs(
     return { z, exp, sum: tf.sum(exp, 1, true) };
   };
   const idsOf = (start: number): Int32Array => targets.subarray(start, Math.min(start + chunk, M));
-  /** dy/T · (head[target] − p · head) of one chunk, without a third array of its size. */
-  const frozenGradient = (h: Tensor, head: Tensor, dLogprob: Tensor, start: number): Tensor => {
-    const { z, exp, sum } = distribution(h, head);
-    z.dispose();
+  /** T · d logprob / dh of one chunk, [rows, hidden]: head[target] − p · head. */
+  const direction = (exp: Tensor, sum: Tensor, head: Tensor, start: number): Tensor => {
     const chosen = tf.gather(head, tf.tensor1d(idsOf(start), "int32"));
-    const expected = tf.div(matMul(tf, exp, head, false, false, true), sum);
-    return tf.mul(tf.sub(chosen, expected), tf.mul(dLogprob, 1 / temperature));
+    return tf.sub(chosen, tf.div(matMul(tf, exp, head, false, false, true), sum));
   };
   const rowsOf = (x: Tensor, start: number): Tensor =>
     chunk >= M ? x : tf.slice(x, [start, 0], [Math.min(chunk, M - start), -1]);
@@ -57,20 +59,29 @@ export function tokenLogprobs(
   return customGrad(tf, frozenHead ? [h] : [h, head], (inputs, save) => {
     const h = inputs[0]!;
     const parts = starts.map((start) =>
-      tf.tidy(() => {
+      tf.tidy((): [both: Tensor, direction?: Tensor] => {
         const { z, exp, sum } = distribution(rowsOf(h, start), head);
         const logSum = tf.log(sum);
         const picked = tf.reshape(tf.gather(tf.reshape(z, [-1]), flatTargets(start)), [-1, 1]);
         // Σ exp·z of each row as a product of matrices, which makes no array of the products
         const dots = tf.matMul(tf.reshape(exp, [-1, 1, V]), tf.reshape(z, [-1, V, 1]));
+        z.dispose();
         const entropy = tf.sub(logSum, tf.div(tf.reshape(dots, [-1, 1]), sum));
-        return tf.concat([tf.sub(picked, logSum), entropy], 1);
+        const both = tf.concat([tf.sub(picked, logSum), entropy], 1);
+        return isGradientKept ? [both, direction(exp, sum, head, start)] : [both];
       }),
     );
-    save(inputs);
+    const joined = (tensors: Tensor[]): Tensor => (tensors.length === 1 ? tensors[0]! : tf.concat(tensors, 0));
+    // The gradient of a frozen head is known up to a factor for each row: kept, the logits need not be made again.
+    save(isGradientKept ? [joined(parts.map(([, direction]) => direction!))] : inputs);
     return {
-      value: parts.length === 1 ? parts[0]! : tf.concat(parts, 0),
+      value: joined(parts.map(([both]) => both)),
       gradFunc: (dy, saved) => {
+        if (gradientOf === "none") throw new Error("tokenLogprobs was asked for no gradient.");
+        if (isGradientKept) {
+          const dLogprob = tf.slice(dy, [0, 0], [-1, 1]);
+          return [tf.mul(saved[0]!, tf.mul(dLogprob, 1 / temperature))];
+        }
         // The saved head, not the captured one: a view made in a gradient function is gone by now.
         const [h, savedHead = head] = saved as [Tensor, Tensor?];
         let dHead: Tensor | null = null;
@@ -78,7 +89,6 @@ export function tokenLogprobs(
           const [dhPart, dHeadPart] = tf.tidy(() => {
             const hPart = rowsOf(h, start);
             const [dLogprob, dEntropy] = tf.split(rowsOf(dy, start), 2, 1) as [Tensor, Tensor];
-            if (frozenHead && !entropyGradient) return [frozenGradient(hPart, savedHead, dLogprob, start)];
             const dLogits = tf.tidy(() => {
               const { z, exp, sum } = distribution(hPart, savedHead);
               if (!entropyGradient) z.dispose();
@@ -101,8 +111,7 @@ export function tokenLogprobs(
           if (dHeadPart !== undefined) dHead = addGradient(tf, dHead, dHeadPart);
           return dhPart;
         });
-        const dhAll = dh.length === 1 ? dh[0]! : tf.concat(dh, 0);
-        return frozenHead ? [dhAll] : [dhAll, dHead!];
+        return frozenHead ? [joined(dh)] : [joined(dh), dHead!];
       },
     };
   }) as Tensor2D;

@@ -260,7 +260,7 @@ function plainLearner(run: RunConfig) {
     const views = model.views();
     const weights = reference ? model.reference() : model.policy(views);
     const hidden = hiddenStates(tf, tinyConfig, weights, batch);
-    const both = completionLogprobs(tf, tinyConfig, weights, hidden, batch, run.temperature, true);
+    const both = completionLogprobs(tf, tinyConfig, weights, hidden, batch, run.temperature, "both");
     const column = (i: number): Tensor1D => tf.reshape(tf.slice(both, [0, i], [-1, 1]), [-1]);
     const value = (rows: Tensor1D): Tensor1D => completionValues(tf, { tensors: views, lora: null }, hidden, rows);
     return { logprobs: column(0), entropy: column(1), value };
@@ -338,11 +338,15 @@ describe("against a plain loop over the losses", () => {
     plain.dispose();
   });
 
-  test("PPO, two epochs, KL reward, bootstrapped truncation, shared value head", async () => {
+  test.each([
+    ["two epochs, KL reward", { num_ppo_epochs: 2, kl_coef: 0.1 }],
+    ["one step, whose own forward is π_old", { num_ppo_epochs: 1, kl_coef: 0 }],
+    ["one step, KL reward", { num_ppo_epochs: 1, kl_coef: 0.1 }],
+  ])("PPO, bootstrapped truncation, shared value head: %s", async (_, epochsAndKl) => {
     const options: Overrides = {
       algo: "ppo",
-      kl_coef: 0.1,
-      num_ppo_epochs: 2,
+      num_mini_batches: 1,
+      ...epochsAndKl,
       bootstrap_truncated: true,
       missing_eos_penalty: 0.5,
       vf_coef: 0.3,
@@ -362,7 +366,7 @@ describe("against a plain loop over the losses", () => {
       {
         rowOf,
         logprobs: oldLogprobs,
-        refLogprobs: read(() => forward(prepared, true).logprobs),
+        refLogprobs: run.kl_coef === 0 ? null : read(() => forward(prepared, true).logprobs),
         values: oldValues,
         scores: all.rewards.flat(),
         truncated: all.truncated,
@@ -371,7 +375,7 @@ describe("against a plain loop over the losses", () => {
       run,
     );
     const denominators = { rows: numRows, tokens: rowOf.length, generationTokens: rowOf.length };
-    for (let epoch = 0; epoch < 2; epoch++) {
+    for (let epoch = 0; epoch < run.num_ppo_epochs; epoch++) {
       plain.update(() => {
         const { logprobs, entropy, value } = forward(prepared);
         const constants = {

@@ -59,7 +59,7 @@ function lossOf(flat: tf.Tensor, batch: Microbatch, checkpointing: boolean, sele
   const before = select[0] === 1 ? groups[0].completions.reduce((n: number, c: Int32Array) => n + c.length, 0) : 0;
   const weights: NamedWeights = { tensors: splitFlat(tf, flat, layout), lora: null };
   const hidden = hiddenStates(tf, config, weights, batch, checkpointing);
-  const both = completionLogprobs(tf, config, weights, hidden, batch, golden.temperature, true);
+  const both = completionLogprobs(tf, config, weights, hidden, batch, golden.temperature, "both");
   const values = completionValues(tf, weights, hidden, batch.predictors);
   const tokens = Array.from({ length: batch.packed.targets.length }, (_, i) => i + before);
   const [logp, entropy] = tf.split(both, 2, 1) as [tf.Tensor, tf.Tensor];
