@@ -2,7 +2,7 @@
  * The properties of the learner's primitives and of a whole training step, to be shown on one
  * backend.
  */
-import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
+import type { Tensor, Tensor2D, TensorContainer } from "@tensorflow/tfjs";
 import * as fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
 import { type BackendName, type TF, startBackend } from "../../src/learner/backend/backend.js";
@@ -200,7 +200,7 @@ export function primitivesSuite(backend: BackendName): void {
         seed,
       );
       const { plan: _plan, ...tensors } = plan;
-      tf.dispose(Object.values(tensors));
+      tf.dispose(tensors as unknown as TensorContainer);
     }
 
     test("tokenLogprobs, in chunks of any size, with the entropy's gradient", () => {

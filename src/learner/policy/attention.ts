@@ -21,8 +21,9 @@ export function attentionTensors(tf: TF, plan: AttentionPlan) {
     completionKeys: indices(plan.completionKeys, keyHeads * R), // [G·Hk·R, C]
     queriesBack: index(plan.queriesBack),
     keysBack: index(plan.keysBack),
-    promptBias: tf.tensor(plan.promptBias, [1, 1, P, P]),
-    completionBias: tf.tensor(plan.completionBias, [G, 1, C, P + C]),
+    promptBias: tf.tensor(plan.promptBias, [1, P, P]),
+    paddingBias: plan.paddingBias === null ? null : tf.tensor(plan.paddingBias, [G, 1, P]),
+    ownBias: tf.tensor(plan.ownBias, [1, C, C]),
     promptReal: tf.tensor3d(plan.promptReal, [keyHeads, plan.promptReal.length / keyHeads, 1]),
     completionReal: tf.tensor3d(plan.completionReal, [keyHeads, plan.completionReal.length / keyHeads, 1]),
   };
@@ -71,22 +72,23 @@ class Rectangles {
     const qP = tf.gather(qRows, t.promptQueries); // [G·Hk, E·P, D]
     const kP = tf.gather(kRows, t.promptKeys); // [G·Hk, P, D]
     const vP = tf.gather(vRows, t.promptKeys);
-    const scoresP = (): Tensor => tf.reshape(tf.matMul(qP, kP, false, true), [G, Hk * E, P, P]);
-    const probsP = tf.reshape(this.#probabilities(scoresP, t.promptBias), [G * Hk, E * P, P]);
+    const probsP = tf.tidy(() => {
+      const scores = this.#masked(tf.matMul(qP, kP, false, true), t.promptBias, [G * Hk * E, P, P]);
+      return tf.reshape(tf.softmax(scores), [G * Hk, E * P, P]);
+    });
     const oP = tf.matMul(probsP, vP);
     if (C === 0) return { value: this.#back(oP, null, t.queriesBack, width), saved: [qP, kP, vP, probsP, oP] };
     const qC = tf.gather(qRows, t.completionQueries); // [G·Hk, R·E·C, D]
     const kC = tf.gather(kRows, t.completionKeys); // [G·Hk·R, C, D]
     const vC = tf.gather(vRows, t.completionKeys);
-    const qOwn = tf.reshape(qC, [G * Hk * R, E * C, D]);
-    const scoresC = (): Tensor => this.#joinScores(tf.matMul(qC, kP, false, true), tf.matMul(qOwn, kC, false, true));
-    const probsC = this.#probabilities(scoresC, t.completionBias);
-    const oC = tf.tidy(() => {
-      const [toPrompt, toOwn] = this.#splitScores(probsC);
-      return tf.add(tf.matMul(toPrompt, vP), tf.reshape(tf.matMul(toOwn, vC), [G * Hk, R * E * C, D]));
+    const [toPrompt, toOwn, perSum] = tf.tidy(() => {
+      const prompt = this.#masked(tf.matMul(qC, kP, false, true), t.paddingBias, [G, Hk * R * E * C, P]);
+      const own = this.#masked(tf.matMul(this.#own(qC), kC, false, true), t.ownBias, [G * Hk * R * E, C, C]);
+      return this.#exponentials(tf.reshape(prompt, [G * Hk, R * E * C, P]), tf.reshape(own, [G * Hk * R, E * C, C]));
     });
+    const oC = tf.tidy(() => tf.mul(tf.add(tf.matMul(toPrompt, vP), this.#shared(tf.matMul(toOwn, vC))), perSum));
     const value = this.#back(oP, oC, t.queriesBack, width);
-    return { value, saved: [qP, kP, vP, probsP, oP, qC, kC, vC, probsC, oC] };
+    return { value, saved: [qP, kP, vP, probsP, oP, qC, kC, vC, toPrompt, toOwn, perSum, oC] };
   }
 
   /** Uses Σ dP·P = Σ dO·O (Dao et al. 2022, appendix B.2). @returns gradients of q, k and v */
@@ -100,17 +102,17 @@ class Rectangles {
     const dqP = tf.matMul(dSP, kP);
     let dkP: Tensor = tf.matMul(dSP, qP, true, false);
     let dvP: Tensor = tf.matMul(probsP, dOP, true, false);
-    let [dqC, dkC, dvC]: (Tensor | null)[] = [null, null, null];
+    let [dqC, dkC, dvC]: [Tensor, Tensor, Tensor] | [null, null, null] = [null, null, null];
     if (ofCompletions.length > 0) {
-      const parts = this.#completionsBackward(dRows, kP, vP, ofCompletions as [Tensor, Tensor, Tensor, Tensor, Tensor]);
+      const parts = this.#completionsBackward(dRows, kP, vP, ofCompletions);
       [dqC, dkC, dvC] = [parts.dq, parts.dk, parts.dv];
       dkP = tf.add(dkP, parts.dkOfPrompt);
       dvP = tf.add(dvP, parts.dvOfPrompt);
     }
     return [
-      tf.mul(this.#back(dqP, dqC!, t.queriesBack, this.#Hq * D), this.#scale),
-      this.#back(dkP, dkC!, t.keysBack, Hk * D),
-      this.#back(dvP, dvC!, t.keysBack, Hk * D),
+      tf.mul(this.#back(dqP, dqC, t.queriesBack, this.#Hq * D), this.#scale),
+      this.#back(dkP, dkC, t.keysBack, Hk * D),
+      this.#back(dvP, dvC, t.keysBack, Hk * D),
     ];
   }
 
@@ -119,32 +121,49 @@ class Rectangles {
     dRows: Tensor,
     kP: Tensor,
     vP: Tensor,
-    [qC, kC, vC, probsC, oC]: [Tensor, Tensor, Tensor, Tensor, Tensor],
+    ofCompletions: Tensor[],
   ): Record<"dq" | "dk" | "dv" | "dkOfPrompt" | "dvOfPrompt", Tensor> {
-    const [tf, t, Hk, E, D] = [this.#tf, this.#t, this.#Hk, this.#E, this.#D];
-    const { groups: G, rowsPerGroup: R, completionLength: C } = t.plan;
-    const dOC = tf.mul(tf.gather(dRows, t.completionQueries), t.completionReal);
-    const dOwn = tf.reshape(dOC, [G * Hk * R, E * C, D]);
-    const dScores = tf.tidy(() => {
-      const dProbs = tf.tidy(() => this.#joinScores(tf.matMul(dOC, vP, false, true), tf.matMul(dOwn, vC, false, true)));
-      const rowSums = tf.reshape(tf.sum(tf.mul(dOC, oC), 2), [G, Hk * R * E, C, 1]);
-      return this.#softmaxGrad(probsC, dProbs, rowSums);
+    const [tf, t] = [this.#tf, this.#t];
+    const [qC, kC, vC, toPrompt, toOwn, perSum, oC] = ofCompletions as [
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
+    // Divided by the sums here, where it is small: probabilities are exp(scores) / sum.
+    const dO = tf.tidy(() => tf.mul(tf.mul(tf.gather(dRows, t.completionQueries), t.completionReal), perSum));
+    const rowSum = tf.tidy(() => tf.sum(tf.mul(dO, oC), 2, true));
+    const [dOwn, qOwn] = [this.#own(dO), this.#own(qC)];
+    const [dqOfPrompt, dkOfPrompt] = tf.tidy((): [Tensor, Tensor] => {
+      const dScores = this.#softmaxGrad(toPrompt, tf.matMul(dO, vP, false, true), rowSum);
+      return [tf.matMul(dScores, kP), tf.matMul(dScores, qC, true, false)];
     });
-    const qOwn = tf.reshape(qC, [G * Hk * R, E * C, D]);
-    const [dq, dkOfPrompt, dk] = tf.tidy((): [Tensor, Tensor, Tensor] => {
-      const [dSPrompt, dSOwn] = this.#splitScores(dScores);
-      return [
-        tf.add(tf.matMul(dSPrompt, kP), tf.reshape(tf.matMul(dSOwn, kC), [G * Hk, R * E * C, D])),
-        tf.matMul(dSPrompt, qC, true, false),
-        tf.matMul(dSOwn, qOwn, true, false),
-      ];
+    const [dqOfOwn, dk] = tf.tidy((): [Tensor, Tensor] => {
+      const dScores = this.#softmaxGrad(toOwn, tf.matMul(dOwn, vC, false, true), this.#own(rowSum));
+      return [tf.matMul(dScores, kC), tf.matMul(dScores, qOwn, true, false)];
     });
-    dScores.dispose();
-    const [dvOfPrompt, dv] = tf.tidy((): [Tensor, Tensor] => {
-      const [toPrompt, toOwn] = this.#splitScores(probsC);
-      return [tf.matMul(toPrompt, dOC, true, false), tf.matMul(toOwn, dOwn, true, false)];
-    });
-    return { dq, dk, dv, dkOfPrompt, dvOfPrompt };
+    return {
+      dq: tf.add(dqOfPrompt, this.#shared(dqOfOwn)),
+      dk,
+      dkOfPrompt,
+      dv: tf.matMul(toOwn, dOwn, true, false),
+      dvOfPrompt: tf.matMul(toPrompt, dO, true, false),
+    };
+  }
+
+  /** Completion rows [.., x] beside the keys of their prompt: [G·Hk, R·E·C, x]. */
+  #shared(x: Tensor): Tensor {
+    const { groups: G, rowsPerGroup: R, completionLength: C } = this.#t.plan;
+    return this.#tf.reshape(x, [G * this.#Hk, R * this.#E * C, -1]);
+  }
+
+  /** The same rows beside their own keys: [G·Hk·R, E·C, x]. */
+  #own(x: Tensor): Tensor {
+    const { groups: G, rowsPerGroup: R, completionLength: C } = this.#t.plan;
+    return this.#tf.reshape(x, [G * this.#Hk * R, this.#E * C, -1]);
   }
 
   #byHead(x: Tensor): Tensor {
@@ -158,31 +177,35 @@ class Rectangles {
     return this.#tf.reshape(this.#tf.gather(all, index), [-1, width]);
   }
 
-  /** softmax(scores + bias). Scores are the largest arrays: each goes when the next is there. */
-  #probabilities(scores: () => Tensor, bias: Tensor): Tensor {
+  /** scores + bias, in the shape in which the bias fits. Scores are the largest arrays: each goes when the next is there. */
+  #masked(scores: Tensor, bias: Tensor | null, shape: number[]): Tensor {
+    const shaped = this.#tf.reshape(scores, shape);
+    scores.dispose();
+    if (bias === null) return shaped;
+    const masked: Tensor = this.#tf.add(shaped, bias);
+    shaped.dispose();
+    return masked;
+  }
+
+  /**
+   * exp(scores − the row's largest) against prompt and own keys, and 1 / the row's sum of both.
+   * They lie apart and undivided, because every further pass over them costs as much as a product.
+   */
+  #exponentials(prompt: Tensor, own: Tensor): [toPrompt: Tensor, toOwn: Tensor, perSum: Tensor] {
     const tf = this.#tf;
-    const raw = tf.tidy(scores);
-    const masked = tf.add(raw, bias);
-    raw.dispose();
-    const probs: Tensor = tf.softmax(masked);
-    masked.dispose();
-    return probs;
-  }
-
-  /** [G, Hk·R·E, C, P + C]: scores of completions against prompt and own keys side by side. */
-  #joinScores(prompt: Tensor, own: Tensor): Tensor {
-    const { groups: G, rowsPerGroup: R, promptLength: P, completionLength: C } = this.#t.plan;
-    const lines = this.#Hk * R * this.#E;
-    return this.#tf.concat([this.#tf.reshape(prompt, [G, lines, C, P]), this.#tf.reshape(own, [G, lines, C, C])], 3);
-  }
-
-  #splitScores(scores: Tensor): [prompt: Tensor, own: Tensor] {
-    const { groups: G, rowsPerGroup: R, promptLength: P, completionLength: C } = this.#t.plan;
-    const [prompt, own] = this.#tf.split(scores, [P, C], 3);
-    return [
-      this.#tf.reshape(prompt!, [G * this.#Hk, R * this.#E * C, P]),
-      this.#tf.reshape(own!, [G * this.#Hk * R, this.#E * C, C]),
-    ];
+    const over = (reduce: (x: Tensor) => Tensor, combine: (a: Tensor, b: Tensor) => Tensor, a: Tensor, b: Tensor) =>
+      tf.tidy(() => combine(this.#shared(reduce(a)), this.#shared(reduce(b))));
+    const largest = over((x) => tf.max(x, 2, true), tf.maximum, prompt, own);
+    const exp = (scores: Tensor, largest: Tensor): Tensor => {
+      const shifted: Tensor = tf.sub(scores, largest);
+      scores.dispose();
+      const result: Tensor = tf.exp(shifted);
+      shifted.dispose();
+      return result;
+    };
+    const [toPrompt, toOwn] = [exp(prompt, largest), exp(own, this.#own(largest))];
+    const sums = over((x) => tf.sum(x, 2, true), tf.add, toPrompt, toOwn);
+    return [toPrompt, toOwn, tf.div(1, sums)];
   }
 
   #softmaxGrad(probs: Tensor, dProbs: Tensor, rowSum: Tensor): Tensor {

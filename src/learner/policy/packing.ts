@@ -144,19 +144,23 @@ function attentionPlan(
 
 /** Additive masks: causality, and the real tokens of prompts of unequal length. */
 function attentionBiases(groups: readonly SequenceGroup[], P: number, C: number) {
-  /** [P, P], of prompts: right-padded, so causality hides the padding. */
-  const promptBias = new Float32Array(P * P);
-  for (let t = 0; t < P; t++) promptBias.fill(MASKED, t * P + t + 1, (t + 1) * P);
-  /** [G, 1, C, P + C], of completions: real prompt tokens, then causal. */
-  const completionBias = new Float32Array(groups.length * C * (P + C));
-  groups.forEach(({ promptIds }, g) => {
-    for (let t = 0; t < C; t++) {
-      const start = (g * C + t) * (P + C);
-      completionBias.fill(MASKED, start + promptIds.length, start + P);
-      completionBias.fill(MASKED, start + P + t + 1, start + P + C);
-    }
-  });
-  return { promptBias, completionBias };
+  /** [size, size]: right-padded, so causality hides the padding. */
+  const causal = (size: number): Float32Array => {
+    const bias = new Float32Array(size * size);
+    for (let t = 0; t < size; t++) bias.fill(MASKED, t * size + t + 1, (t + 1) * size);
+    return bias;
+  };
+  const isPadded = groups.some(({ promptIds }) => promptIds.length < P);
+  const paddingBias = isPadded ? new Float32Array(groups.length * P) : null;
+  groups.forEach(({ promptIds }, g) => paddingBias?.fill(MASKED, g * P + promptIds.length, (g + 1) * P));
+  return {
+    /** [P, P], of prompts. */
+    promptBias: causal(P),
+    /** [G, P], of completions to their prompt; null where no prompt is padded. */
+    paddingBias,
+    /** [C, C], of completions to themselves. */
+    ownBias: causal(C),
+  };
 }
 
 /** Input tokens a group takes in a packed batch (its prompt counted once). */
