@@ -6,7 +6,7 @@ import { Command } from "commander";
 import { guarded } from "../src/entry.js";
 import { UserError } from "../src/errors.js";
 import type { Bench, BenchContext } from "./bench.js";
-import { benchEndToEnd, benchEndToEnd10m } from "./end-to-end.js";
+import { benchEndToEnd, benchEndToEnd05b, benchEndToEnd10m } from "./end-to-end.js";
 import { benchGrowth } from "./growth.js";
 import { benchLimits } from "./limits.js";
 import { benchLearning } from "./learning.js";
@@ -28,6 +28,7 @@ const benches: Readonly<Record<string, Bench>> = {
   "learner-0.5b": benchLearner05b,
   "end-to-end": benchEndToEnd,
   "end-to-end-10m": benchEndToEnd10m,
+  "end-to-end-0.5b": benchEndToEnd05b,
   learning: benchLearning,
   transport: benchTransport,
   refresh: benchRefresh,

@@ -18,12 +18,17 @@ export interface RunOptions {
   /** A step. */
   readonly completions: number;
   readonly steps: number;
-  readonly reward: "correctness" | "digits";
+  readonly reward: "correctness" | "digits" | "boxed";
   /** A checkpoint every so many steps; 0 = none on the way. */
   readonly saveSteps: number;
   /** The folder that `withProblems` made. */
   readonly folder: string;
   readonly seed: number;
+  /** Training questions; by default the starter's, in that folder. */
+  readonly data?: string;
+  /** More flags of `launch`, and of peers/trl_grpo.py. */
+  readonly ours?: Readonly<Record<string, string | number>>;
+  readonly trl?: Readonly<Record<string, string | number>>;
 }
 
 /** What a run says of itself. */
@@ -61,7 +66,7 @@ export async function launchRun(options: RunOptions): Promise<RunSeen> {
     seed,
     run_dir: join(runDir, "run"),
     "model.path": model,
-    "data.train": join(folder, "problems.jsonl"),
+    "data.train": dataOf(options),
     max_steps: steps,
     generation_batch_size: completions,
     "eval.sampled": false,
@@ -69,6 +74,7 @@ export async function launchRun(options: RunOptions): Promise<RunSeen> {
     save_steps: saveSteps,
     save_total_limit: 1_000,
     ...(reward === "digits" && { "reward.functions": JSON.stringify([{ name: benchFile("digits-reward.mjs") }]) }),
+    ...options.ours,
   };
   const words = Object.entries(keys).map(([key, value]) => `--${key}=${value}`);
   await run(process.execPath, [repositoryFile("dist/launch.js"), "--algo", "grpo", ...words], { maxBuffer: 2 ** 26 });
@@ -87,8 +93,19 @@ export async function launchRun(options: RunOptions): Promise<RunSeen> {
 export async function trlRun(python: string, options: RunOptions): Promise<RunSeen> {
   const { model, completions, steps, reward, saveSteps, folder, seed } = options;
   const out = join(mkdtempSync(join(folder, "trl-")), "seen.json");
-  const data = join(folder, "problems.jsonl");
-  const args = { model, data, out, completions, steps, reward, "save-steps": saveSteps, threads: 2, seed };
+  const data = dataOf(options);
+  const args = {
+    model,
+    data,
+    out,
+    completions,
+    steps,
+    reward,
+    "save-steps": saveSteps,
+    threads: 2,
+    seed,
+    ...options.trl,
+  };
   const words = Object.entries(args).flatMap(([name, value]) => [`--${name}`, String(value)]);
   await run(python, [benchFile("peers/trl_grpo.py"), ...words], {
     env: { ...process.env, ...threadEnv(2), HF_HUB_OFFLINE: "1" },
@@ -97,6 +114,8 @@ export async function trlRun(python: string, options: RunOptions): Promise<RunSe
   const seen = JSON.parse(readFileSync(out, "utf8")) as Omit<RunSeen, "checkpoint">;
   return checked(options, { ...seen, checkpoint: (step) => join(`${out}.trl`, `checkpoint-${step}`) });
 }
+
+const dataOf = ({ data, folder }: RunOptions): string => data ?? join(folder, "problems.jsonl");
 
 function checked({ steps }: RunOptions, seen: RunSeen): RunSeen {
   if (seen.seconds.length !== steps) throw new Error(`${seen.seconds.length} steps were timed, expected ${steps}`);
