@@ -112,11 +112,17 @@ export function trainingWords(
   return { algo, words: [...wordsOf(shared), ...wordsOf(special)] };
 }
 
-const wordsOf = (overridden: Readonly<Record<string, unknown>>): string[] =>
-  Object.entries(overridden).map(([key, value]) => {
+/** A section becomes its keys: `--actors` alone is another option of `launch`, their number. */
+const wordsOf = (overridden: object, prefix = ""): string[] =>
+  Object.entries(overridden).flatMap(([name, value]: [string, unknown]) => {
+    const key = prefix + name;
+    if (isSection(value)) return wordsOf(value, `${key}.`);
     const asItStands = typeof value === "string" && findKey(key.replaceAll("-", "_"))?.text;
     return `--${key}=${asItStands ? value : JSON.stringify(value)}`;
   });
+
+const isSection = (value: unknown): value is object =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /** What has another key in GRPO and in PPO and is the same thing. */
 const roles: Readonly<Record<string, (config: RunConfig) => unknown>> = {

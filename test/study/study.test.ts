@@ -34,6 +34,23 @@ describe("the study file", () => {
       expect(data).toMatchObject({ prompt_suffix: text, system_prompt: text });
   });
 
+  it("a section of the overrides reaches every run key by key: `launch --actors N` is another option", () => {
+    const overrides = {
+      actors: { threads: 2, segment_length: 4 },
+      lora: { enabled: true },
+      reward: { timeout_seconds: 7 },
+    };
+    const planned = planSteps(folder, "small.yaml", study({ overrides })).find(({ sort }) => sort === "train grpo")!;
+    expect(planned.command().args).toEqual(
+      expect.arrayContaining(["--actors.threads=2", "--actors.segment_length=4", "--lora.enabled=true"]),
+    );
+    for (const config of Object.values(study({ overrides }).configs))
+      expect(config).toMatchObject({
+        actors: { threads: 2, segment_length: 4, num: 1 },
+        reward: { timeout_seconds: 7 },
+      });
+  });
+
   it.each(["configs/study-starter.yaml", "configs/study-qwen2.5-3b.yaml"])("%s can be run", (file) => {
     const { definition: read, differences, configs } = readStudy(join(root, file), root);
     expect(differences).toEqual([]);
