@@ -9,7 +9,8 @@ import { type BackendName, type TF, startBackend } from "../../src/learner/backe
 import { packGroups, type SequenceGroup } from "../../src/learner/policy/packing.js";
 import { disposeBatch, hiddenStates, prepareMicrobatch } from "../../src/learner/policy/policy.js";
 import { splitFlat } from "../../src/learner/policy/named-weights.js";
-import { product, rmsNorm, rotary, rotaryTables, swiGlu } from "../../src/learner/policy/primitives.js";
+import { numConstants } from "../../src/learner/backend/scalars.js";
+import { plus, product, rmsNorm, rotary, rotaryTables, swiGlu } from "../../src/learner/policy/primitives.js";
 import { tokenLogprobs } from "../../src/learner/policy/token-logprobs.js";
 import { attention, attentionTensors } from "../../src/learner/policy/attention.js";
 import { layoutSize, packShapes, weightLayout } from "../../src/model/layout.js";
@@ -29,6 +30,9 @@ export function primitivesSuite(backend: BackendName): void {
     ({ tf } = await startBackend(backend, 1));
   });
 
+  /** Tensors but for the constants, which are made once and stay. */
+  const numOthers = (): number => tf.memory().numTensors - numConstants();
+
   /** Value, and the gradient of Σ cos(i)·value_i in every input. */
   function evaluate(op: Op, inputs: readonly { shape: number[]; values: Float32Array }[]): Float32Array[] {
     return tf.tidy(() => {
@@ -44,12 +48,12 @@ export function primitivesSuite(backend: BackendName): void {
   }
 
   function expectTwins(primitive: Op, twin: Op, shapes: number[][], seed: number): void {
-    const before = tf.memory().numTensors;
     const draw = new Draw(seed);
     const inputs = shapes.map((shape) => ({
       shape,
       values: Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 4 * draw.unit() - 2),
     }));
+    const before = numOthers();
     const found = evaluate(primitive, inputs);
     evaluate(twin, inputs).forEach((expected, i) => {
       const name = i === 0 ? "value" : `gradient of input ${i - 1}`;
@@ -57,14 +61,14 @@ export function primitivesSuite(backend: BackendName): void {
       // (a softmax over one key has no gradient but rounding).
       expect(relativeGap(found[i]!, expected, 1), name).toBeLessThan(TOLERANCE);
     });
-    expect(tf.memory().numTensors).toBe(before);
+    expect(numOthers()).toBe(before);
   }
 
   const seed = fc.integer({ min: 0, max: 2 ** 31 });
   const size = fc.integer({ min: 1, max: 6 });
 
   describe(`primitives equal their plain twins, value and gradients (${backend})`, () => {
-    test("rmsNorm", () => {
+    test("rmsNorm, of a trained and of a frozen weight", () => {
       fc.assert(
         fc.property(size, fc.integer({ min: 2, max: 9 }), seed, (n, h, seed) => {
           expectTwins(
@@ -73,8 +77,35 @@ export function primitivesSuite(backend: BackendName): void {
             [[n, h], [h]],
             seed,
           );
+          const frozen = tf.tensor(tinyWeights(packShapes([["w", [h]]]), seed));
+          expectTwins(
+            (x) => rmsNorm(tf, x!, frozen, 1e-6, true),
+            (x) => plainRmsNorm(tf, x!, frozen, 1e-6),
+            [[n, h]],
+            seed,
+          );
+          frozen.dispose();
         }),
         { numRuns: 20 },
+      );
+    });
+
+    test.each(["another array", "a bias"])("plus, of trained and frozen: %s", (kind) => {
+      fc.assert(
+        fc.property(size, size, seed, (n, width, seed) => {
+          const other = kind === "a bias" ? [width] : [n, width];
+          const twin: Op = (a, b) => tf.add(a!, b!);
+          expectTwins((a, b) => plus(tf, a!, b!), twin, [[n, width], other], seed);
+          const frozen = tf.tensor(tinyWeights(packShapes([["b", other]]), seed), other);
+          expectTwins(
+            (a) => plus(tf, a!, frozen, true),
+            (a) => twin(a!, frozen),
+            [[n, width]],
+            seed,
+          );
+          frozen.dispose();
+        }),
+        { numRuns: 10 },
       );
     });
 
@@ -127,7 +158,7 @@ export function primitivesSuite(backend: BackendName): void {
           seed,
           (list, heads, D, seed) => {
             const at = Int32Array.from(list);
-            const tables = rotaryTables(tf, at, { headDim: D, ropeTheta: 10_000 });
+            const tables = rotaryTables(tf, at, { headDim: D, ropeTheta: 10_000 }, heads);
             expectTwins(
               (x) => rotary(tf, x!, tables),
               (x) => plainRotary(tf, x!, at, D, 10_000),
@@ -343,19 +374,19 @@ export function primitivesSuite(backend: BackendName): void {
             tokens_per_microbatch: 1_000,
             weight_decay: 0.01,
           });
-          const started = tf.memory().numTensors;
+          const started = numOthers();
           const { updater, dispose } = tinyLearner(tf, run);
           const batches = [tinyBatch({ groups: 2 }), tinyBatch({ groups: 2, seed: 2 })];
           await updater.update(batches[0]!, 0);
-          const before = tf.memory().numTensors;
+          const before = numOthers();
           for (let i = 1; i < 50; i++) {
             await updater.update(batches[i % 2]!, i);
-            expect(tf.memory().numTensors, `iteration ${i}`).toBe(before);
+            expect(numOthers(), `iteration ${i}`).toBe(before);
           }
           expect(updater.policy.optimizer.step).toBe(run.algo === "ppo" ? 50 * run.num_mini_batches : 50);
           expect(updater.policy.skippedUpdates).toBe(0);
           dispose();
-          expect(tf.memory().numTensors).toBe(started);
+          expect(numOthers()).toBe(started);
         }, 240_000); // TensorFlow is slow at tiny steps on a busy machine
       }
     }

@@ -2,6 +2,7 @@
 import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
 import type { TF } from "../backend/backend.js";
 import type { AttentionPlan } from "./packing.js";
+import { constant } from "../backend/scalars.js";
 import { customGrad } from "./primitives.js";
 
 /** The plan's arrays as tensors, made once per microbatch and shared by all layers. */
@@ -51,7 +52,7 @@ class Rectangles {
   readonly #Hk: number;
   readonly #E: number;
   readonly #D: number;
-  readonly #scale: number;
+  readonly #scale: Tensor;
 
   constructor(tf: TF, t: AttentionTensors, Hq: number, Hk: number, D: number) {
     this.#tf = tf;
@@ -60,7 +61,7 @@ class Rectangles {
     this.#Hk = Hk;
     this.#E = Hq / Hk;
     this.#D = D;
-    this.#scale = 1 / Math.sqrt(D);
+    this.#scale = constant(tf, 1 / Math.sqrt(D));
   }
 
   /** @returns the output [N, Hq · D] and what the backward pass needs */
@@ -205,7 +206,7 @@ class Rectangles {
     };
     const [toPrompt, toOwn] = [exp(prompt, largest), exp(own, this.#own(largest))];
     const sums = over((x) => tf.sum(x, 2, true), tf.add, toPrompt, toOwn);
-    return [toPrompt, toOwn, tf.div(1, sums)];
+    return [toPrompt, toOwn, tf.div(constant(tf, 1), sums)];
   }
 
   #softmaxGrad(probs: Tensor, dProbs: Tensor, rowSum: Tensor): Tensor {

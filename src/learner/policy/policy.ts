@@ -2,6 +2,7 @@
 import type { Scalar, Tensor, Tensor1D, Tensor2D, TensorContainer } from "@tensorflow/tfjs";
 import type { ModelConfig } from "../../model/config.js";
 import type { TF } from "../backend/backend.js";
+import { constant } from "../backend/scalars.js";
 import { attention, attentionTensors } from "./attention.js";
 import { checkpointed } from "./checkpointing.js";
 import { weight, type NamedWeights } from "./named-weights.js";
@@ -19,7 +20,10 @@ export function prepareMicrobatch(tf: TF, shape: ModelConfig, groups: readonly S
     ids: tf.tensor1d(packed.ids, "int32"),
     predictors: tf.tensor1d(packed.predictors, "int32"),
     lastRows: keepLast ? tf.tensor1d(packed.lastRows, "int32") : null,
-    rotary: rotaryTables(tf, packed.positions, shape),
+    rotary: {
+      queries: rotaryTables(tf, packed.positions, shape, shape.numHeads),
+      keys: rotaryTables(tf, packed.positions, shape, shape.numKvHeads),
+    },
     attention: attentionTensors(tf, packed.attention),
   };
 }
@@ -35,15 +39,18 @@ function linear(tf: TF, x: Tensor, module: string, weights: NamedWeights): Tenso
   return tf.tidy(() => {
     let y = product(tf, x, weight(weights, `${module}.weight`), weights.lora !== null);
     const bias = weights.tensors.get(`${module}.bias`);
-    if (bias !== undefined) y = plus(tf, y, bias);
+    if (bias !== undefined) y = plus(tf, y, bias, weights.lora !== null);
     const a = weights.lora === null ? undefined : weights.tensors.get(`${module}.lora_A.weight`);
     if (weights.lora === null || a === undefined) return y;
     const { scale, dropout } = weights.lora;
     const input = dropout === null ? x : tf.dropout(x, dropout.rate, undefined, `${dropout.seed} ${module}`);
-    const down = tf.mul(product(tf, input, a), scale);
+    const down = tf.mul(product(tf, input, a), constant(tf, scale));
     return plus(tf, y, product(tf, down, weight(weights, `${module}.lora_B.weight`)));
   });
 }
+
+const normalised = (tf: TF, shape: ModelConfig, weights: NamedWeights, x: Tensor, module: string): Tensor2D =>
+  rmsNorm(tf, x, weight(weights, `${module}.weight`), shape.rmsNormEps, weights.lora !== null);
 
 /** A decoder block, by the number of its layer. */
 type Block = { readonly tf: TF; readonly shape: ModelConfig; readonly weights: NamedWeights; readonly layer: number };
@@ -51,9 +58,9 @@ type Block = { readonly tf: TF; readonly shape: ModelConfig; readonly weights: N
 /** First half of a decoder block: x + attention(norm(x)). x is [N, H]. */
 function attentionHalf({ tf, shape, weights, layer }: Block, x: Tensor, batch: Microbatch): Tensor {
   const prefix = `model.layers.${layer}.`;
-  const normed = rmsNorm(tf, x, weight(weights, `${prefix}input_layernorm.weight`), shape.rmsNormEps);
-  const q = rotary(tf, linear(tf, normed, `${prefix}self_attn.q_proj`, weights), batch.rotary);
-  const k = rotary(tf, linear(tf, normed, `${prefix}self_attn.k_proj`, weights), batch.rotary);
+  const normed = normalised(tf, shape, weights, x, `${prefix}input_layernorm`);
+  const q = rotary(tf, linear(tf, normed, `${prefix}self_attn.q_proj`, weights), batch.rotary.queries);
+  const k = rotary(tf, linear(tf, normed, `${prefix}self_attn.k_proj`, weights), batch.rotary.keys);
   const v = linear(tf, normed, `${prefix}self_attn.v_proj`, weights);
   const attended = attention(tf, q, k, v, batch.attention, shape.headDim);
   return plus(tf, x, linear(tf, attended, `${prefix}self_attn.o_proj`, weights));
@@ -62,7 +69,7 @@ function attentionHalf({ tf, shape, weights, layer }: Block, x: Tensor, batch: M
 /** Second half: x + mlp(norm(x)), a function of each row alone. x is [N, H], or some rows of it. */
 function mlpHalf({ tf, shape, weights, layer }: Block, x: Tensor): Tensor {
   const prefix = `model.layers.${layer}.`;
-  const normed = rmsNorm(tf, x, weight(weights, `${prefix}post_attention_layernorm.weight`), shape.rmsNormEps);
+  const normed = normalised(tf, shape, weights, x, `${prefix}post_attention_layernorm`);
   const gate = linear(tf, normed, `${prefix}mlp.gate_proj`, weights);
   const up = linear(tf, normed, `${prefix}mlp.up_proj`, weights);
   return plus(tf, x, linear(tf, swiGlu(tf, gate, up), `${prefix}mlp.down_proj`, weights));
@@ -93,7 +100,7 @@ export function hiddenStates(
     x.dispose(); // what a gradient needs of it, the tape holds
     x = next;
   }
-  return rmsNorm(tf, x, weight(weights, "model.norm.weight"), shape.rmsNormEps);
+  return normalised(tf, shape, weights, x, "model.norm");
 }
 
 /** A block recomputed for the gradient, in halves; the MLP's large arrays also in parts of rows. */

@@ -3,6 +3,7 @@ import type { Tensor, Tensor2D } from "@tensorflow/tfjs";
 import { type RotaryShape, rotaryCosSin } from "../../model/rotary.js";
 import type { TF } from "../backend/backend.js";
 import { matMul } from "../backend/products.js";
+import { constant } from "../backend/scalars.js";
 
 type Save = (tensors: Tensor[]) => void;
 
@@ -38,12 +39,18 @@ export function addGradient(tf: TF, soFar: Tensor | null, part: Tensor): Tensor 
   return sum;
 }
 
-/** a + b ([N, out], b may be [out]); tf.add would keep both inputs, which no gradient needs. */
-export function plus(tf: TF, a: Tensor, b: Tensor): Tensor2D {
+/**
+ * a + b ([N, out], b may be [out]); tf.add would keep both inputs, which no gradient needs.
+ * @param frozen b has no gradient
+ */
+export function plus(tf: TF, a: Tensor, b: Tensor, frozen = false): Tensor2D {
   const isBias = b.rank < a.rank;
-  return customGrad(tf, [a, b], ([a, b]) => ({
-    value: tf.add(a!, b!),
-    gradFunc: (dy) => [tf.clone(dy), isBias ? tf.sum(dy, 0) : tf.clone(dy)],
+  return customGrad(tf, frozen ? [a] : [a, b], ([a]) => ({
+    value: tf.add(a!, b),
+    gradFunc: (dy) => {
+      const da = tf.clone(dy);
+      return frozen ? [da] : [da, isBias ? tf.sum(dy, 0) : tf.clone(dy)];
+    },
   })) as Tensor2D;
 }
 
@@ -62,24 +69,27 @@ export function product(tf: TF, x: Tensor, weight: Tensor, frozen = false): Tens
   }) as Tensor2D;
 }
 
-/** RMSNorm: y = x [N, H] · rsqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4). */
-export function rmsNorm(tf: TF, x: Tensor, weight: Tensor, eps: number): Tensor2D {
+/**
+ * RMSNorm: y = x [N, H] · rsqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
+ * @param frozen the weight has no gradient, and must outlive that of x
+ */
+export function rmsNorm(tf: TF, x: Tensor, weight: Tensor, eps: number, frozen = false): Tensor2D {
   // tf.mean would first copy what it is given, in a cast from float32 to float32.
-  const meanOfRows = (x: Tensor): Tensor => tf.tidy(() => tf.mul(tf.sum(x, 1, true), 1 / x.shape[1]!));
-  return customGrad(tf, [x, weight], ([x, weight], save) => {
-    const r = tf.rsqrt(tf.add(meanOfRows(tf.square(x!)), eps));
+  const meanOfRows = (x: Tensor): Tensor => tf.tidy(() => tf.mul(tf.sum(x, 1, true), constant(tf, 1 / x.shape[1]!)));
+  return customGrad(tf, frozen ? [x] : [x, weight], ([x, trained], save) => {
+    const r = tf.rsqrt(tf.add(meanOfRows(tf.square(x!)), constant(tf, eps)));
     const normed = tf.mul(x!, r);
-    save([normed, r, weight!]);
+    save(trained === undefined ? [normed, r] : [normed, r, trained]);
     return {
-      value: tf.mul(normed, weight!),
+      value: tf.mul(normed, weight),
       gradFunc: (dy, saved) => {
-        const [normed, r, weight] = saved as [Tensor, Tensor, Tensor];
-        const dWeight: Tensor = tf.tidy(() => tf.sum(tf.mul(dy, normed), 0));
-        const dNormed = tf.mul(dy, weight);
+        const [normed, r, trained] = saved as [Tensor, Tensor, Tensor?];
+        const dNormed = tf.mul(dy, trained ?? weight);
         const projected = tf.tidy(() => meanOfRows(tf.mul(dNormed, normed)));
         const along = tf.tidy(() => tf.sub(dNormed, tf.mul(normed, projected)));
         dNormed.dispose();
-        return [tf.mul(along, r), dWeight];
+        const dx = tf.mul(along, r);
+        return trained === undefined ? [dx] : [dx, tf.tidy(() => tf.sum(tf.mul(dy, normed), 0))];
       },
     };
   }) as Tensor2D;
@@ -87,38 +97,38 @@ export function rmsNorm(tf: TF, x: Tensor, weight: Tensor, eps: number): Tensor2
 
 export type RotaryTables = ReturnType<typeof rotaryTables>;
 
-/** Rotary tables for packed positions; halves lie as in Hugging Face's `rotate_half`. */
-export function rotaryTables(tf: TF, positions: Int32Array, shape: RotaryShape) {
+/**
+ * Rotary tables for packed positions; halves lie as in Hugging Face's `rotate_half`.
+ * @param heads that x has in `rotary`: each row of a table is there once for each
+ */
+export function rotaryTables(tf: TF, positions: Int32Array, shape: RotaryShape, heads: number) {
   const { headDim } = shape;
   const half = headDim / 2;
   const tables = rotaryCosSin(positions, shape);
-  const twice = (table: Float32Array): Tensor =>
-    tf.tidy(() => tf.tile(tf.tensor3d(table, [positions.length, 1, half]), [1, 1, 2]));
+  const repeated = (table: Float32Array): Tensor =>
+    tf.tidy(() => tf.reshape(tf.tile(tf.tensor3d(table, [positions.length, 1, half]), [1, heads, 2]), [-1, headDim]));
   const rotate = new Float32Array(headDim * headDim);
   for (let i = 0; i < half; i++) {
     rotate[(half + i) * headDim + i] = -1;
     rotate[i * headDim + half + i] = 1;
   }
-  // cos and sin [N, 1, D]; x · rotate [D, D] is (-x₂, x₁), the halves of x exchanged
-  return { cos: twice(tables.cos), sin: twice(tables.sin), rotate: tf.tensor2d(rotate, [headDim, headDim]) };
+  // cos and sin [N · heads, D]; x · rotate [D, D] is (-x₂, x₁), the halves of x exchanged
+  return { cos: repeated(tables.cos), sin: repeated(tables.sin), rotate: tf.tensor2d(rotate, [headDim, headDim]) };
 }
 
 /** Rotates every head of x [N, heads · D]: y = x · cos + (x · rotate) · sin. */
-export function rotary(tf: TF, x: Tensor, tables: RotaryTables): Tensor2D {
-  const headDim = tables.rotate.shape[0];
+export function rotary(tf: TF, x: Tensor, { cos, sin, rotate }: RotaryTables): Tensor2D {
+  const headDim = rotate.shape[0];
   const shape = x.shape as [number, number];
-  const heads = shape[1] / headDim;
   return customGrad(tf, [x], ([x]) => {
-    const flat = tf.reshape(x!, [-1, headDim]) as Tensor2D;
-    const rotated = tf.reshape(tf.matMul(flat, tables.rotate), [-1, heads, headDim]);
-    const y = tf.add(tf.mul(tf.reshape(x!, [-1, heads, headDim]), tables.cos), tf.mul(rotated, tables.sin));
+    const heads = tf.reshape(x!, [-1, headDim]) as Tensor2D;
+    const y = tf.add(tf.mul(heads, cos), tf.mul(tf.matMul(heads, rotate), sin));
     return {
       value: tf.reshape(y, shape),
       gradFunc: (dy) => {
-        const dy3 = tf.reshape(dy, [-1, heads, headDim]);
-        const turned = tf.reshape(tf.mul(dy3, tables.sin), [-1, headDim]) as Tensor2D;
-        const back = tf.reshape(tf.matMul(turned, tables.rotate, false, true), [-1, heads, headDim]);
-        return [tf.reshape(tf.add(tf.mul(dy3, tables.cos), back), shape)];
+        const dHeads = tf.reshape(dy, [-1, headDim]) as Tensor2D;
+        const back = tf.matMul(tf.mul(dHeads, sin) as Tensor2D, rotate, false, true);
+        return [tf.reshape(tf.add(tf.mul(dHeads, cos), back), shape)];
       },
     };
   }) as Tensor2D;

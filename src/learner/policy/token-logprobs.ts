@@ -2,6 +2,7 @@
 import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
 import type { TF } from "../backend/backend.js";
 import { matMul } from "../backend/products.js";
+import { constant } from "../backend/scalars.js";
 import { addGradient, customGrad } from "./primitives.js";
 
 /** Elements of one chunk of logits; more for a trained head, whose gradient each chunk repeats. */
@@ -28,6 +29,7 @@ export function tokenLogprobs(
   const entropyGradient = gradientOf === "both";
   const isGradientKept = frozenHead && gradientOf === "logprobs";
   const maxLogits = options.maxLogits ?? MAX_LOGITS[frozenHead ? "frozenHead" : "trainedHead"];
+  const inverse = constant(tf, 1 / temperature);
   const V = head.shape[0]!;
   const M = targets.length;
   const chunk = Math.max(1, Math.min(M, Math.floor(maxLogits / V)));
@@ -35,7 +37,7 @@ export function tokenLogprobs(
 
   /** z [rows, V] logits less their largest, exp(z), and the sums of exp(z) [rows, 1]. */
   const distribution = (h: Tensor, head: Tensor): { z: Tensor; exp: Tensor; sum: Tensor } => {
-    const logits = matMul(tf, tf.mul(h, 1 / temperature), head, false, true, frozenHead);
+    const logits = matMul(tf, tf.mul(h, inverse), head, false, true, frozenHead);
     const z: Tensor = tf.sub(logits, tf.max(logits, 1, true));
     logits.dispose();
     const exp: Tensor = tf.exp(z);
@@ -80,7 +82,7 @@ export function tokenLogprobs(
         if (gradientOf === "none") throw new Error("tokenLogprobs was asked for no gradient.");
         if (isGradientKept) {
           const dLogprob = tf.slice(dy, [0, 0], [-1, 1]);
-          return [tf.mul(saved[0]!, tf.mul(dLogprob, 1 / temperature))];
+          return [tf.mul(saved[0]!, tf.mul(dLogprob, inverse))];
         }
         // The saved head, not the captured one: a view made in a gradient function is gone by now.
         const [h, savedHead = head] = saved as [Tensor, Tensor?];
@@ -103,7 +105,7 @@ export function tokenLogprobs(
                 const entropy = tf.neg(tf.sum(tf.mul(probs, logp), 1, true));
                 dz = tf.sub(dz, tf.mul(tf.mul(probs, tf.add(logp, entropy)), dEntropy));
               }
-              return tf.mul(dz, 1 / temperature);
+              return tf.mul(dz, inverse);
             }) as Tensor2D;
             const dhPart: Tensor = matMul(tf, dLogits, savedHead, false, false, frozenHead);
             return frozenHead ? [dhPart] : [dhPart, matMul(tf, dLogits, hPart, true)];
