@@ -49,6 +49,8 @@ export function deviceEnv(
     CUDA_VISIBLE_DEVICES: device,
     // actor and learner may share this GPU: TensorFlow must not take all of its memory
     TF_FORCE_GPU_ALLOW_GROWTH: "true",
+    // its own allocator doubles its regions and returns none of them
+    TF_GPU_ALLOCATOR: env["TF_GPU_ALLOCATOR"] ?? "cuda_malloc_async",
     ...(path !== "" && { LD_LIBRARY_PATH: path }),
   };
 }

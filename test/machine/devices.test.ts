@@ -30,12 +30,14 @@ describe("visible GPUs", () => {
   });
 });
 
-test("environment: one GPU, growing memory, own libraries first; none on the CPU", () => {
+test("environment: one GPU, growing memory that is given back, own libraries first; none on the CPU", () => {
   expect(deviceEnv("GPU-a", ["/l"], { LD_LIBRARY_PATH: "/mine" })).toEqual({
     CUDA_VISIBLE_DEVICES: "GPU-a",
     TF_FORCE_GPU_ALLOW_GROWTH: "true",
+    TF_GPU_ALLOCATOR: "cuda_malloc_async",
     LD_LIBRARY_PATH: "/l:/mine",
   });
+  expect(deviceEnv("0", [], { TF_GPU_ALLOCATOR: "" })).toMatchObject({ TF_GPU_ALLOCATOR: "" });
   expect(deviceEnv("0", [], {})).not.toHaveProperty("LD_LIBRARY_PATH");
   expect(deviceEnv(null, ["/l"], {})).toEqual({ CUDA_VISIBLE_DEVICES: "" });
 });

@@ -8,8 +8,7 @@ import { needsReference } from "../../config/derived.js";
 import type { RunConfig } from "../../config/schema.js";
 import { MAX_REMEMBERED } from "../../learner/logprob-gap.js";
 import { ADAM_PART_SIZE, ADAM_TEMPORARIES } from "../../learner/policy/optimizer.js";
-import { MAX_MLP } from "../../learner/policy/policy.js";
-import { MAX_LOGITS } from "../../learner/policy/token-logprobs.js";
+import { PART_SIZES } from "../../learner/policy/part-sizes.js";
 import type { ModelConfig } from "../../model/config.js";
 import { layoutSize, weightLayout } from "../../model/layout.js";
 import { publishedLayout } from "../../model/identity.js";
@@ -68,7 +67,8 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
   // Temporaries of the gradient functions of attention and swiGlu; gradients go as they are used.
   const attentionWork = 3 * probs + 6 * N * q;
   const mlpWork = (rows: number): number => 6 * rows * I;
-  const headRows = Math.max(1, Math.floor(MAX_LOGITS[lora === null ? "trainedHead" : "frozenHead"] / V));
+  const sizes = PART_SIZES[where === "gpu" ? "gpu" : "cpu"];
+  const headRows = Math.max(1, Math.floor(sizes[lora === null ? "trainedHead" : "frozenHead"] / V));
   const logits =
     Math.min(M, headRows) * V * LOGITS_COPIES[lora !== null && run.entropy_coef === 0 ? "frozenHead" : "other"];
   // The final norm and the states that predict, with their gradients.
@@ -77,7 +77,7 @@ export function learnerItems(run: RunConfig, model: ModelConfig, where: MemoryIt
   let workspace = Math.max(attentionWork, mlpWork(N), logits);
   if (run.model.gradient_checkpointing) {
     // Of each half its input is kept; one half at a time is computed anew.
-    const rows = Math.min(N, Math.max(1, Math.floor(MAX_MLP / I)));
+    const rows = Math.min(N, Math.max(1, Math.floor(sizes.mlp / I)));
     kept = trunks * L * 2 * N * H;
     workspace = Math.max(attentionSaved + attentionWork, mlpSaved(rows) + mlpWork(rows), logits);
   }

@@ -7,6 +7,7 @@ import { attention, attentionTensors } from "./attention.js";
 import { checkpointed } from "./checkpointing.js";
 import { weight, type NamedWeights } from "./named-weights.js";
 import { packGroups, type SequenceGroup } from "./packing.js";
+import { partSizes } from "./part-sizes.js";
 import { plus, product, rmsNorm, rotary, rotaryTables, swiGlu } from "./primitives.js";
 import { type GradientOf, tokenLogprobs } from "./token-logprobs.js";
 
@@ -75,9 +76,6 @@ function mlpHalf({ tf, shape, weights, layer }: Block, x: Tensor): Tensor {
   return plus(tf, x, linear(tf, swiGlu(tf, gate, up), `${prefix}mlp.down_proj`, weights));
 }
 
-/** Rows of an MLP recomputed at once, times its width (16 MiB; about ten such arrays exist). */
-export const MAX_MLP = 4 * 1024 * 1024;
-
 /**
  * Hidden states after the final norm, [N, H]; `checkpointing` recomputes blocks for the gradient.
  * @param maxMlp with checkpointing: elements of the MLP's arrays that are recomputed at once
@@ -88,7 +86,7 @@ export function hiddenStates(
   weights: NamedWeights,
   batch: Microbatch,
   checkpointing = false,
-  maxMlp = MAX_MLP,
+  maxMlp = partSizes(tf).mlp,
 ): Tensor2D {
   let x: Tensor = tf.gather(weight(weights, "model.embed_tokens.weight"), batch.ids);
   for (let layer = 0; layer < shape.numLayers; layer++) {

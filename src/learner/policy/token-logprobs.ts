@@ -3,10 +3,8 @@ import type { Tensor, Tensor1D, Tensor2D } from "@tensorflow/tfjs";
 import type { TF } from "../backend/backend.js";
 import { matMul } from "../backend/products.js";
 import { constant } from "../backend/scalars.js";
+import { partSizes } from "./part-sizes.js";
 import { addGradient, customGrad } from "./primitives.js";
-
-/** Elements of one chunk of logits; more for a trained head, whose gradient each chunk repeats. */
-export const MAX_LOGITS = { frozenHead: 16 * 1024 * 1024, trainedHead: 64 * 1024 * 1024 };
 
 /** Which of the two columns carry a gradient. */
 export type GradientOf = "none" | "logprobs" | "both";
@@ -28,7 +26,7 @@ export function tokenLogprobs(
   const { gradientOf = "none", frozenHead = false } = options;
   const entropyGradient = gradientOf === "both";
   const isGradientKept = frozenHead && gradientOf === "logprobs";
-  const maxLogits = options.maxLogits ?? MAX_LOGITS[frozenHead ? "frozenHead" : "trainedHead"];
+  const maxLogits = options.maxLogits ?? partSizes(tf)[frozenHead ? "frozenHead" : "trainedHead"];
   const inverse = constant(tf, 1 / temperature);
   const V = head.shape[0]!;
   const M = targets.length;
