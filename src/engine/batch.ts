@@ -1,6 +1,7 @@
 /** Continuous batching: which completions wait or run, and where each stands. Knows no tensors. */
 import type { PolicyVersion } from "../model/identity.js";
 import type { GenerateRequest, GeneratedCompletion, GeneratedGroup, StreamedTokens } from "./engine-types.js";
+import type { Tensor } from "onnxruntime-node";
 import type { Place, Prompt } from "./kv-cache.js";
 
 /** Most attention scores of one prefill run, over heads and prompts: 64 MiB as float32. */
@@ -31,6 +32,18 @@ export interface OpenGroup {
   queuedMs: number;
   prefillMs: number;
   decodeMs: number;
+}
+
+/** Rows of a segment, and the blocks in which they read their prompts. */
+export type Arranged = ReturnType<Batch["arrange"]>;
+
+/** Keys and values between segments, in the form that the decode graph takes. */
+export interface SegmentCache {
+  /** Inputs of the next run of these rows; what the last run appended is taken in. */
+  feeds(arranged: Arranged): Record<string, Tensor>;
+  /** Takes the outputs of a run of `steps` steps over the rows of the last `feeds`. */
+  append(outputs: Record<string, Tensor>, steps: number): void;
+  clear(): void;
 }
 
 export class Batch {

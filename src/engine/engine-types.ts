@@ -66,6 +66,8 @@ export interface EngineOptions {
   readonly device?: "cpu" | "cuda";
   /** Number type of linear layers, keys and values; int8: of linear layers. Default float32. */
   readonly dtype?: WeightDtype;
+  /** Decode by grouped-segment.ts; default where float16 can. */
+  readonly fused?: boolean;
 }
 
 export interface Engine {

@@ -2,16 +2,27 @@
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import type { PolicyVersion } from "../model/identity.js";
-import { Batch, PREFILL_SCORES, addToken, generatedGroup, inFlight, stopIdsOf, type OpenGroup } from "./batch.js";
+import {
+  Batch,
+  PREFILL_SCORES,
+  addToken,
+  generatedGroup,
+  inFlight,
+  stopIdsOf,
+  type OpenGroup,
+  type SegmentCache,
+} from "./batch.js";
 import { checkRequest } from "./check-request.js";
 import type { Engine, EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } from "./engine-types.js";
 import { weightsAsInitializers } from "./weights-as-initializers.js";
 import { weightsAsInputs } from "./weights-as-inputs.js";
 import { segmentSession, type EngineWeights } from "./sessions.js";
 import type { AdaptersOnBase } from "./engine-types.js";
-import { MASKED, cacheNames } from "./graph/qwen2.js";
-import { GeneratedCache, PromptCache, newValues, valuesOf } from "./kv-cache.js";
+import { cacheNames } from "./graph/qwen2.js";
+import { newValues, valuesOf } from "./kv-cache.js";
 import { fillUniforms } from "./noise.js";
+import { PartedCache } from "./parted-cache.js";
+import { RowCache } from "./row-cache.js";
 
 export class OrtEngine implements Engine {
   readonly #shape: ModelConfig;
@@ -20,16 +31,16 @@ export class OrtEngine implements Engine {
   readonly #batch: Batch;
   #loaded: PolicyVersion | undefined;
   #busy = false;
-  readonly #cache: GeneratedCache;
-  readonly #prompts: PromptCache;
+  readonly #cache: SegmentCache;
 
   private constructor(shape: ModelConfig, options: EngineOptions, weights: EngineWeights) {
     this.#shape = shape;
     this.#options = options;
     this.#weights = weights;
     this.#batch = new Batch(options.maxRows);
-    this.#cache = new GeneratedCache(shape, weights.dtype);
-    this.#prompts = new PromptCache(shape, weights.dtype);
+    this.#cache = weights.fused
+      ? new RowCache(shape, weights.dtype)
+      : new PartedCache(shape, weights.dtype, options.segmentLength);
   }
 
   /** @param lora adapters alone are loaded, on this base @throws UserError for base or device */
@@ -38,7 +49,8 @@ export class OrtEngine implements Engine {
     options: EngineOptions,
     lora: AdaptersOnBase | null = null,
   ): Promise<OrtEngine> {
-    const initializers = options.device === "cuda" || (options.dtype ?? "float32") !== "float32";
+    const { device, dtype = "float32", fused = false } = options;
+    const initializers = device === "cuda" || dtype !== "float32" || fused;
     const weights = await (initializers ? weightsAsInitializers : weightsAsInputs)(shape, options, lora);
     return new OrtEngine(shape, options, weights);
   }
@@ -94,7 +106,6 @@ export class OrtEngine implements Engine {
     const complete = this.#batch.takeComplete();
     if (this.#batch.active.length === 0) {
       this.#cache.clear();
-      this.#prompts.clear();
     }
     return complete.map((group) => generatedGroup(group, version));
   }
@@ -145,15 +156,11 @@ export class OrtEngine implements Engine {
   async #segment(): Promise<void> {
     const begin = performance.now();
     const S = this.#options.segmentLength;
-    const { rows, blocks, blockRows, rowPlaces } = this.#batch.arrange();
+    const arranged = this.#batch.arrange();
+    const { rows } = arranged;
     const R = rows.length;
-    const promptLength = this.#prompts.arrange(blocks.map((group) => group.prompt));
-    const slots = this.#cache.arrange(rows.map((row) => row.place));
     const stopWidth = Math.max(1, ...rows.map((row) => stopIdsOf(row).length));
-    const columns = promptLength + slots + S;
-    const mask = new Float32Array(R * columns);
     const token = new BigInt64Array(R);
-    const position = new BigInt64Array(R);
     const budget = new BigInt64Array(R);
     const stopIds = new BigInt64Array(R * stopWidth).fill(-1n);
     const inverseTemperature = new Float32Array(R).fill(1);
@@ -162,11 +169,8 @@ export class OrtEngine implements Engine {
     const uniforms = new Float32Array(S * R);
     const forced = new BigInt64Array(S * R).fill(-1n);
     rows.forEach((row, r) => {
-      const prefix = row.group.prompt.length;
-      mask.fill(MASKED, r * columns + prefix, r * columns + promptLength + row.place.start);
       const { request } = row.group;
-      token[r] = BigInt(row.ids.at(-1) ?? request.promptIds[prefix]!);
-      position[r] = BigInt(prefix + row.ids.length);
+      token[r] = BigInt(row.ids.at(-1) ?? request.promptIds[row.group.prompt.length]!);
       budget[r] = BigInt(row.limit - row.ids.length);
       stopIdsOf(row).forEach((id, k) => (stopIds[r * stopWidth + k] = BigInt(id)));
       const { temperature } = request.sampling;
@@ -179,14 +183,9 @@ export class OrtEngine implements Engine {
     const steps = Math.min(S, Math.max(...rows.map((row) => row.limit - row.ids.length)));
     const outputs = await segmentSession(this.#weights.sessions, R).run({
       ...this.#weights.feeds,
-      ...this.#prompts.feeds,
-      ...this.#cache.feeds,
-      block_rows: new Tensor("int64", blockRows, [blocks.length, blockRows.length / blocks.length]),
-      row_places: new Tensor("int64", rowPlaces, [R, 1]),
+      ...this.#cache.feeds(arranged),
       steps: new Tensor("int64", BigInt64Array.of(BigInt(steps)), []),
-      mask: new Tensor("float32", mask, [R, 1, columns]),
       token: new Tensor("int64", token, [R, 1]),
-      position: new Tensor("int64", position, [1, R]),
       budget: new Tensor("int64", budget, [R, 1]),
       stop_ids: new Tensor("int64", stopIds, [R, stopWidth]),
       inverse_temperature: new Tensor("float32", inverseTemperature, [R, 1]),

@@ -30,7 +30,7 @@ export function halfBits(tensor: Tensor): Uint16Array {
 }
 
 /** Buffers by name, grown by half when too small. Old contents stay: stale but finite. */
-class Buffers {
+export class Buffers {
   readonly #dtype: ValueType;
   readonly #held = new Map<string, Values>();
 

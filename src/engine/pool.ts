@@ -7,7 +7,7 @@ import type { PolicyVersion } from "../model/identity.js";
 import type { EngineOptions, GenerateRequest, GeneratedGroup, StreamedTokens } from "./engine-types.js";
 import type { EngineThreadData, FromEngine, ToEngine } from "./engine-thread.js";
 
-export interface PoolOptions extends EngineOptions {
+export interface PoolOptions extends Omit<EngineOptions, "fused"> {
   readonly engines: number;
   /** ONNX Runtime threads of each engine; 0 = the cores, shared out. */
   readonly threads: number;

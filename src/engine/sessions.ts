@@ -18,6 +18,8 @@ export interface EngineWeights {
   /** Number type of keys and values. */
   readonly dtype: Numeric["dtype"];
   readonly feeds: Readonly<Record<string, Tensor>>;
+  /** Whether the decode graph is that of grouped-segment.ts. */
+  readonly fused: boolean;
   /** There are none before the first `load`, where each policy makes its own. */
   readonly sessions: Sessions;
   /** Elements that `load` takes. */

@@ -12,7 +12,8 @@ import { weightReader } from "../model/model-weights.js";
 import type { AdaptersOnBase, EngineOptions } from "./engine-types.js";
 import { adapterInputs, fillAdapter } from "./graph/adapters.js";
 import { quantize, scaleName } from "./graph/int8.js";
-import { type Numeric, weightDtype } from "./graph/numeric.js";
+import { isFused, type Numeric, weightDtype } from "./graph/numeric.js";
+import { buildGroupedSegmentGraph } from "./graph/grouped-segment.js";
 import { buildPrefillGraph } from "./graph/qwen2.js";
 import { buildSegmentGraph } from "./graph/segment.js";
 import { WEIGHTS_FILE, byteLength, storedWeights, type StoredWeight } from "./graph/weight-file.js";
@@ -31,10 +32,10 @@ export async function weightsAsInitializers(
   options: EngineOptions,
   lora: AdaptersOnBase | null,
 ): Promise<EngineWeights> {
-  const adapters = lora === null ? [] : adapterInputs(shape, lora.spec);
-  const { dtype = "float32" } = options;
+  const { dtype = "float32", fused = isFused(shape, dtype) } = options;
+  const adapters = lora === null ? [] : adapterInputs(shape, lora.spec, fused);
   const int8 = dtype === "int8";
-  const numeric: Numeric = { dtype: int8 ? "float32" : dtype, int8, weights: "initializers", adapters };
+  const numeric: Numeric = { dtype: int8 ? "float32" : dtype, int8, fused, weights: "initializers", adapters };
   const narrow = await halfConverter(options.threads);
   if (options.device === "cuda") await checkCuda();
   const layout = publishedLayout(shape, lora?.spec ?? null);
@@ -48,6 +49,7 @@ export async function weightsAsInitializers(
   let current = base?.sessions;
   return {
     dtype: numeric.dtype,
+    fused,
     feeds,
     get sessions() {
       if (current === undefined) throw new Error("no sessions before the first load");
@@ -99,8 +101,12 @@ async function makeSessions(making: Making, read: (entry: LayoutEntry) => Float3
       return InferenceSession.create(path, sessionOptions(options));
     };
     const { maxRows, segmentLength } = options;
+    const decodeGraph =
+      numeric.fused === true
+        ? buildGroupedSegmentGraph(shape, segmentLength, numeric)
+        : buildSegmentGraph(shape, maxRows, segmentLength, numeric);
     const prefill = await create("prefill.onnx", buildPrefillGraph(shape, numeric));
-    const segment = await create("segment.onnx", buildSegmentGraph(shape, maxRows, segmentLength, numeric));
+    const segment = await create("segment.onnx", decodeGraph);
     const sessions: Sessions = { prefill, fewRows: segment, manyRows: segment };
     return { sessions, sha256 };
   } finally {

@@ -34,6 +34,7 @@ export async function weightsAsInputs(
   }
   return {
     dtype: CPU_FLOAT32.dtype,
+    fused: false,
     feeds,
     sessions,
     size: layoutSize(merger?.layout ?? layout),

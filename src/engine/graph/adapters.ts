@@ -23,21 +23,25 @@ interface AdapterModule {
   readonly column: number;
 }
 
-/** The adapters of every weight that has one. */
-export function adapterInputs(shape: ModelConfig, lora: LoraSpec): AdapterInput[] {
+/** The adapters of every weight that has one. @param fused see `weightViews` */
+export function adapterInputs(shape: ModelConfig, lora: LoraSpec, fused = false): AdapterInput[] {
   const layout = new Map(loraLayout(shape, lora).map((entry) => [entry.name, entry]));
-  const shapes = new Map(weightViews(shape).map(({ name, shape }) => [name, shape]));
+  const shapes = new Map(weightViews(shape, fused).map(({ name, shape }) => [name, shape]));
   const inputs: AdapterInput[] = [];
   for (let layer = 0; layer < shape.numLayers; layer++) {
     const names = layerNames(layer);
     const q = shape.numHeads * shape.headDim;
     const kv = shape.numKvHeads * shape.headDim;
     /** Modules of each weight, with their first rows. */
-    const parts: [string, Record<string, number>][] = [
+    const parts: (readonly [string, Readonly<Record<string, number>>])[] = [
       [names.qkv, { "self_attn.q_proj": 0, "self_attn.k_proj": q, "self_attn.v_proj": q + kv }],
       [names.o, { "self_attn.o_proj": 0 }],
-      [names.gate, { "mlp.gate_proj": 0 }],
-      [names.up, { "mlp.up_proj": 0 }],
+      ...(fused
+        ? ([[names.gateUp, { "mlp.gate_proj": 0, "mlp.up_proj": shape.intermediateSize }]] as const)
+        : ([
+            [names.gate, { "mlp.gate_proj": 0 }],
+            [names.up, { "mlp.up_proj": 0 }],
+          ] as const)),
       [names.down, { "mlp.down_proj": 0 }],
     ];
     for (const [weight, rows] of parts) {

@@ -14,6 +14,11 @@ export interface Numeric {
   readonly weights: "inputs" | "initializers";
   /** Linear layers multiply weights from the left (`linear` in qwen2.ts); never with adapters. */
   readonly weightsFirst?: boolean;
+  /**
+   * Few large operators, for a GPU that each costs a launch: GroupQueryAttention (decode-loop of
+   * grouped-segment.ts), q, k and v as one matrix, gate and up as one.
+   */
+  readonly fused?: boolean;
   /** LoRA beside the base, as inputs. Empty without LoRA, or when it is merged into the weights. */
   readonly adapters: readonly AdapterInput[];
 }
@@ -26,6 +31,10 @@ export type WeightDtype = Numeric["dtype"] | "int8";
 
 export const weightDtype = ({ dtype, int8 }: Pick<Numeric, "dtype" | "int8">): WeightDtype =>
   int8 === true ? "int8" : dtype;
+
+/** GroupQueryAttention computes float16 on CUDA, and rotates heads of multiples of 16. */
+export const isFused = ({ headDim }: Pick<ModelConfig, "headDim">, dtype: WeightDtype): boolean =>
+  dtype === "float16" && headDim % 16 === 0;
 
 /** LM head: never float16, so but for float32 it is stored apart from a tied embedding. */
 export function headName(shape: ModelConfig, dtype: WeightDtype): string {

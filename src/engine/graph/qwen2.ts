@@ -24,9 +24,11 @@ export function declareWeights(
   unused: ReadonlySet<string> = new Set(),
 ): void {
   if (numeric.weights === "inputs") {
-    for (const view of weightViews(shape)) g.input(view.name, "float32", view.shape);
+    for (const view of weightViews(shape, numeric.fused)) g.input(view.name, "float32", view.shape);
   } else {
-    for (const weight of storedWeights(shape, weightDtype(numeric)).filter(({ name }) => !unused.has(name))) {
+    for (const weight of storedWeights(shape, weightDtype(numeric), numeric.fused === true).filter(
+      ({ name }) => !unused.has(name),
+    )) {
       const { name, dtype: type, shape: dims, position } = weight;
       g.externalTensor({ name, type, dims, file: WEIGHTS_FILE, position, bytes: byteLength(weight) });
     }
@@ -67,9 +69,7 @@ type Stack = readonly [heads: number, headDim: number];
 export function linear(g: Graph, numeric: Numeric, x: string, weight: string, stack?: Stack): string {
   if (numeric.int8 === true) {
     const product = int8Product(g, x, weight);
-    if (stack === undefined) return product;
-    const byRow = g.node("Reshape", [product, g.int64([1, -1, ...stack])]);
-    return g.node("Transpose", [byRow], { perm: { ints: [0, 2, 1, 3] } });
+    return stack === undefined ? product : byHead(g, product, stack);
   }
   if (numeric.weightsFirst !== true) return timesTransposed(g, x, weight);
   return turned(g, timesTransposed(g, weight, x), stack === undefined ? 2 : 4);
@@ -121,20 +121,44 @@ export function addAndNorm(
 }
 
 /** SwiGLU: down(silu(gate(x)) · up(x)). With `weightsFirst` only the last product is turned. */
-export function mlp(g: Graph, numeric: Numeric, x: string, layer: number): string {
+export function mlp(
+  g: Graph,
+  { intermediateSize: I }: ModelConfig,
+  numeric: Numeric,
+  x: string,
+  layer: number,
+): string {
   const names = layerNames(layer);
+  const silu = (gate: string) => g.node("com.microsoft::QuickGelu", [gate], { alpha: { float: 1 } });
+  if (numeric.fused === true) {
+    const [gate, up] = [g.fresh("gate"), g.fresh("up")];
+    g.nodeTo([gate, up], "Split", [project(g, numeric, x, names.gateUp), g.int64([I, I])], { axis: { int: -1 } });
+    return project(g, numeric, g.node("Mul", [silu(gate), up]), names.down);
+  }
   const isTurned = numeric.weightsFirst === true;
   const inner = (weight: string) => (isTurned ? timesTransposed(g, weight, x) : project(g, numeric, x, weight));
-  const gate = g.node("com.microsoft::QuickGelu", [inner(names.gate)], { alpha: { float: 1 } });
-  const gated = g.node("Mul", [gate, inner(names.up)]);
+  const gated = g.node("Mul", [silu(inner(names.gate)), inner(names.up)]);
   return isTurned ? turned(g, g.node("MatMul", [names.down, gated])) : project(g, numeric, gated, names.down);
 }
 
+const biasedBy = (g: Graph, { qkvBias }: ModelConfig, projected: string, layer: number): string =>
+  qkvBias ? g.node("Add", [projected, layerNames(layer).qkvBias]) : projected;
+
+/** With fused weights: unrotated queries, keys and values of x [N, H] side by side, [N, (Hq + 2 Hkv) · D]. */
+export const projectRows = (g: Graph, shape: ModelConfig, numeric: Numeric, x: string, layer: number): string =>
+  biasedBy(g, shape, project(g, numeric, x, layerNames(layer).qkv), layer);
+
+/** Rows [N, heads · D] as [1, heads, N, D]. */
+const byHead = (g: Graph, rows: string, stack: Stack): string =>
+  g.node("Transpose", [g.node("Reshape", [rows, g.int64([1, -1, ...stack])])], { perm: { ints: [0, 2, 1, 3] } });
+
 /** Projects x [N, H] to unrotated queries and keys [1, Hq + Hkv, N, D], values [1, Hkv, N, D]. */
 export function projectAttention(g: Graph, shape: ModelConfig, numeric: Numeric, x: string, layer: number) {
-  const names = layerNames(layer);
-  const heads = project(g, numeric, x, names.qkv, [shape.numHeads + 2 * shape.numKvHeads, shape.headDim]);
-  const biased = shape.qkvBias ? g.node("Add", [heads, names.qkvBias]) : heads;
+  const heads = [shape.numHeads + 2 * shape.numKvHeads, shape.headDim] as const;
+  const biased =
+    numeric.fused === true
+      ? byHead(g, projectRows(g, shape, numeric, x, layer), heads)
+      : biasedBy(g, shape, project(g, numeric, x, layerNames(layer).qkv, heads), layer);
   const [qk, v] = [g.fresh("qk"), g.fresh("v")];
   const sizes = g.int64([shape.numHeads + shape.numKvHeads, shape.numKvHeads]);
   g.nodeTo([qk, v], "Split", [biased, sizes], { axis: { int: 1 } });
@@ -196,7 +220,7 @@ export function buildPrefillGraph(shape: ModelConfig, numeric: Numeric = CPU_FLO
     const rows = g.node("Transpose", [context], { perm: { ints: [2, 3, 0, 1, 4] } });
     const attention = project(g, numeric, g.node("Reshape", [rows, g.int64([-1, Hq * D])]), names.o);
     const middle = addAndNorm(g, shape, numeric, { residual, delta: attention, weight: names.postNorm });
-    const delta = mlp(g, numeric, middle.normed, layer);
+    const delta = mlp(g, shape, numeric, middle.normed, layer);
     const weight = layerNames(layer + 1).inputNorm;
     ({ normed: x, residual } = addAndNorm(g, shape, numeric, { residual: middle.residual, delta, weight }));
   }

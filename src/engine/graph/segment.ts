@@ -1,14 +1,14 @@
 /**
- * Up to S decode steps of R rows in one run: an ONNX Loop with sampling inside. For attention to
- * prompts, rows stand in Q blocks of m places; a block reads its prompt once. An empty place
- * repeats a row, and nothing reads it. Attention has three parts under one softmax:
+ * The decode loop with attention in three parts under one softmax. For attention to prompts, rows stand in Q blocks of m places; a block reads its prompt once. An empty place
+ * repeats a row, and nothing reads it. The parts:
  *   prompt   [Hkv, 1, Q, Tp, D]   shared by a block, constant in the segment
  *   past     [Hkv, 1, R, T, D]    generated in earlier segments, constant in the segment
  *   recent   [Hkv, 1, R, i+1, D]  generated in this segment; only this small part grows in the loop
  * Generated slots are right-aligned; the mask hides a late row's unused slots on the left. Shapes:
- * see qwen2.ts; S steps, V vocabulary, K stop ids.
+ * see qwen2.ts and decode-loop.ts.
  */
 import type { ModelConfig } from "../../model/config.js";
+import { axis, decodeLoop, declareLoopInputs } from "./decode-loop.js";
 import { CPU_FLOAT32, headName, type Numeric, weightDtype } from "./numeric.js";
 import { Graph, type DataType, type Dim } from "./onnx.js";
 import {
@@ -25,31 +25,19 @@ import {
   projectAttention,
   timesTransposed,
 } from "./qwen2.js";
-import { sample, vocabularyBlocks } from "./sampling.js";
 import { layerNames } from "./weights.js";
 
 /**
  * Builds the graph. Keys and values are `numeric.dtype`, called dtype here. Its inputs besides
- * weights and adapters:
- *   steps int64 []              most decode steps of this run
+ * weights, adapters and those of `declareLoopInputs`:
  *   prompt_k/v.<layer>          dtype [Hkv, 1, Q, Tp, D]
  *   past_k/v.<layer>            dtype [Hkv, 1, R, T ≥ 0, D]
  *   block_rows int64 [Q, m]     the row at each place of each block; any row at an empty place
  *   row_places int64 [R, 1]     where that is: block · m + place
  *   mask float32 [R, 1, Tp+T+S] added to the scores of each row
- *   token int64 [R, 1]          last token of each row, not yet fed
- *   position int64 [1, R]       its position
- *   budget int64 [R, 1]         tokens the row may still generate
- *   stop_ids int64 [R, K]       padded with -1
- *   inverse_temperature float32 [R, 1], greedy bool [R, 1]
- *   any_argmax bool [0 or 1]    of length 1 if any row needs its most probable token: the host
- *                               knows a length without reading the device
- *   uniforms float32 [S, R, 1], forced int64 [S, R, 1]   see sampling.ts
- * Its outputs; S' ≤ S is smaller when all rows are done:
- *   tokens int64 [S', R, 1], logprobs float32 [S', R, 1]
- *   top_tokens, top_logprobs    the most probable tokens; meaningless unless any_argmax
+ *   position int64 [1, R]       position of each row's token
+ * Its outputs besides those of `decodeLoop`:
  *   next_k/v.<layer>            dtype [Hkv, 1, R, S', D], to be appended to `past`
- * What a row yields after its stop id or budget is noise.
  */
 export function buildSegmentGraph(
   shape: ModelConfig,
@@ -57,7 +45,7 @@ export function buildSegmentGraph(
   segmentLength: number,
   numeric: Numeric = CPU_FLOAT32,
 ): Uint8Array {
-  const { numLayers, numKvHeads: Hkv, headDim: D } = shape;
+  const { numKvHeads: Hkv, headDim: D } = shape;
   const { dtype } = numeric;
   const g = new Graph();
   declareWeights(g, shape, numeric);
@@ -66,55 +54,16 @@ export function buildSegmentGraph(
   const inputs = declareInputs(g, shape, numeric);
   const layers = inputs.past.map((_, layer) => layer);
 
-  // Once per segment.
-  const R = axis(g, inputs.token, 0);
-  const arrangement = arrange(g, shape, inputs, R);
-  const rowNumber = g.node("Range", [g.int64(0), g.node("Squeeze", [R]), g.int64(1)]);
-  const blocks = g.int64(vocabularyBlocks(shape.vocabSize).count);
-  const blockOffset = g.node("Unsqueeze", [g.node("Mul", [rowNumber, blocks]), g.int64([1])]);
-  const lastStep = g.node("Sub", [inputs.budget, g.int64(1)]);
-  // all false: `steps` ≥ 1 only when some row has budget
-  const notDone = g.node("Less", [inputs.budget, g.int64(0)]);
-  const emptyShape = concat(g, [g.int64([Hkv, 1]), R, g.int64([0, D])]);
+  const arrangement = arrange(g, shape, inputs, axis(g, inputs.token, 0));
+  const emptyShape = concat(g, [g.int64([Hkv, 1]), axis(g, inputs.token, 0), g.int64([0, D])]);
   const empty = g.cast(g.node("ConstantOfShape", [emptyShape]), "float32", dtype);
-
-  // One decode step.
-  const b = g.subgraph();
-  const i = b.input("step", "int64", []);
-  b.input("go", "bool", []);
-  const current = b.input("current", "int64");
-  const done = b.input("done", "bool");
-  const recent = layers.map((layer) => declareCache(b, dtype, "recent", layer));
-  const { logits, grown } = forward(b, shape, numeric, { inputs, arrangement, rope, recent, current, step: i });
-  const chosen = sample(b, logits, shape.vocabSize, {
-    inverseTemperature: inputs.inverseTemperature,
-    greedy: inputs.greedy,
-    anyArgmax: inputs.anyArgmax,
-    uniform: b.node("Gather", [inputs.uniforms, i]),
-    forced: b.node("Gather", [inputs.forced, i]),
-    blockOffset,
+  const final = layers.flatMap((layer) => Object.values(cacheNames("next", layer)));
+  decodeLoop(g, shape, inputs, { initial: final.map(() => empty), final, dtype }, (b, { current, step, caches }) => {
+    const recent = layers.map((layer): Cache => ({ k: caches[2 * layer]!, v: caches[2 * layer + 1]! }));
+    const { logits, grown } = forward(b, shape, numeric, { inputs, arrangement, rope, recent, current, step });
+    return { logits, caches: grown.flatMap(({ k, v }) => [k, v]) };
   });
-  const isStop = b.node("Cast", [b.node("Equal", [chosen.token, inputs.stopIds])], { to: { int: 6 } });
-  const stopped = b.node("Cast", [b.node("ReduceMax", [isStop, b.int64([1])])], { to: { int: 9 } });
-  const spent = b.node("LessOrEqual", [lastStep, i]);
-  const nowDone = b.node("Or", [b.node("Or", [done, stopped]), spent]);
-  const allDone = b.node("ReduceMin", [b.node("Cast", [nowDone], { to: { int: 6 } })], { keepdims: { int: 0 } });
-  b.output(b.node("Equal", [allDone, b.int32(0)]), "bool");
-  b.output(chosen.token, "int64");
-  b.output(nowDone, "bool");
-  for (const name of grown.flatMap(({ k, v }) => [k, v])) b.output(name, dtype);
-  b.output(b.node("Identity", [chosen.token]), "int64");
-  b.output(chosen.logprob, "float32");
-  b.output(b.node("Identity", [chosen.topToken]), "int64");
-  b.output(chosen.topLogprob, "float32");
-
-  const grownNames = layers.flatMap((layer) => Object.values(cacheNames("next", layer)));
-  const unused = [g.fresh("token"), g.fresh("done")];
-  const initial = [inputs.token, notDone, ...Array.from({ length: 2 * numLayers }, () => empty)];
-  const chosenNames = ["tokens", "logprobs", "top_tokens", "top_logprobs"];
-  g.nodeTo([...unused, ...grownNames, ...chosenNames], "Loop", [inputs.steps, "", ...initial], { body: { graph: b } });
-  for (const name of chosenNames) g.output(name, name.endsWith("tokens") ? "int64" : "float32", ["steps", "R", 1]);
-  for (const name of grownNames) g.output(name, dtype, [Hkv, 1, "R", "steps", D]);
+  for (const name of final) g.output(name, dtype, [Hkv, 1, "R", "steps", D]);
   return g.encodeModel();
 }
 
@@ -122,19 +71,11 @@ function declareInputs(g: Graph, shape: ModelConfig, { dtype }: Numeric) {
   const { numLayers, numKvHeads: Hkv, headDim: D } = shape;
   const layers = Array.from({ length: numLayers }, (_, layer) => layer);
   return {
-    steps: g.input("steps", "int64", []),
+    ...declareLoopInputs(g),
     blockRows: g.input("block_rows", "int64", ["Q", "m"]),
     rowPlaces: g.input("row_places", "int64", ["R", 1]),
     mask: g.input("mask", "float32", ["R", 1, "columns"]),
-    token: g.input("token", "int64", ["R", 1]),
     position: g.input("position", "int64", [1, "R"]),
-    budget: g.input("budget", "int64", ["R", 1]),
-    stopIds: g.input("stop_ids", "int64", ["R", "K"]),
-    inverseTemperature: g.input("inverse_temperature", "float32", ["R", 1]),
-    greedy: g.input("greedy", "bool", ["R", 1]),
-    anyArgmax: g.cast(axis(g, g.input("any_argmax", "bool", ["any"]), 0), "int64", "bool"),
-    uniforms: g.input("uniforms", "float32", ["S", "R", 1]),
-    forced: g.input("forced", "int64", ["S", "R", 1]),
     prompt: layers.map((layer) => declareCache(g, dtype, "prompt", layer, [Hkv, 1, "Q", "Tp", D])),
     past: layers.map((layer) => declareCache(g, dtype, "past", layer, [Hkv, 1, "R", "T", D])),
   };
@@ -212,7 +153,7 @@ function forward(b: Graph, shape: ModelConfig, numeric: Numeric, at: StepInputs)
     const names = layerNames(layer);
     const attention = project(b, numeric, b.node("Reshape", [rows, b.int64([-1, Hq * D])]), names.o);
     const middle = addAndNorm(b, shape, numeric, { residual, delta: attention, weight: names.postNorm });
-    const after = { residual: middle.residual, delta: mlp(b, numeric, middle.normed, layer) };
+    const after = { residual: middle.residual, delta: mlp(b, shape, numeric, middle.normed, layer) };
     const next =
       layer === L - 1
         ? { ...after, weight: "final_norm", type: "float32" as const }
@@ -225,11 +166,6 @@ function forward(b: Graph, shape: ModelConfig, numeric: Numeric, at: StepInputs)
 
 function concat(g: Graph, parts: readonly string[]): string {
   return g.node("Concat", [...parts], { axis: { int: 0 } });
-}
-
-/** [1]: one dimension of a tensor. */
-function axis(g: Graph, tensor: string, index: number): string {
-  return g.node("Shape", [tensor], { start: { int: index }, end: { int: index + 1 } });
 }
 
 type Cache = ReturnType<typeof cacheNames>;

@@ -1,7 +1,7 @@
 /** The file of a graph's initializers: what lies where. */
 import type { ModelConfig } from "../../model/config.js";
 import { scaleName } from "./int8.js";
-import { headName, type WeightDtype } from "./numeric.js";
+import { headName, isFused, type WeightDtype } from "./numeric.js";
 import { layerNames, weightViews, type WeightView } from "./weights.js";
 
 /** Name of the file with the initializers, beside the model file. */
@@ -17,8 +17,12 @@ export interface StoredWeight extends WeightView {
 /**
  * Every initializer, in the order of the file. An int8 weight is [in, out], followed by its scales.
  */
-export function storedWeights(shape: ModelConfig, dtype: WeightDtype): StoredWeight[] {
-  const views = weightViews(shape);
+export function storedWeights(
+  shape: ModelConfig,
+  dtype: WeightDtype,
+  fused: boolean = isFused(shape, dtype),
+): StoredWeight[] {
+  const views = weightViews(shape, fused);
   if (shape.tieWordEmbeddings && dtype !== "float32") views.push({ ...views[0]!, name: "lm_head" });
   let position = 0;
   const place = (view: WeightView, type: WeightDtype): StoredWeight => {
@@ -45,9 +49,9 @@ const isLinear = (name: string): boolean => name === "lm_head" || /\.(qkv|o|gate
 
 /** Weights that come after the last layer's keys and values, where the prefill graph ends. */
 export function beyondPrefill(shape: ModelConfig, dtype: WeightDtype): ReadonlySet<string> {
-  const { o, postNorm, gate, up, down } = layerNames(shape.numLayers - 1);
+  const { o, postNorm, gate, up, gateUp, down } = layerNames(shape.numLayers - 1);
   const head = headName(shape, dtype);
-  const names = [o, postNorm, gate, up, down, "final_norm", ...(head === "embedding" ? [] : [head])];
+  const names = [o, postNorm, gate, up, gateUp, down, "final_norm", ...(head === "embedding" ? [] : [head])];
   return new Set([...names, ...names.map(scaleName)]);
 }
 

@@ -17,13 +17,18 @@ export function layerNames(layer: number) {
     postNorm: of("post_norm"),
     gate: of("gate"),
     up: of("up"),
+    gateUp: of("gate_up"),
     down: of("down"),
   };
 }
 
-/** Every weight input, in the order of the packed buffer. */
-export function weightViews(shape: ModelConfig): WeightView[] {
-  const { hiddenSize: H, headDim: D, numHeads: Hq, numKvHeads: Hkv } = shape;
+/**
+ * Every weight input, in the order of the packed buffer.
+ * @param fused q, k and v are the rows of one matrix, and so are gate and up
+ */
+export function weightViews(shape: ModelConfig, fused = false): WeightView[] {
+  const { hiddenSize: H, headDim: D, numHeads: Hq, numKvHeads: Hkv, intermediateSize: I } = shape;
+  const heads = Hq + 2 * Hkv;
   const layout = new Map(weightLayout(shape).map((entry) => [entry.name, entry]));
   const view = (name: string, parameter: string, dims?: readonly number[]): WeightView => {
     const entry = layout.get(parameter);
@@ -35,11 +40,13 @@ export function weightViews(shape: ModelConfig): WeightView[] {
     const names = layerNames(i);
     const layer = `model.layers.${i}.`;
     views.push(view(names.inputNorm, `${layer}input_layernorm.weight`));
-    views.push(view(names.qkv, `${layer}self_attn.q_proj.weight`, [1, Hq + 2 * Hkv, D, H]));
-    if (shape.qkvBias) views.push(view(names.qkvBias, `${layer}self_attn.q_proj.bias`, [Hq + 2 * Hkv, 1, D]));
+    views.push(view(names.qkv, `${layer}self_attn.q_proj.weight`, fused ? [heads * D, H] : [1, heads, D, H]));
+    if (shape.qkvBias)
+      views.push(view(names.qkvBias, `${layer}self_attn.q_proj.bias`, fused ? [heads * D] : [heads, 1, D]));
     views.push(view(names.o, `${layer}self_attn.o_proj.weight`));
     views.push(view(names.postNorm, `${layer}post_attention_layernorm.weight`));
-    views.push(view(names.gate, `${layer}mlp.gate_proj.weight`), view(names.up, `${layer}mlp.up_proj.weight`));
+    if (fused) views.push(view(names.gateUp, `${layer}mlp.gate_proj.weight`, [2 * I, H]));
+    else views.push(view(names.gate, `${layer}mlp.gate_proj.weight`), view(names.up, `${layer}mlp.up_proj.weight`));
     views.push(view(names.down, `${layer}mlp.down_proj.weight`));
   }
   views.push(view("final_norm", "model.norm.weight"));

@@ -4,6 +4,7 @@
  * L layers. Prompts in flight are most in the self-test and in evaluations.
  */
 import { adapterInputs } from "../../engine/graph/adapters.js";
+import { isFused } from "../../engine/graph/numeric.js";
 import { beyondPrefill, byteLength, storedWeights, type StoredWeight } from "../../engine/graph/weight-file.js";
 import type { RunConfig } from "../../config/schema.js";
 import type { ModelConfig } from "../../model/config.js";
@@ -127,7 +128,10 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
   ];
   if (lora === null) return items;
   const size = ({ shape }: { shape: readonly number[] }): number => shape.reduce((a, b) => a * b, 1);
-  const inputs = adapterInputs(model, lora).reduce((all, { a, b }) => all + size(a) + size(b), 0);
+  const inputs = adapterInputs(model, lora, isFused(model, dtype)).reduce(
+    (all, { a, b }) => all + size(a) + size(b),
+    0,
+  );
   return [
     ...items,
     // inputs of every run: copied into the arena of the session that runs, which keeps the room
