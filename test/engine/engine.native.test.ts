@@ -76,12 +76,14 @@ const settings: EngineOptions[] = [
   { threads: 1, maxRows: 16, segmentLength: 16 },
   { threads: 1, maxRows: 16, segmentLength: 4 },
   { threads: 2, maxRows: 5, segmentLength: 3 },
+  { threads: 1, maxRows: 16, segmentLength: 4, fused: true },
+  { threads: 1, maxRows: 5, segmentLength: 3, fused: true },
 ];
 
 describe.each(architectures)("%s against transformers", (type) => {
   const config = configOf(type);
   const { groups } = golden[type];
-  describe.each(settings)("rows $maxRows, segments of $segmentLength", (options) => {
+  describe.each(settings)("rows $maxRows, segments of $segmentLength, fused $fused", (options) => {
     let engine: OrtEngine;
     beforeAll(async () => {
       engine = await OrtEngine.create(config, options);
