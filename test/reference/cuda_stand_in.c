@@ -4,7 +4,8 @@
  * cuda_stand_in.py and do nothing. Nothing computes here: kernels are registered, launched, and never run.
  *
  * With CUDA_STAND_IN_COPIES set, each copy is a line "copy to-device|to-host|on-device BYTES" on stderr. One byte to
- * the host is a Loop's condition, and answers "go on", since nothing has computed it.
+ * the host is a Loop's condition, and answers "go on", since nothing has computed it. With CUDA_STAND_IN_CALLS set,
+ * what a GPU would have to start is a line "call NAME", and memory that is pinned "pinned BYTES".
  */
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -58,11 +59,17 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
 cudaError_t cudaMalloc(void **memory, size_t size) {
   return (*memory = calloc(1, size ? size : 1)) ? cudaSuccess : cudaErrorMemoryAllocation;
 }
-cudaError_t cudaMallocHost(void **memory, size_t size) { return cudaMalloc(memory, size); }
-cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags) { return (void)flags, cudaMalloc(memory, size); }
+cudaError_t cudaMallocHost(void **memory, size_t size) {
+  if (getenv("CUDA_STAND_IN_CALLS")) fprintf(stderr, "pinned %zu\n", size);
+  return cudaMalloc(memory, size);
+}
+cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags) { return (void)flags, cudaMallocHost(memory, size); }
 cudaError_t cudaFree(void *memory) { return free(memory), cudaSuccess; }
 cudaError_t cudaFreeHost(void *memory) { return cudaFree(memory); }
-cudaError_t cudaMemset(void *memory, int value, size_t size) { return memset(memory, value, size), cudaSuccess; }
+cudaError_t cudaMemset(void *memory, int value, size_t size) {
+  if (getenv("CUDA_STAND_IN_CALLS")) fprintf(stderr, "call cudaMemset\n");
+  return memset(memory, value, size), cudaSuccess;
+}
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t size, cudaStream_t stream) {
   return (void)stream, cudaMemset(memory, value, size);
 }

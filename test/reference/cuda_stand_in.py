@@ -19,12 +19,23 @@ SOURCE = Path(__file__).with_suffix(".c")
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
 # A function of such a name returns a new handle through its first argument.
 CREATES = re.compile(r"Create|Instantiate")
+# What a GPU would have to start: with CUDA_STAND_IN_CALLS set each is a line "call NAME" on stderr.
+STARTS = re.compile(r"Launch|[Gg]emm|^cudnn(Reduce|Softmax|OpTensor|Backend)")
 UNVERSIONED = ("libcuda.so.1", "libnvinfer.so.10", "libnvonnxparser.so.10")
 TEMPLATE = """
+#include <stdio.h>
+#include <stdlib.h>
 static char handle[4096];
 static int ok(void) { return 0; }
 static int creates(void **first) { *first = handle; return 0; }
+static int call(const char *name) { return getenv("CUDA_STAND_IN_CALLS") ? (fprintf(stderr, "call %s\\n", name), 0) : 0; }
 """
+
+
+def definition(name):
+    if STARTS.search(name) and not CREATES.search(name):
+        return f'int {name}() {{ return call("{name}"); }}'
+    return f'int {name}() __attribute__((alias("{"creates" if CREATES.search(name) else "ok"}")));'
 
 
 def run(*command):
@@ -70,11 +81,7 @@ def build(providers, folder):
     answered = {line.split()[-1] for line in run("nm", "--defined-only", "-g", answering).splitlines()}
     for library, names in functions_by_library(providers).items():
         code = folder / f"{library}.c"
-        aliases = [
-            f'int {name}() __attribute__((alias("{"creates" if CREATES.search(name) else "ok"}")));'
-            for name in sorted(names - answered)
-        ]
-        code.write_text(TEMPLATE + "\n".join(aliases) + "\n")
+        code.write_text(TEMPLATE + "\n".join(map(definition, sorted(names - answered))) + "\n")
         script = folder / f"{library}.map"
         script.write_text(f"{library} {{ global: *; }};\n")
         runtime = [answering] if library.startswith(("libcudart", "libcudnn")) else []
