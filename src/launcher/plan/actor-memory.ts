@@ -52,27 +52,31 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
     VOCABULARY_ARRAYS * rows * V +
     rows * (4 * H + 3 * q + 2 * kv + 3 * I) +
     SCORE_ARRAYS * rows * model.numHeads * (prompt + completion);
-  const recent = 2 * rows * segment * perToken; // loop-carried: the grown copy beside the one before
+  const fused = isFused(model, run.actors.dtype);
+  /** Tokens of prompts and completions that a decode graph reads, and those of them that grow in its loop. */
+  const read = fused ? rows * (prompt + completion) : rows * completion + groups * prompt;
+  const growing = fused ? read : rows * segment;
+  const recent = 2 * growing * perToken; // loop-carried: the grown copy beside the one before
   const rope = 2 * (model.maxPositions + segment) * (model.headDim / 2);
 
   const [on, inRam] = [itemsOn(where), itemsOn("ram")];
   return [
     ...weightItems(run, model, where),
     // engine.ts `prefill`: each group's own; kv-cache.ts `PromptCache`: the same side by side
-    inRam("keys and values of prompts", 2 * groups * prompt * perToken * width, "actors.max_rows"),
-    // kv-cache.ts `GeneratedCache`: two sets of buffers, rows are copied from one to the other
-    inRam("keys and values of completions, two sets", 2 * rows * completion * perToken * width, "actors.max_rows"),
+    inRam("keys and values of prompts", (fused ? 1 : 2) * groups * prompt * perToken * width, "actors.max_rows"),
+    // `GeneratedCache` or `RowCache`: two sets of buffers, rows are copied from one to the other
+    inRam(
+      "keys and values of completions, two sets",
+      2 * rows * (fused ? prompt + completion : completion) * perToken * width,
+      "actors.max_rows",
+    ),
     // engine.ts: the runtime's outputs, once more as JavaScript arrays
     inRam(
       "keys and values of the last segment",
       (rows * segment + prefillTokens) * perToken * width,
       "actors.max_rows",
     ),
-    on(
-      "keys and values of a run's inputs",
-      where === "gpu" ? (rows * completion + groups * prompt) * perToken * width : 0,
-      "actors.max_rows",
-    ),
+    on("keys and values of a run's inputs", where === "gpu" ? read * perToken * width : 0, "actors.max_rows"),
     on("keys and values grown in a segment", recent * width, "actors.max_rows"),
     // Two sessions with an arena each; neither gives anything back.
     on("prefill: scores, activations", prefill * 4, "data.max_prompt_length"),
