@@ -1,4 +1,4 @@
-/** What segment.ts reads besides the inputs of every decode graph: caches in parts, and where rows lie. */
+/** What segment.ts reads beside every decode graph's inputs: caches in parts, places of rows. */
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import type { Arranged, SegmentCache } from "./batch.js";

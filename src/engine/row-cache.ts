@@ -1,4 +1,4 @@
-/** What grouped-segment.ts reads besides the inputs of every decode graph: a cache of whole rows. */
+/** What grouped-segment.ts reads beside every decode graph's inputs: a cache of whole rows. */
 import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import type { Arranged, SegmentCache } from "./batch.js";

@@ -32,7 +32,7 @@ export function declareLoopInputs(g: Graph) {
 }
 
 export interface Caches {
-  /** In the order of the layers, a layer's keys before its values; values of before the first step. */
+  /** Before the first step, in the order of the layers: keys, then values of each. */
   readonly initial: readonly string[];
   /** Names after the last step. */
   readonly final: readonly string[];

@@ -144,7 +144,7 @@ export function mlp(
 const biasedBy = (g: Graph, { qkvBias }: ModelConfig, projected: string, layer: number): string =>
   qkvBias ? g.node("Add", [projected, layerNames(layer).qkvBias]) : projected;
 
-/** With fused weights: unrotated queries, keys and values of x [N, H] side by side, [N, (Hq + 2 Hkv) · D]. */
+/** With fused weights: unrotated q, k and v of x [N, H] side by side, [N, (Hq + 2 Hkv) · D]. */
 export const projectRows = (g: Graph, shape: ModelConfig, numeric: Numeric, x: string, layer: number): string =>
   biasedBy(g, shape, project(g, numeric, x, layerNames(layer).qkv), layer);
 

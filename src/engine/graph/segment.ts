@@ -1,6 +1,7 @@
 /**
- * The decode loop with attention in three parts under one softmax. For attention to prompts, rows stand in Q blocks of m places; a block reads its prompt once. An empty place
- * repeats a row, and nothing reads it. The parts:
+ * The decode loop with attention in three parts under one softmax. For attention to prompts, rows
+ * stand in Q blocks of m places; a block reads its prompt once. An empty place repeats a row, and
+ * nothing reads it. The parts:
  *   prompt   [Hkv, 1, Q, Tp, D]   shared by a block, constant in the segment
  *   past     [Hkv, 1, R, T, D]    generated in earlier segments, constant in the segment
  *   recent   [Hkv, 1, R, i+1, D]  generated in this segment; only this small part grows in the loop

@@ -53,7 +53,7 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
     rows * (4 * H + 3 * q + 2 * kv + 3 * I) +
     SCORE_ARRAYS * rows * model.numHeads * (prompt + completion);
   const fused = isFused(model, run.actors.dtype);
-  /** Tokens of prompts and completions that a decode graph reads, and those of them that grow in its loop. */
+  /** Tokens in the caches that a decode graph reads, and in those that grow in its loop. */
   const read = fused ? rows * (prompt + completion) : rows * completion + groups * prompt;
   const growing = fused ? read : rows * segment;
   const recent = 2 * growing * perToken; // loop-carried: the grown copy beside the one before

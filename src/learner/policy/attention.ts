@@ -178,7 +178,10 @@ class Rectangles {
     return this.#tf.reshape(this.#tf.gather(all, index), [-1, width]);
   }
 
-  /** scores + bias, in the shape in which the bias fits. Scores are the largest arrays: each goes when the next is there. */
+  /**
+   * scores + bias, in the shape in which the bias fits. Scores are the largest arrays: each goes
+   * when the next is there.
+   */
   #masked(scores: Tensor, bias: Tensor | null, shape: number[]): Tensor {
     const shaped = this.#tf.reshape(scores, shape);
     scores.dispose();

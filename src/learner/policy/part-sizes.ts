@@ -2,7 +2,7 @@
 import type { TF } from "../backend/backend.js";
 
 export interface PartSizes {
-  /** Elements of an array [rows, intermediate] of an MLP that is recomputed; about ten such arrays exist. */
+  /** Elements of an MLP's array [rows, intermediate] when recomputed; about ten of them exist. */
   readonly mlp: number;
   /** Elements of a chunk of logits [rows, vocabulary], of a head without a gradient. */
   readonly frozenHead: number;
@@ -12,7 +12,7 @@ export interface PartSizes {
 
 const MI = 1024 * 1024;
 
-/** A processor likes parts that stay near its caches; a GPU has room, and each operation costs it a launch. */
+/** Parts that fit a processor's caches; a GPU has room, and each operation costs it a launch. */
 export const PART_SIZES: Readonly<Record<"cpu" | "gpu", PartSizes>> = {
   cpu: { mlp: 4 * MI, frozenHead: 16 * MI, trainedHead: 64 * MI },
   gpu: { mlp: 64 * MI, frozenHead: 128 * MI, trainedHead: 128 * MI },

@@ -72,7 +72,8 @@ export function tokenLogprobs(
       }),
     );
     const joined = (tensors: Tensor[]): Tensor => (tensors.length === 1 ? tensors[0]! : tf.concat(tensors, 0));
-    // The gradient of a frozen head is known up to a factor for each row: kept, the logits need not be made again.
+    // A frozen head's gradient is known up to a factor for each row: with it kept, the logits need
+    // not be made again.
     save(isGradientKept ? [joined(parts.map(([, direction]) => direction!))] : inputs);
     return {
       value: joined(parts.map(([both]) => both)),
