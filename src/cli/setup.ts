@@ -8,9 +8,9 @@ export function addSetup(program: Command): void {
     .description("prepare the native TensorFlow binding (quick when there is nothing to do)")
     .option("--cuda", "prepare learner and actors for NVIDIA GPUs instead: about 3.3 GB to download, once", false)
     .addOption(
-      new Option("--actor-cuda <major>", "CUDA of ONNX Runtime's provider: 12 from NuGet, 13 from PyPI (driver >= 580)")
+      new Option("--actor-cuda <major>", "CUDA of ONNX Runtime's provider: 13 from PyPI (driver >= 580), 12 from NuGet")
         .choices(["12", "13"])
-        .default("12"),
+        .default("13"),
     )
     .option("--dry-run", "with --cuda: list what would be downloaded, and where to", false)
     .action(async (options: SetupOptions) => {

@@ -30,6 +30,13 @@ export function cudaGaps(machine: MachineFacts): CudaGap[] {
   else if (gpus.length === 0) lacks("both", "a driver and no GPU", "SLURM: ask for one with --gpus=1");
   else if (visibleGpus.length === 0)
     lacks("both", "CUDA_VISIBLE_DEVICES hides every GPU", "unset CUDA_VISIBLE_DEVICES, or name a GPU in it");
+  const exclusive = gpus.find(({ computeMode }) => computeMode !== null && computeMode !== "Default");
+  if (exclusive !== undefined)
+    lacks(
+      "both",
+      `${exclusive.name} is in compute mode ${exclusive.computeMode}: learner and actor are two processes, and it takes one at most`,
+      "nvidia-smi -c DEFAULT (as root), or NVIDIA MPS (docs/slurm.md)",
+    );
   const age = driver === null ? NaN : Number.parseInt(driver, 10);
   if (age < OLDEST_DRIVER["12"])
     lacks(
@@ -41,7 +48,7 @@ export function cudaGaps(machine: MachineFacts): CudaGap[] {
     lacks(
       "actors",
       `driver ${driver} is too old for CUDA 13, which needs ${OLDEST_DRIVER["13"]} or newer`,
-      "node dist/cli.js setup --cuda (CUDA 12)",
+      "update the driver; or put NVIDIA's cuda-compat-13 libraries first in LD_LIBRARY_PATH; or take a provider built for CUDA 12 (docs/cuda.md)",
     );
 
   if (learner.build === null || learner.build === "cpu")

@@ -24,8 +24,8 @@ const ONNX_OPENS: Record<CudaMajor, readonly string[]> = {
 };
 const run = promisify(execFile);
 
-/** Enough to load half a gigabyte of libraries from a network disk. */
-const PROBE_TIMEOUT_MS = 120_000;
+/** Kernels that are not in the libraries for this GPU are compiled at their first use. */
+const PROBE_TIMEOUT_MS = 600_000;
 
 export async function inspectMachine() {
   const provider = providerInPlace() ?? null;
@@ -65,17 +65,26 @@ export async function inspectMachine() {
 interface DriverFacts {
   /** Version of NVIDIA's kernel module; null without one. */
   readonly driver: string | null;
-  readonly gpus: readonly { readonly name: string; readonly memoryMiB: number | null }[];
+  readonly gpus: readonly {
+    readonly name: string;
+    readonly memoryMiB: number | null;
+    /** As nvidia-smi says it: Default, Exclusive_Process, Prohibited; null where it says nothing. */
+    readonly computeMode: string | null;
+  }[];
 }
 
 function driverFacts(): DriverFacts {
-  const rows = smi(["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]);
+  const rows = smi(["--query-gpu=name,memory.total,driver_version,compute_mode", "--format=csv,noheader,nounits"]);
   if (rows !== null) {
     const lines = rows.trim().split("\n");
     const gpus = lines.map((row) => row.split(",").map((cell) => cell.trim()));
     return {
       driver: gpus[0]?.[2] ?? null,
-      gpus: gpus.map(([name, memory]) => ({ name: name ?? "?", memoryMiB: Number(memory) || null })),
+      gpus: gpus.map(([name, memory, , computeMode]) => ({
+        name: name ?? "?",
+        memoryMiB: Number(memory) || null,
+        computeMode: computeMode ?? null,
+      })),
     };
   }
   // the kernel module without its tools, as in some containers
@@ -86,7 +95,7 @@ function driverFacts(): DriverFacts {
   const models = cards.map(
     (card) => /Model:\s*(.+)/.exec(readFileSync(`${proc}/gpus/${card}/information`, "utf8"))?.[1],
   );
-  return { driver: version, gpus: models.map((name) => ({ name: name ?? "?", memoryMiB: null })) };
+  return { driver: version, gpus: models.map((name) => ({ name: name ?? "?", memoryMiB: null, computeMode: null })) };
 }
 
 /** Which TensorFlow is in place; "own" is somebody's own build. */

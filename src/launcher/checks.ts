@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { RunConfig } from "../config/schema.js";
 import { UserError } from "../errors.js";
+import { providerInPlace } from "../machine/onnx-provider.js";
 import { readModelConfig } from "../model/config.js";
 import { configFile } from "../run/paths.js";
 import { readRunConfig } from "../run/run-config.js";
@@ -41,6 +42,12 @@ export async function checkMovedModel(runDir: string, run: RunConfig, isAccepted
 export async function checkDevices(run: RunConfig): Promise<void> {
   const asked = (["learner", "actors"] as const).filter((side) => run[side].device === "cuda");
   if (asked.length === 0) return;
+  const provider = providerInPlace();
+  if (run.serial && asked.length === 2 && provider !== undefined && provider !== "12")
+    throw new UserError(
+      `--serial with both devices cuda: expected ONNX Runtime's provider for CUDA 12, as TensorFlow's, because one process ` +
+        `loads both; found the one for CUDA ${provider}. Leave out --serial, or put one side on the CPU.`,
+    );
   const { whyNoCuda } = await import("../doctor/describe.js");
   const obstacle = await whyNoCuda(asked);
   if (obstacle !== null)

@@ -51,6 +51,8 @@ export function deviceEnv(
     TF_FORCE_GPU_ALLOW_GROWTH: "true",
     // its own allocator doubles its regions and returns none of them
     TF_GPU_ALLOCATOR: env["TF_GPU_ALLOCATOR"] ?? "cuda_malloc_async",
+    // kernels compiled for a GPU at their first use are more than the 1 GiB that is kept by default
+    CUDA_CACHE_MAXSIZE: env["CUDA_CACHE_MAXSIZE"] ?? String(4 * 2 ** 30),
     ...(path !== "" && { LD_LIBRARY_PATH: path }),
   };
 }

@@ -1,17 +1,19 @@
 /**
  * ONNX Runtime's CUDA provider, which npm's package leaves out; node_modules links to the cache.
- *   CUDA 12  onnxruntime-node's own install script, which takes it from NuGet
  *   CUDA 13  PyPI's onnxruntime-gpu of the same version
+ *   CUDA 12  onnxruntime-node's own install script, which takes it from NuGet. Since 1.27 what lies
+ *            there may be built for CUDA 13 (microsoft/onnxruntime#29032), so the file decides.
  * The script can end with 0 having done nothing, so its result is looked at, not its exit code.
  */
 import { execFile } from "node:child_process";
-import { existsSync, lstatSync, readFileSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { cp, rename, rm, symlink } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { basename, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { messageOf } from "../errors.js";
 import { type CudaMajor, cudaLibraryPath } from "./cuda-libraries.js";
+import { neededLibraries } from "./elf.js";
 import { cacheRoot, fetchWheel, fillBeside, wheel } from "./wheels.js";
 
 const run = promisify(execFile);
@@ -39,12 +41,16 @@ const binFolder = (): string => join(packageFolder(), "bin", "napi-v6", process.
 export const providerFolder = (major: CudaMajor): string =>
   join(cacheRoot(), `onnxruntime-${onnxVersion()}-cuda${major}`);
 
-/** The CUDA of the provider in place, if any; the package's own script knows CUDA 12 only. */
+/** The CUDA that the provider in place is linked to; undefined where there is none that can be read. */
 export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
   const files = PROVIDER.map((name) => join(bin, name));
-  if (!files.every((file) => existsSync(file))) return undefined;
-  const linked = lstatSync(files[1]!).isSymbolicLink() && basename(dirname(realpathSync(files[1]!))).endsWith("cuda13");
-  return linked ? "13" : "12";
+  return files.every((file) => existsSync(file)) ? cudaOf(files[1]!) : undefined;
+}
+
+/** The CUDA whose runtime or cuBLAS a library asks the loader for, whatever it is called. */
+export function cudaOf(file: string): CudaMajor | undefined {
+  const linked = (neededLibraries(file) ?? []).map((name) => /^lib(?:cudart|cublas)\.so\.(1[23])$/.exec(name)?.[1]);
+  return linked.find((major): major is CudaMajor => major !== undefined);
 }
 
 /** Folders in which an actor's process finds CUDA's libraries, those of the provider in place. */
@@ -88,10 +94,16 @@ async function fromNuGet(folder: string, bin: string, script: string, log: (line
       `onnxruntime-node's install script left no ${missing[0]}; is api.nuget.org reachable? (${why.trim().slice(0, 200)})`,
     );
   }
+  const found = cudaOf(join(bin, PROVIDER[1]!));
   for (const name of PROVIDER) {
     await cp(join(bin, name), join(folder, name));
     await rm(join(bin, name));
   }
+  if (found !== "12")
+    throw new Error(
+      `what NuGet has of ${onnxVersion()} is built for ${found === undefined ? "no CUDA that can be read from it" : `CUDA ${found}`}, expected CUDA 12. With a driver of 580 or newer take ` +
+        `--actor-cuda 13; with an older one put both files of a CUDA 12 build of ${onnxVersion()} into ${bin} by hand (docs/cuda.md)`,
+    );
 }
 
 async function fromPyPI(python: string, folder: string, log: (line: string) => void): Promise<void> {

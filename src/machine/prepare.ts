@@ -39,11 +39,7 @@ async function setupCuda(actorCuda: CudaMajor): Promise<void> {
   for (const major of new Set<CudaMajor>(["12", actorCuda]))
     await attempt(`CUDA ${major}'s libraries`, () => prepareCudaLibraries(python, major, tell));
   if (failures.length > 0) {
-    const more =
-      actorCuda === "12" && failures.some((line) => line.startsWith("ONNX"))
-        ? "\nWhere NuGet cannot be reached and the driver is 580 or newer: setup --cuda --actor-cuda 13 takes the provider from PyPI."
-        : "";
-    throw new UserError(`${failures.join("\n")}${more}\nWhat was prepared is kept; run the command again to go on.`);
+    throw new UserError(`${failures.join("\n")}\nWhat was prepared is kept; run the command again to go on.`);
   }
   tell("CUDA is prepared; node dist/cli.js doctor --cuda says whether this machine can use it.");
 }

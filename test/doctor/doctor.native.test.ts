@@ -23,7 +23,7 @@ const well: MachineFacts = {
   cores: 16,
   ramBytes: 128e9,
   driver: "550.54.15",
-  gpus: [{ name: "NVIDIA A100-SXM4-80GB", memoryMiB: 81920 }],
+  gpus: [{ name: "NVIDIA A100-SXM4-80GB", memoryMiB: 81920, computeMode: "Default" }],
   visibleGpus: ["GPU-aa"],
   learner: {
     build: "cuda",
@@ -69,7 +69,12 @@ describe("gaps", () => {
     [
       "a driver too old for the actors' CUDA 13",
       { ...actors({ provider: "13" }), driver: "550.54" },
-      /^actors: .*too old for CUDA 13.*580.*setup --cuda/,
+      /^actors: .*too old for CUDA 13.*580.*cuda-compat-13.*provider built for CUDA 12/,
+    ],
+    [
+      "a GPU that one process may use",
+      { ...well, gpus: [{ ...well.gpus[0]!, computeMode: "Exclusive_Process" }] },
+      /^both: NVIDIA A100.* is in compute mode Exclusive_Process.*-> nvidia-smi -c DEFAULT/,
     ],
     [
       "TensorFlow's CPU build",

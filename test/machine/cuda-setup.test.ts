@@ -7,7 +7,9 @@ import { beforeEach, describe, expect, test, vi } from "vitest";
 import { setup } from "../../src/machine/prepare.js";
 import { cudaWheels, prepareCudaLibraries } from "../../src/machine/cuda-libraries.js";
 import { ONNX_CUDA_13, onnxVersion, prepareOnnxProvider, providerInPlace } from "../../src/machine/onnx-provider.js";
+import { neededLibraries } from "../../src/machine/elf.js";
 import type { Wheel } from "../../src/machine/wheels.js";
+import { linkedTo } from "../support/elf.js";
 
 let folder = "";
 let lines: string[] = [];
@@ -98,16 +100,46 @@ describe("ONNX Runtime's CUDA provider", () => {
       script,
     });
   }
-  const writes = `if (process.env.ONNXRUNTIME_NODE_INSTALL !== "true") process.exit(0);
-    for (const name of ${JSON.stringify(names)}) fs.writeFileSync(BIN + "/" + name, "provider");`;
+  const writes = (major: string) => `if (process.env.ONNXRUNTIME_NODE_INSTALL !== "true") process.exit(0);
+    const provider = Buffer.from("${linkedTo(["libcublasLt.so." + major, "libcublas.so." + major, "libcudart.so." + major]).toString("base64")}", "base64");
+    for (const name of ${JSON.stringify(names)}) fs.writeFileSync(BIN + "/" + name, provider);`;
 
   test("comes by the package's own script, is kept in the cache, and is linked from there after node_modules was made anew", async () => {
-    await prepare(writes);
+    await prepare(writes("12"));
     expect(providerInPlace(bin())).toBe("12");
     rmSync(bin(), { recursive: true });
     await prepare("throw new Error('asked again')");
-    for (const name of names) expect(readFileSync(join(bin(), name), "utf8")).toBe("provider");
+    for (const name of names) expect(neededLibraries(join(bin(), name))).toContain("libcudart.so.12");
   });
+
+  test("that is built for another CUDA than was asked for is refused for what its file says", async () => {
+    await expect(prepare(writes("13"))).rejects.toThrow(
+      /built for CUDA 13, expected CUDA 12.*--actor-cuda 13.*by hand/,
+    );
+    expect(existsSync(join(folder, "onnxruntime-1-cuda12"))).toBe(false);
+    expect(providerInPlace(bin())).toBeUndefined();
+  });
+
+  test.each([
+    ["12", ["libcublas.so.12", "libcudart.so.12", "libc.so.6"]],
+    ["13", ["libm.so.6", "libcudart.so.13"]],
+    [undefined, ["libcudart.so.11.0"]],
+    [undefined, []],
+  ])("in place is for CUDA %s, by what its file is linked to: %j", (major, libraries) => {
+    mkdirSync(bin());
+    for (const name of names) writeFileSync(join(bin(), name), linkedTo(libraries));
+    expect(providerInPlace(bin())).toBe(major);
+    expect(neededLibraries(join(bin(), names[1]!))).toEqual(libraries);
+  });
+
+  test.each(["", "provider", linkedTo(["libcudart.so.12"]).subarray(0, 130)])(
+    "that is no library is none: %#",
+    (bytes) => {
+      mkdirSync(bin());
+      for (const name of names) writeFileSync(join(bin(), name), bytes);
+      expect(providerInPlace(bin())).toBeUndefined();
+    },
+  );
 
   test("a script that ends well having done nothing is a failure", async () => {
     await expect(prepare("")).rejects.toThrow(

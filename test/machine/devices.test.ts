@@ -35,6 +35,7 @@ test("environment: one GPU, growing memory that is given back, own libraries fir
     CUDA_VISIBLE_DEVICES: "GPU-a",
     TF_FORCE_GPU_ALLOW_GROWTH: "true",
     TF_GPU_ALLOCATOR: "cuda_malloc_async",
+    CUDA_CACHE_MAXSIZE: "4294967296",
     LD_LIBRARY_PATH: "/l:/mine",
   });
   expect(deviceEnv("0", [], { TF_GPU_ALLOCATOR: "" })).toMatchObject({ TF_GPU_ALLOCATOR: "" });
