@@ -59,12 +59,32 @@ describe("the job", () => {
     expect((await runJob({}, ["--max-steps", "7"])).status).toBe(0);
     const run = storage("runs");
     expect(record()).toEqual([
-      `srun <--ntasks=1> <apptainer> <exec> <--nv> <--bind> <${project},${run},${storage("huggingface")}> <${folder}/image.sif>` +
+      `srun <--ntasks=1> <apptainer> <exec> <--nv> <--bind> <${project},${run},${storage("huggingface")},${storage("cuda-cache")}> <${folder}/image.sif>` +
         ` <node> </opt/finellama/dist/launch.js> <--algo> <grpo> <--config> <configs/qwen2.5-3b.yaml>` +
         ` <--run-dir> <${run}/grpo-42> <--actors> <1> <--max-steps> <7>`,
       `environment HF_HOME=${storage("huggingface")} HF_HUB_CACHE=${storage("huggingface/hub")} HF_HUB_OFFLINE=1 token=${token.length}`,
     ]);
     expect(existsSync(run)).toBe(true);
+  });
+
+  test("with MPS=1 starts its control daemon, gives the container its pipe, and ends it however the run ends", async () => {
+    expect((await runJob({ MPS: "1", FAKE_RUN: "crash" })).status).toBe(3);
+    const [start, run, , stop] = record();
+    expect(start).toMatch(/^mps <-d> pipe \S+\/mps-42-\w+\/pipe$/);
+    const pipe = start!.split(" ").at(-1)!;
+    expect(run).toContain(`,${pipe.replace(/\/pipe$/, "")}> <`);
+    expect(stop).toBe(`mps quit pipe ${pipe}`);
+    expect(existsSync(pipe)).toBe(false);
+  });
+
+  test("with MPS=1 where there is no MPS is refused before anything runs", async () => {
+    const withoutMps = join(folder, "bin");
+    mkdirSync(withoutMps);
+    for (const name of ["srun", "scancel", "scontrol"]) cpSync(join(standIns, name), join(withoutMps, name));
+    const { status, output } = await runJob({ MPS: "1", PATH: `${withoutMps}:${process.env["PATH"]}` });
+    expect(status).toBe(2);
+    expect(output).toMatch(/MPS=1: expected nvidia-cuda-mps-control on .*set MPS=0/);
+    expect(readFileSync(join(folder, "record"), "utf8")).toBe("");
   });
 
   test("takes algorithm, configuration and number of GPUs from its environment: one learner, the rest actors", async () => {
