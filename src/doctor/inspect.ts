@@ -68,7 +68,7 @@ interface DriverFacts {
   readonly gpus: readonly {
     readonly name: string;
     readonly memoryMiB: number | null;
-    /** As nvidia-smi says it: Default, Exclusive_Process, Prohibited; null where it says nothing. */
+    /** Default, Exclusive_Process or Prohibited, as nvidia-smi says; null where it says nothing. */
     readonly computeMode: string | null;
   }[];
 }

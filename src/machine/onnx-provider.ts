@@ -41,7 +41,7 @@ const binFolder = (): string => join(packageFolder(), "bin", "napi-v6", process.
 export const providerFolder = (major: CudaMajor): string =>
   join(cacheRoot(), `onnxruntime-${onnxVersion()}-cuda${major}`);
 
-/** The CUDA that the provider in place is linked to; undefined where there is none that can be read. */
+/** The CUDA that the provider in place is linked to; undefined where none can be read. */
 export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
   const files = PROVIDER.map((name) => join(bin, name));
   return files.every((file) => existsSync(file)) ? cudaOf(files[1]!) : undefined;

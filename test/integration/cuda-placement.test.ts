@@ -75,17 +75,18 @@ const decodeGraphOf = ({ config, numeric }: Variant): Uint8Array =>
 function segmentInputs({ config, numeric }: Variant): [string, string, number[]][] {
   const { numLayers, numKvHeads, headDim } = config;
   const adapters = numeric.adapters.flatMap(({ a, b }) => [a, b]);
+  type Input = [string, string, number[]];
   const caches = Array.from({ length: numLayers }, (_, layer) =>
-    ["k", "v"].flatMap((kind): [string, string, number[]][] => [
-      ...(numeric.fused === true
-        ? ([[`past_${kind}.${layer}`, numeric.dtype, [R, numKvHeads, T, headDim]]] as [string, string, number[]][])
-        : ([
+    ["k", "v"].flatMap((kind): Input[] =>
+      numeric.fused === true
+        ? [[`past_${kind}.${layer}`, numeric.dtype, [R, numKvHeads, T, headDim]]]
+        : [
             [`prompt_${kind}.${layer}`, numeric.dtype, [numKvHeads, 1, Q, Tp, headDim]],
             [`past_${kind}.${layer}`, numeric.dtype, [numKvHeads, 1, R, T, headDim]],
-          ] as [string, string, number[]][])),
-    ]),
+          ],
+    ),
   );
-  const places: [string, string, number[]][] =
+  const places: Input[] =
     numeric.fused === true
       ? [["lengths", "int32", [R]]]
       : [
