@@ -16,7 +16,9 @@ interface PlanOptions {
 export function addPlan(program: Command): void {
   program
     .command("plan")
-    .description("what a run would take in memory, by process and item, and whether it fits; allocates nothing")
+    .description(
+      "what a run would take in memory, by process and item, and whether it fits (on GPUs also about how long); allocates nothing",
+    )
     .usage("[--algo grpo|ppo] [--config FILE] [--key=value ...]")
     .addOption(algoOption())
     .addOption(configOption())
@@ -32,12 +34,13 @@ export function addPlan(program: Command): void {
 async function plan(options: PlanOptions, { args: overrides, options: known }: Command): Promise<void> {
   const { loadConfig } = await import("../config/load.js");
   const { checkMemory } = await import("../launcher/plan/check-memory.js");
-  const { describePlan } = await import("../launcher/plan/memory-report.js");
+  const { describePlan, describeTime } = await import("../launcher/plan/memory-report.js");
   const flags = known.map((option) => option.long!.slice(2));
   const { config, notes } = loadConfig({ algo: options.algo, files: options.config ?? [], overrides, flags });
   for (const note of notes) process.stderr.write(`${note}\n`);
-  const { plan, refused } = checkMemory(config, options.serial === true, options.gpuMemory);
-  const json = { ...plan, fits: refused === null };
-  console.log(options.json === true ? JSON.stringify(json, null, 2) : describePlan(plan));
+  const { plan, times, refused } = checkMemory(config, options.serial === true, options.gpuMemory);
+  const json = { ...plan, fits: refused === null, modelled_times: times };
+  const text = [describePlan(plan), ...(times.length === 0 ? [] : ["", describeTime(times)])].join("\n");
+  console.log(options.json === true ? JSON.stringify(json, null, 2) : text);
   if (refused !== null) throw new UserError(refused);
 }

@@ -48,7 +48,7 @@ export function providerInPlace(bin = binFolder()): CudaMajor | undefined {
 }
 
 /** The CUDA whose runtime or cuBLAS a library asks the loader for, whatever it is called. */
-export function cudaOf(file: string): CudaMajor | undefined {
+function cudaOf(file: string): CudaMajor | undefined {
   const linked = (neededLibraries(file) ?? []).map((name) => /^lib(?:cudart|cublas)\.so\.(1[23])$/.exec(name)?.[1]);
   return linked.find((major): major is CudaMajor => major !== undefined);
 }

@@ -5,11 +5,13 @@ import { gpuBytes, smiList } from "../../machine/gpus.js";
 import { readModelConfig } from "../../model/config.js";
 import { visibleGpus } from "../../machine/devices.js";
 import { assignDevices } from "../assign-devices.js";
+import { gpuTime } from "./gpu-time.js";
 import { fits, planMemory, type MemoryLimits } from "./memory-plan.js";
 import { refusal } from "./memory-report.js";
 
 /**
- * `refused` is null when the plan fits, else why not and what to change.
+ * `refused` is null when the plan fits, else why not and what to change. `times`, for learner and
+ * actors on GPUs alone: how long the run would take, by a model.
  * @param gpuMemory bytes of each GPU; undefined = as the driver says
  * @throws UserError for a model folder whose config.json cannot be used
  */
@@ -17,7 +19,10 @@ export function checkMemory(config: RunConfig, serial: boolean, gpuMemory?: numb
   const limits = limitsOf(config, serial, gpuMemory);
   const model = readModelConfig(config.model.path);
   const plan = planMemory(config, model, limits, serial);
-  return { plan, refused: fits(plan) ? null : refusal(plan) };
+  const { learner, actors } = limits.devices;
+  const onGpu = learner !== null && !serial && actors.every((gpu) => gpu !== null);
+  const times = onGpu ? (["A100", "H100"] as const).map((card) => gpuTime(config, model, card, config.actors.num)) : [];
+  return { plan, times, refused: fits(plan) ? null : refusal(plan) };
 }
 
 /** Where the configuration asks for a GPU and none is there, one is added, to plan ahead. */

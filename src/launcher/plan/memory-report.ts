@@ -1,5 +1,6 @@
 /** A memory plan in words: the table of `plan`, and the refusal of a run that cannot fit. */
 import { size } from "../../terminal/format.js";
+import type { GpuTime } from "./gpu-time.js";
 import { sumOf, type MemoryItem, type MemoryPlan, type ProcessPlan } from "./memory-plan.js";
 
 /** A table for each process, and the sums by memory. */
@@ -12,6 +13,18 @@ export function describePlan(plan: MemoryPlan): string {
     }),
   ].join("\n");
 }
+
+/** The time model of each card in a line, marked as what it is. */
+export const describeTime = (times: readonly GpuTime[]): string =>
+  [
+    "Time by a model (docs/cuda.md), nothing of which has been measured on a GPU:",
+    ...times.map(
+      (time) =>
+        `  ${time.card}  ${time.rows} rows: ${time.stepMs.toFixed(0)} ms a step, ${Math.round(time.tokensPerSecond).toLocaleString("en-US")} tokens/s; ` +
+        `iteration ${time.iterationSeconds.toFixed(0)} s (rollout ${time.rolloutSeconds.toFixed(0)}, learner ${time.learnerSeconds.toFixed(0)}); ` +
+        `run ${time.hours.toFixed(1)} h`,
+    ),
+  ].join("\n");
 
 function describeProcess(one: ProcessPlan): string[] {
   const where = one.gpu === null ? "on the CPU" : `on GPU ${one.gpu}`;
