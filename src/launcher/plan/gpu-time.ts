@@ -74,7 +74,7 @@ export function gpuTime(run: RunConfig, model: ModelConfig, card: keyof typeof C
   const operations = Math.ceil(tokens / perMicrobatch) * L * OPERATIONS_PER_LAYER * LEARNER_OPERATION;
   const once = overlapped(arithmetic / flops, operations);
   const epochs = run.algo === "ppo" ? run.num_ppo_epochs : run.num_iterations;
-  // PPO asks for values first: one more forward. With several steps GRPO asks for log-probabilities.
+  // One more forward: PPO asks for values first, GRPO with several steps for log-probabilities.
   const before = run.algo === "ppo" || stepsPerIteration(run) > 1 ? 1 / (passes + 1) : 0;
   const learner = once * (epochs + before);
   const shares =
