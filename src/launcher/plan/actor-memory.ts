@@ -44,10 +44,13 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
   const perToken = 2 * L * kv; // keys and values of all layers
   const prefillPrompts = Math.max(1, Math.min(groups, Math.floor(PREFILL_SCORES / (model.numHeads * prompt * prompt))));
   const prefillTokens = prefillPrompts * prompt;
+  // What a block's attention used is free again for its MLP.
   const prefill =
-    prefillTokens * perToken +
-    SCORE_ARRAYS * prefillPrompts * model.numHeads * prompt * prompt +
-    prefillTokens * (4 * H + 3 * q + 2 * kv + 3 * I);
+    prefillTokens * (perToken + 4 * H) +
+    Math.max(
+      prefillTokens * (3 * q + 2 * kv) + SCORE_ARRAYS * prefillPrompts * model.numHeads * prompt * prompt,
+      prefillTokens * 3 * I,
+    );
   const decode =
     VOCABULARY_ARRAYS * rows * V +
     rows * (4 * H + 3 * q + 2 * kv + 3 * I) +
@@ -59,7 +62,10 @@ export function actorItems(run: RunConfig, model: ModelConfig, where: MemoryItem
   const recent = 2 * growing * perToken; // loop-carried: the grown copy beside the one before
   const rope = 2 * (model.maxPositions + segment) * (model.headDim / 2);
 
-  const [on, inRam] = [itemsOn(where), itemsOn("ram")];
+  // With LoRA the sessions are made once, before there is work; else at every new policy.
+  const phase = run.lora.enabled ? { phase: "work" as const } : {};
+  const on = (...item: Parameters<ReturnType<typeof itemsOn>>) => ({ ...itemsOn(where)(...item), ...phase });
+  const inRam = (...item: Parameters<ReturnType<typeof itemsOn>>) => ({ ...itemsOn("ram")(...item), ...phase });
   return [
     ...weightItems(run, model, where),
     // engine.ts `prefill`: each group's own; kv-cache.ts `PromptCache`: the same side by side
@@ -116,6 +122,7 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
   const unused = beyondPrefill(model, dtype);
   const sum = (weights: readonly StoredWeight[]): number =>
     weights.reduce((bytes, weight) => bytes + byteLength(weight), 0);
+  const phase = lora === null ? {} : { phase: "start" as const };
   const items = [
     staging,
     onGpu("weights of the decode session", sum(stored), "actors.dtype"),
@@ -123,12 +130,16 @@ function weightItems(run: RunConfig, model: ModelConfig, where: MemoryItem["wher
     {
       ...inRam("weights as a file in /dev/shm while sessions are made", sum(stored), "actors.dtype"),
       shared: true as const,
+      ...phase,
     },
-    inRam(
-      "the largest parameter while that file is written",
-      Math.max(...weightLayout(model).map(({ size }) => size)) * 4,
-      "model.path",
-    ),
+    {
+      ...inRam(
+        "the largest parameter while that file is written",
+        Math.max(...weightLayout(model).map(({ size }) => size)) * 4,
+        "model.path",
+      ),
+      ...phase,
+    },
   ];
   if (lora === null) return items;
   const size = ({ shape }: { shape: readonly number[] }): number => shape.reduce((a, b) => a * b, 1);

@@ -13,6 +13,8 @@ export interface MemoryItem {
   readonly key?: string;
   /** In memory, but not in the process: a file in /dev/shm. */
   readonly shared?: true;
+  /** There only while the process starts, or only once it works; unset: all the time. */
+  readonly phase?: "start" | "work";
 }
 
 export interface ProcessPlan {
@@ -92,10 +94,14 @@ export function planMemory(asked: RunConfig, model: ModelConfig, machine: Memory
   return { processes, rooms };
 }
 
+/** The most that processes take at once: each of them either starts or works. */
 export function sumOf(processes: readonly ProcessPlan[], where: MemoryItem["where"]): number {
-  return processes
-    .flatMap(({ items }) => items)
-    .reduce((sum, item) => sum + (item.where === where ? item.bytes : 0), 0);
+  const inPhase = (items: readonly MemoryItem[], phase: MemoryItem["phase"]): number =>
+    items.reduce((sum, item) => sum + (item.where === where && item.phase === phase ? item.bytes : 0), 0);
+  return processes.reduce(
+    (sum, { items }) => sum + inPhase(items, undefined) + Math.max(inPhase(items, "start"), inPhase(items, "work")),
+    0,
+  );
 }
 
 export const fits = ({ rooms }: MemoryPlan): boolean =>
