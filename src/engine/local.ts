@@ -1,12 +1,16 @@
 /** An engine in this process, as in training, for commands that need no learner. */
 import { availableParallelism } from "node:os";
 import type { ModelFiles } from "../model/read-model.js";
-import type { GenerateRequest, GeneratedGroup } from "./engine-types.js";
+import type { EngineOptions, GenerateRequest, GeneratedGroup } from "./engine-types.js";
 import { OrtEngine } from "./engine.js";
 
 /** An engine that holds the model. @param threads of ONNX Runtime; 0 = all cores */
-export async function startEngine({ shape, baseFolder, lora, published }: ModelFiles, threads: number) {
-  const options = { threads: threads || availableParallelism(), maxRows: 256, segmentLength: 8 };
+export async function startEngine(
+  { shape, baseFolder, lora, published }: ModelFiles,
+  threads: number,
+  more: Partial<EngineOptions> = {},
+) {
+  const options = { threads: threads || availableParallelism(), maxRows: 256, segmentLength: 8, ...more };
   const engine = await OrtEngine.create(shape, options, lora === null ? null : { spec: lora, baseFolder });
   await engine.load(published(), 0);
   return engine;

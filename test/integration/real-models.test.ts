@@ -21,13 +21,23 @@ const models = [
     folder: process.env["FINELLAMA_QWEN"] ?? join(root, "models/qwen2.5-coder-0.5b"),
     maker: "qwen_coder_model.py",
   },
+  {
+    // what a run has trained, beside PEFT: real_model_reference.py writes reference.json into its folder
+    name: "a trained adapter",
+    folder: process.env["FINELLAMA_ADAPTER"] ?? "(FINELLAMA_ADAPTER is not set)",
+    maker: "real_model_reference.py",
+    weights: "adapter_model.safetensors",
+  },
 ].map((model) => {
-  const missing = !existsSync(join(model.folder, "model.safetensors"))
+  const weights = model.weights ?? "model.safetensors";
+  const golden =
+    model.weights === undefined ? join(root, `test/golden/${model.name}.json`) : join(model.folder, "reference.json");
+  const missing = [join(model.folder, weights), golden].some((file) => !existsSync(file))
     ? `no model in ${model.folder}; test/reference/${model.maker} makes it`
     : !existsSync(data)
       ? `no ${data}`
       : undefined;
-  return { ...model, missing, reason: missing === undefined ? "" : ` (skipped: ${missing})` };
+  return { ...model, weights, golden, missing, reason: missing === undefined ? "" : ` (skipped: ${missing})` };
 });
 
 interface Golden {
@@ -37,17 +47,23 @@ interface Golden {
 }
 const sha256 = (bytes: Uint8Array | string): string => createHash("sha256").update(bytes).digest("hex");
 
-describe.each(models)("$name$reason", ({ name, folder, missing }) => {
-  const golden = JSON.parse(readFileSync(join(root, `test/golden/${name}.json`), "utf8")) as Golden;
+const graphs = [
+  { graph: "", fused: false },
+  { graph: ", by grouped-segment.ts", fused: true },
+];
+const cases = models.flatMap((model) => graphs.map((graph) => ({ ...model, ...graph })));
+
+describe.each(cases)("$name$graph$reason", ({ golden: file, folder, fused, missing, weights }) => {
+  const golden = (missing === undefined ? JSON.parse(readFileSync(file, "utf8")) : {}) as Golden;
   let engine: OrtEngine;
   let prompts: Int32Array[];
 
   beforeAll(async () => {
     if (missing !== undefined) return;
-    expect(sha256(readFileSync(join(folder, "model.safetensors")))).toBe(golden.model_sha256);
+    expect(sha256(readFileSync(join(folder, weights)))).toBe(golden.model_sha256);
     expect(sha256(readFileSync(data))).toBe(golden.data_sha256);
     const model = readModel(folder);
-    engine = await startEngine(model, 0);
+    engine = await startEngine(model, 0, { fused });
     const lines = readFileSync(data, "utf8").split("\n").slice(0, golden.answers.length);
     prompts = lines.map((line) => {
       const { question } = JSON.parse(line) as { question: string };
