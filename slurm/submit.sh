@@ -7,6 +7,7 @@
 # ALGO   grpo (default) or ppo
 # GPUS   1 (default): learner and one actor share it; n: one learner, n - 1 actors
 # SEEDS  a job for each, as sbatch --array takes them
+# RUN    a run in RUNS_DIR to go on with, such as grpo-4711
 #
 # Why not sbatch alone: #SBATCH lines cannot read variables, and SLURM opens the log files before the script runs, so
 # their directory must be there before.

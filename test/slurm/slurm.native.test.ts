@@ -106,6 +106,13 @@ describe("the job", () => {
     expect(launcherOf(record()[0])).toBe(`<--resume> <${storage("runs/grpo-42")}> <--actors> <1>`);
   });
 
+  test("goes on with the run that RUN names", async () => {
+    mkdirSync(storage("runs/grpo-41"), { recursive: true });
+    writeFileSync(storage("runs/grpo-41/config.json"), "{}");
+    await runJob({ RUN: "grpo-41" });
+    expect(launcherOf(record()[0])).toBe(`<--resume> <${storage("runs/grpo-41")}> <--actors> <1>`);
+  });
+
   test("works without a token, and takes one that is set already", async () => {
     await runJob({ HF_TOKEN_FILE: join(folder, "nothing") });
     await runJob({ HF_TOKEN: "hf_x" });
@@ -131,6 +138,23 @@ describe("the job", () => {
       "scontrol <requeue> <42>",
     ]);
     expect(output).toMatch(/USR1: asking the launcher for a checkpoint[\s\S]*back into the queue/);
+  });
+
+  test("of an array that carries the array's own id means itself alone", async () => {
+    const array = { SLURM_JOB_ID: "40", SLURM_ARRAY_JOB_ID: "40", SLURM_ARRAY_TASK_ID: "3" };
+    expect((await runJob({ FAKE_RUN: "wait", ...array }, [], "SIGUSR1")).status).toBe(0);
+    expect(record().slice(2)).toEqual([
+      "running",
+      "scancel <--signal=TERM> <40_3.0>",
+      "saved",
+      "scontrol <requeue> <40_3>",
+    ]);
+  });
+
+  test("that cannot be put back into the queue fails, and says how to go on", async () => {
+    const { status, output } = await runJob({ FAKE_RUN: "wait", FAKE_SCONTROL: "fail" }, [], "SIGUSR1");
+    expect(status).toBe(1);
+    expect(output).toMatch(/scontrol failed; its checkpoint is there: RUN=grpo-42 ALGO=grpo slurm\/submit.sh goes on/);
   });
 
   test("that is cancelled or preempted has a checkpoint written and leaves the queue to SLURM", async () => {
