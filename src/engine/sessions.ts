@@ -38,7 +38,14 @@ export function sessionOptions({ threads, device }: EngineOptions): InferenceSes
     // Shapes change with nearly every run; remembered allocation patterns would only pile up.
     enableMemPattern: false,
     // Each session has its own pool: an idle pool that spins takes cores from the next session.
-    extra: { session: { intra_op: { allow_spinning: "1" }, force_spinning_stop: "1" } },
+    extra: {
+      session: {
+        intra_op: { allow_spinning: "1" },
+        force_spinning_stop: "1",
+        // Weights stay as long as the session: the arena need not grow by its largest step for them.
+        ...(device === "cuda" && { use_device_allocator_for_initializers: "1" }),
+      },
+    },
   };
 }
 

@@ -22,7 +22,7 @@ const models = [
     maker: "qwen_coder_model.py",
   },
   {
-    // what a run has trained, beside PEFT: real_model_reference.py writes reference.json into its folder
+    // what a run has trained, beside PEFT: real_model_reference.py writes its reference.json
     name: "a trained adapter",
     folder: process.env["FINELLAMA_ADAPTER"] ?? "(FINELLAMA_ADAPTER is not set)",
     maker: "real_model_reference.py",
