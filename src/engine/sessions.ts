@@ -42,7 +42,7 @@ export function sessionOptions({ threads, device }: EngineOptions): InferenceSes
       session: {
         intra_op: { allow_spinning: "1" },
         force_spinning_stop: "1",
-        // Weights stay as long as the session: the arena need not grow by its largest step for them.
+        // Weights stay as long as the session: the arena need not grow by a step for them.
         ...(device === "cuda" && { use_device_allocator_for_initializers: "1" }),
       },
     },
