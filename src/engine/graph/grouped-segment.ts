@@ -8,18 +8,7 @@ import type { ModelConfig } from "../../model/config.js";
 import { decodeLoop, declareLoopInputs, axis, type LoopStep } from "./decode-loop.js";
 import { headName, type Numeric, weightDtype } from "./numeric.js";
 import { Graph } from "./onnx.js";
-import {
-  addAndNorm,
-  cacheNames,
-  declareRope,
-  declareWeights,
-  embed,
-  linear,
-  mlp,
-  normOf,
-  project,
-  projectRows,
-} from "./qwen2.js";
+import { cacheNames, closeBlock, declareRope, declareWeights, embed, linear, normOf, projectRows } from "./qwen2.js";
 import { layerNames } from "./weights.js";
 
 /**
@@ -80,7 +69,6 @@ function forward(
   let residual = embed(b, numeric, b.node("Reshape", [current, b.int64([-1])])); // [R, H]
   let x = normOf(b, shape, numeric, residual, layerNames(0).inputNorm);
   const grown = Array.from({ length: L }, (_, layer) => {
-    const names = layerNames(layer);
     const rows = projectRows(b, shape, numeric, x, layer);
     const qkv = b.node("Reshape", [rows, b.int64([-1, 1, (Hq + 2 * Hkv) * D])]);
     const [attended, k, v] = [b.fresh("attended"), b.fresh("k"), b.fresh("v")];
@@ -92,14 +80,11 @@ function forward(
       // the tables carry the scale (declareRope), so that keys are the prefill's
       { num_heads: { int: Hq }, kv_num_heads: { int: Hkv }, do_rotary: { int: 1 }, scale: { float: 1 } },
     );
-    const attention = project(b, numeric, b.node("Reshape", [attended, b.int64([-1, Hq * D])]), names.o);
-    const middle = addAndNorm(b, shape, numeric, { residual, delta: attention, weight: names.postNorm });
-    const after = { residual: middle.residual, delta: mlp(b, shape, numeric, middle.normed, layer) };
-    const next =
-      layer === L - 1
-        ? { ...after, weight: "final_norm", type: "float32" as const }
-        : { ...after, weight: layerNames(layer + 1).inputNorm };
-    ({ normed: x, residual } = addAndNorm(b, shape, numeric, next));
+    ({ normed: x, residual } = closeBlock(b, shape, numeric, {
+      residual,
+      attended: b.node("Reshape", [attended, b.int64([-1, Hq * D])]),
+      layer,
+    }));
     return [k, v];
   });
   return { logits: linear(b, numeric, x, headName(shape, weightDtype(numeric))), caches: grown.flat() };

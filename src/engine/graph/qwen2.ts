@@ -82,7 +82,7 @@ function turned(g: Graph, x: string, rank = 2): string {
 }
 
 /** The model's linear layer: `linear`, and its LoRA beside it: x · (W + B · A)ᵀ. */
-export function project(g: Graph, numeric: Numeric, x: string, weight: string, stack?: Stack): string {
+function project(g: Graph, numeric: Numeric, x: string, weight: string, stack?: Stack): string {
   const base = linear(g, numeric, x, weight, stack);
   const adapter = numeric.adapters.find((input) => input.weight === weight);
   if (adapter === undefined) return base;
@@ -104,8 +104,29 @@ export function normOf(g: Graph, shape: ModelConfig, { dtype }: Numeric, x: stri
   return g.cast(normed, "float32", dtype);
 }
 
+/**
+ * A block after its attention [N, Hq · D]: the output projection, the MLP, and the next block's
+ * norm; after the last block the final norm, in float32 for the head.
+ */
+export function closeBlock(
+  g: Graph,
+  shape: ModelConfig,
+  numeric: Numeric,
+  { residual, attended, layer }: { readonly residual: string; readonly attended: string; readonly layer: number },
+) {
+  const { o, postNorm } = layerNames(layer);
+  const attention = project(g, numeric, attended, o);
+  const middle = addAndNorm(g, shape, numeric, { residual, delta: attention, weight: postNorm });
+  const delta = mlp(g, shape, numeric, middle.normed, layer);
+  const next =
+    layer === shape.numLayers - 1
+      ? { weight: "final_norm", type: "float32" as const }
+      : { weight: layerNames(layer + 1).inputNorm };
+  return addAndNorm(g, shape, numeric, { residual: middle.residual, delta, ...next });
+}
+
 /** residual + delta, and its RMSNorm as `type`. */
-export function addAndNorm(
+function addAndNorm(
   g: Graph,
   shape: ModelConfig,
   { dtype }: Numeric,
@@ -121,13 +142,7 @@ export function addAndNorm(
 }
 
 /** SwiGLU: down(silu(gate(x)) · up(x)). With `weightsFirst` only the last product is turned. */
-export function mlp(
-  g: Graph,
-  { intermediateSize: I }: ModelConfig,
-  numeric: Numeric,
-  x: string,
-  layer: number,
-): string {
+function mlp(g: Graph, { intermediateSize: I }: ModelConfig, numeric: Numeric, x: string, layer: number): string {
   const names = layerNames(layer);
   const silu = (gate: string) => g.node("com.microsoft::QuickGelu", [gate], { alpha: { float: 1 } });
   if (numeric.fused === true) {
@@ -202,7 +217,6 @@ export function buildPrefillGraph(shape: ModelConfig, numeric: Numeric = CPU_FLO
   let residual = g.node("Reshape", [embed(g, numeric, ids), g.int64([-1, H])]);
   let x = normOf(g, shape, numeric, residual, layerNames(0).inputNorm);
   for (let layer = 0; layer < shape.numLayers; layer++) {
-    const names = layerNames(layer);
     const { qk, v } = projectAttention(g, shape, numeric, x, layer);
     const stacked = g.node("Reshape", [qk, headsShape]); // [Hq + Hkv, P, Tp, D]
     const rotated = g.node("com.microsoft::RotaryEmbedding", [stacked, g.int64([0]), rope.cos, rope.sin]);
@@ -218,11 +232,8 @@ export function buildPrefillGraph(shape: ModelConfig, numeric: Numeric = CPU_FLO
     const weights = attentionWeights(g, numeric, scores, causal);
     const context = g.node("MatMul", [weights, g.node("Reshape", [cache.v, keyShape])]); // [Hkv, rep, P, Tp, D]
     const rows = g.node("Transpose", [context], { perm: { ints: [2, 3, 0, 1, 4] } });
-    const attention = project(g, numeric, g.node("Reshape", [rows, g.int64([-1, Hq * D])]), names.o);
-    const middle = addAndNorm(g, shape, numeric, { residual, delta: attention, weight: names.postNorm });
-    const delta = mlp(g, shape, numeric, middle.normed, layer);
-    const weight = layerNames(layer + 1).inputNorm;
-    ({ normed: x, residual } = addAndNorm(g, shape, numeric, { residual: middle.residual, delta, weight }));
+    const attended = g.node("Reshape", [rows, g.int64([-1, Hq * D])]);
+    ({ normed: x, residual } = closeBlock(g, shape, numeric, { residual, attended, layer }));
   }
   return g.encodeModel();
 }

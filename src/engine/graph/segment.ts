@@ -13,16 +13,14 @@ import { axis, decodeLoop, declareLoopInputs } from "./decode-loop.js";
 import { CPU_FLOAT32, headName, type Numeric, weightDtype } from "./numeric.js";
 import { Graph, type DataType, type Dim } from "./onnx.js";
 import {
-  addAndNorm,
   attentionWeights,
   cacheNames,
+  closeBlock,
   declareRope,
   declareWeights,
   embed,
   linear,
-  mlp,
   normOf,
-  project,
   projectAttention,
   timesTransposed,
 } from "./qwen2.js";
@@ -115,7 +113,7 @@ interface StepInputs {
 
 /** The decoder over one token of each row: logits [R, V], and `recent` with the new step. */
 function forward(b: Graph, shape: ModelConfig, numeric: Numeric, at: StepInputs) {
-  const { numLayers: L, numHeads: Hq, numKvHeads: Hkv, headDim: D } = shape;
+  const { numHeads: Hq, numKvHeads: Hkv, headDim: D } = shape;
   const { inputs, arrangement, rope, recent, current, step } = at;
   const { prompt, past } = inputs;
   // Shapes read in here are on the host. Lengths from outside the loop, or of its counter, CUDA
@@ -151,15 +149,8 @@ function forward(b: Graph, shape: ModelConfig, numeric: Numeric, at: StepInputs)
     // [Hkv, rep, R, 1, D]
     const context = attend(b, numeric, arrangement, visible, q, prompt[layer]!, past[layer]!, { k, v });
     const rows = b.node("Transpose", [context], { perm: { ints: [2, 0, 1, 3, 4] } });
-    const names = layerNames(layer);
-    const attention = project(b, numeric, b.node("Reshape", [rows, b.int64([-1, Hq * D])]), names.o);
-    const middle = addAndNorm(b, shape, numeric, { residual, delta: attention, weight: names.postNorm });
-    const after = { residual: middle.residual, delta: mlp(b, shape, numeric, middle.normed, layer) };
-    const next =
-      layer === L - 1
-        ? { ...after, weight: "final_norm", type: "float32" as const }
-        : { ...after, weight: layerNames(layer + 1).inputNorm };
-    ({ normed: x, residual } = addAndNorm(b, shape, numeric, next));
+    const attended = b.node("Reshape", [rows, b.int64([-1, Hq * D])]);
+    ({ normed: x, residual } = closeBlock(b, shape, numeric, { residual, attended, layer }));
     return { k, v };
   });
   return { logits: linear(b, numeric, x, headName(shape, weightDtype(numeric))), grown };
