@@ -33,9 +33,14 @@ const storage = (...path: string[]) => join(folder, "storage", ...path);
 /**
  * Runs the job script as SLURM would, from a copy, and sends it `signal` when the launcher runs.
  */
-async function runJob(vars: NodeJS.ProcessEnv = {}, args: string[] = [], signal?: NodeJS.Signals) {
+async function runJob(
+  vars: NodeJS.ProcessEnv = {},
+  args: string[] = [],
+  signal?: NodeJS.Signals,
+  purpose: "train" | "eval" | "study" = "train",
+) {
   const script = join(folder, "slurm_script");
-  writeFileSync(script, readFileSync(join(project, "slurm/train.sbatch")));
+  writeFileSync(script, readFileSync(join(project, `slurm/${purpose}.sbatch`)));
   const child = spawn("bash", [script, ...args], {
     cwd: folder,
     env: { ...env, SLURM_SUBMIT_DIR: project, SLURM_JOB_ID: "42", ...vars },
@@ -137,7 +142,7 @@ describe("the job", () => {
       "saved",
       "scontrol <requeue> <42>",
     ]);
-    expect(output).toMatch(/USR1: asking the launcher for a checkpoint[\s\S]*back into the queue/);
+    expect(output).toMatch(/USR1: asking the program to save and end[\s\S]*back into the queue/);
   });
 
   test("of an array that carries the array's own id means itself alone", async () => {
@@ -154,7 +159,7 @@ describe("the job", () => {
   test("that cannot be put back into the queue fails, and says how to go on", async () => {
     const { status, output } = await runJob({ FAKE_RUN: "wait", FAKE_SCONTROL: "fail" }, [], "SIGUSR1");
     expect(status).toBe(1);
-    expect(output).toMatch(/scontrol failed; its checkpoint is there: RUN=grpo-42 ALGO=grpo slurm\/submit.sh goes on/);
+    expect(output).toMatch(/scontrol failed; what it has is saved: RUN=grpo-42 ALGO=grpo slurm\/submit.sh goes on/);
   });
 
   test("that is cancelled or preempted has a checkpoint written and leaves the queue to SLURM", async () => {
@@ -164,20 +169,64 @@ describe("the job", () => {
   });
 });
 
-describe("the directives", () => {
-  const directives = readFileSync(join(project, "slurm/train.sbatch"), "utf8")
+describe("a job for another purpose", () => {
+  const commandOf = (line: string | undefined) => line?.replace(/^.*<node> <\/opt\/finellama\/dist\//, "<");
+
+  test("evaluates the run that RUN names, beside the run", async () => {
+    expect((await runJob({ RUN: "ppo-7" }, ["--limit", "5"], undefined, "eval")).status).toBe(0);
+    expect(commandOf(record()[0])).toBe(
+      `<cli.js> <eval> <--model> <${storage("runs/ppo-7")}> <--data> <data/gsm8k/test.jsonl> <--out> <${storage("runs/ppo-7/eval")}>` +
+        ` <--device> <cuda> <--dtype> <float16> <--segment-length> <128> <--limit> <5>`,
+    );
+  });
+
+  test("evaluates the model where no run is named, as the baseline", async () => {
+    await runJob({ MODEL: "some/model", DATA: "mine.jsonl" }, [], undefined, "eval");
+    expect(commandOf(record()[0])).toMatch(
+      new RegExp(
+        `^<cli.js> <eval> <--model> <some/model> <--data> <mine.jsonl> <--out> <${storage("runs/baseline")}> `,
+      ),
+    );
+  });
+
+  test("runs a study in a directory of its name", async () => {
+    await runJob({ STUDY: "configs/study-starter.yaml" }, [], undefined, "study");
+    expect(commandOf(record()[0])).toBe(
+      `<cli.js> <study> <configs/study-starter.yaml> <--out> <${storage("runs/study-starter")}>`,
+    );
+  });
+
+  test.each(["eval", "study"] as const)("%s goes back into the queue near its time limit", async (purpose) => {
+    const { status, output } = await runJob({ FAKE_RUN: "wait" }, [], "SIGUSR1", purpose);
+    expect(status).toBe(0);
+    expect(record().slice(2)).toEqual([
+      "running",
+      "scancel <--signal=TERM> <42.0>",
+      "saved",
+      "scontrol <requeue> <42>",
+    ]);
+    expect(output).toContain("saved; back into the queue");
+  });
+});
+
+describe.each([
+  ["train", "finellama", "24"],
+  ["eval", "finellama-eval", "12"],
+  ["study", "finellama-study", "24"],
+])("the directives of %s", (purpose, name, hours) => {
+  const directives = readFileSync(join(project, `slurm/${purpose}.sbatch`), "utf8")
     .split("\n")
     .filter((line) => line.startsWith("#SBATCH"))
     .map((line) => line.slice("#SBATCH ".length));
 
   test("are what the job relies on, and stand before the first command", () => {
     expect(directives).toEqual([
-      "--job-name=finellama",
+      `--job-name=${name}`,
       "--nodes=1",
       "--ntasks=1",
       "--gpus=1",
       '-C "fat"',
-      "--time=24:00:00",
+      `--time=${hours}:00:00`,
       "--output=logs/%x_%j.out",
       "--error=logs/%x_%j.err",
       "--open-mode=append",
@@ -223,6 +272,25 @@ describe("submission", () => {
     ]);
   });
 
+  test("for an evaluation and for a study", () => {
+    submit({}, ["eval", "--limit", "5"]);
+    submit({ STUDY: join(project, "configs/study-starter.yaml") }, ["study"]);
+    expect(record()).toEqual([
+      "sbatch <--account=from-site-env> <--gpus=1> <--time=12:00:00> <--job-name=finellama-eval> <--constraint=fat> <slurm/eval.sbatch> <--limit> <5>",
+      "sbatch <--account=from-site-env> <--gpus=1> <--time=24:00:00> <--job-name=finellama-study> <--constraint=fat> <slurm/study.sbatch>",
+    ]);
+  });
+
+  test.each([
+    [["study"], { STUDY: "nowhere.yaml" }, /STUDY: expected a study file, found none at nowhere.yaml/],
+    [["evaluate"], {}, /evaluate: expected train, eval or study before the options/],
+  ])("%j with %o is refused before anything is submitted", (args, vars, message) => {
+    const { status, stderr } = submit(vars, args);
+    expect(status).toBe(2);
+    expect(stderr).toMatch(message);
+    expect(record()).toEqual([""]);
+  });
+
   test("where USER is not set goes by the name of the user", () => {
     const { status, stderr } = submit({
       USER: undefined,
@@ -246,6 +314,7 @@ describe("submission", () => {
     [{ ALGO: "dpo" }, /ALGO: expected grpo or ppo, found dpo/],
     [{ GPUS: "0" }, /GPUS: expected a whole number of at least 1, found 0/],
     [{ CONTAINER: "/nowhere.sif" }, /no image at \/nowhere.sif; build it/],
+    [{ RUN: "grpo-1" }, /RUN: expected a run in .*, found none of the name grpo-1/],
   ])("%o is refused before anything is submitted", (vars, message) => {
     const { status, stderr } = submit(vars);
     expect(status).toBe(2);
@@ -263,8 +332,12 @@ test("no file but the worked example of site.env names an account", () => {
 
 const hasShellcheck = spawnSync("shellcheck", ["--version"]).status === 0;
 test.skipIf(!hasShellcheck)("shellcheck finds nothing (skipped where shellcheck is not installed)", () => {
-  const files = ["slurm/submit.sh", "slurm/train.sbatch", "slurm/site.env"];
-  const fixtures = ["sbatch", "srun", "scancel", "scontrol", "apptainer"].map((name) => `test/fixtures/slurm/${name}`);
+  const files = ["submit.sh", "train.sbatch", "eval.sbatch", "study.sbatch", "job.sh", "site.env"].map(
+    (name) => `slurm/${name}`,
+  );
+  const fixtures = ["sbatch", "srun", "scancel", "scontrol", "apptainer", "nvidia-cuda-mps-control"].map(
+    (name) => `test/fixtures/slurm/${name}`,
+  );
   const { stdout } = spawnSync("shellcheck", ["-x", ...files, ...fixtures], { cwd: project, encoding: "utf8" });
   expect(stdout).toBe("");
 });
