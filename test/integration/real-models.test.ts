@@ -51,9 +51,11 @@ const graphs = [
   { graph: "", fused: false },
   { graph: ", by grouped-segment.ts", fused: true },
 ];
-const cases = models.flatMap((model) => graphs.map((graph) => ({ ...model, ...graph })));
+const cases = models.flatMap((model) =>
+  graphs.map((graph) => ({ ...model, ...graph, title: `${model.name}${graph.graph}${model.reason}` })),
+);
 
-describe.each(cases)("$name$graph$reason", ({ golden: file, folder, fused, missing, weights }) => {
+describe.each(cases)("$title", ({ golden: file, folder, fused, missing, weights }) => {
   const golden = (missing === undefined ? JSON.parse(readFileSync(file, "utf8")) : {}) as Golden;
   let engine: OrtEngine;
   let prompts: Int32Array[];
