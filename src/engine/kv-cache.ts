@@ -30,7 +30,7 @@ export function halfBits(tensor: Tensor): Uint16Array {
 }
 
 /** Buffers by name, grown by half when too small. Old contents stay: stale but finite. */
-export class Buffers {
+class Buffers {
   readonly #dtype: ValueType;
   readonly #held = new Map<string, Values>();
 
@@ -45,6 +45,42 @@ export class Buffers {
       this.#held.set(name, buffer);
     }
     return buffer.subarray(0, size);
+  }
+}
+
+/** Two sets of buffers, rows being copied from one to the other, and what the last run gave. */
+export class TwoSets {
+  #sets: [from: Buffers, to: Buffers];
+  /** Outputs of the last run, not yet copied. */
+  #recent: Record<string, Tensor> = {};
+  recentSteps = 0;
+
+  constructor(dtype: ValueType) {
+    this.#sets = [new Buffers(dtype), new Buffers(dtype)];
+  }
+
+  from(name: string, size: number): Values {
+    return this.#sets[0].take(name, size);
+  }
+
+  to(name: string, size: number): Values {
+    return this.#sets[1].take(name, size);
+  }
+
+  recent(name: string): Values | undefined {
+    const newest = this.#recent[name];
+    return newest === undefined ? undefined : valuesOf(newest);
+  }
+
+  append(outputs: Record<string, Tensor>, steps: number): void {
+    this.#recent = outputs;
+    this.recentSteps = steps;
+  }
+
+  /** What was written becomes what is read; the last run's steps are in it. */
+  turn(): void {
+    this.#sets.reverse();
+    this.append({}, 0);
   }
 }
 
@@ -108,18 +144,15 @@ export class GeneratedCache {
   readonly feeds: Record<string, Tensor> = {};
   readonly #shape: ModelConfig;
   readonly #dtype: ValueType;
-  /** Two sets: rows are copied from one to the other when they are rearranged. */
-  #sets: [Buffers, Buffers];
+  /** The last run's `next_k/v.<layer>` are [Hkv, 1, R, steps, D]. */
+  readonly #sets: TwoSets;
   #rows = 0;
   #slots = 0;
-  /** Steps of the last run, not yet copied: `next_k/v.<layer>`, [Hkv, 1, R, steps, D]. */
-  #recent: Record<string, Tensor> = {};
-  #recentSteps = 0;
 
   constructor(shape: ModelConfig, dtype: ValueType) {
     this.#shape = shape;
     this.#dtype = dtype;
-    this.#sets = [new Buffers(dtype), new Buffers(dtype)];
+    this.#sets = new TwoSets(dtype);
   }
 
   clear(): void {
@@ -130,39 +163,37 @@ export class GeneratedCache {
 
   /** Takes the outputs of a run of `steps` steps; the rows are those of the last `arrange`. */
   append(outputs: Record<string, Tensor>, steps: number): void {
-    this.#recent = outputs;
-    this.#recentSteps = steps;
+    this.#sets.append(outputs, steps);
   }
 
   /** Makes `feeds` for these rows, cuts slots that no row uses, and returns the slot count T. */
   arrange(places: readonly Place[]): number {
     const { numLayers, numKvHeads, headDim: D } = this.#shape;
-    const end = this.#slots + this.#recentSteps;
+    const { recentSteps } = this.#sets;
+    const end = this.#slots + recentSteps;
     const first = Math.min(end, ...places.map((place) => (place.row < 0 ? end : place.start)));
     const slots = end - first;
     const rows = places.length;
-    const [from, to] = this.#sets;
     for (let layer = 0; layer < numLayers; layer++) {
       const past = cacheNames("past", layer);
       const next = cacheNames("next", layer);
       for (const part of ["k", "v"] as const) {
-        const source = from.take(past[part], numKvHeads * this.#rows * this.#slots * D);
-        const newest = this.#recent[next[part]];
-        const recent = newest === undefined ? undefined : valuesOf(newest);
-        const target = to.take(past[part], numKvHeads * rows * slots * D);
+        const source = this.#sets.from(past[part], numKvHeads * this.#rows * this.#slots * D);
+        const recent = this.#sets.recent(next[part]);
+        const target = this.#sets.to(past[part], numKvHeads * rows * slots * D);
         places.forEach((place, r) => {
           if (place.row < 0) return;
           for (let head = 0; head < numKvHeads; head++) {
             const sourceRow = head * this.#rows + place.row;
             const targetEnd = (head * rows + r + 1) * slots;
             const old = Math.max(0, this.#slots - place.start); // slots of its own before the last run
-            const fresh = Math.min(this.#recentSteps, end - place.start);
+            const fresh = Math.min(recentSteps, end - place.start);
             if (old > 0) {
               const stop = (sourceRow + 1) * this.#slots * D;
               target.set(source.subarray(stop - old * D, stop), (targetEnd - fresh - old) * D);
             }
             if (recent !== undefined) {
-              const stop = (sourceRow + 1) * this.#recentSteps * D;
+              const stop = (sourceRow + 1) * recentSteps * D;
               target.set(recent.subarray(stop - fresh * D, stop), (targetEnd - fresh) * D);
             }
           }
@@ -174,10 +205,9 @@ export class GeneratedCache {
       place.start = place.row < 0 ? slots : place.start - first;
       place.row = r;
     });
-    this.#sets = [to, from];
+    this.#sets.turn();
     this.#rows = rows;
     this.#slots = slots;
-    this.append({}, 0);
     return slots;
   }
 }

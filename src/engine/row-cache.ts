@@ -3,25 +3,22 @@ import { Tensor } from "onnxruntime-node";
 import type { ModelConfig } from "../model/config.js";
 import type { Arranged, SegmentCache } from "./batch.js";
 import { cacheNames } from "./graph/qwen2.js";
-import { Buffers, valuesOf, type ValueType } from "./kv-cache.js";
+import { TwoSets, type ValueType } from "./kv-cache.js";
 
 /** Prompt and completion of each row, left-aligned on T slots. */
 export class RowCache implements SegmentCache {
   readonly #shape: ModelConfig;
   readonly #dtype: ValueType;
-  /** Two sets: rows are copied from one to the other when they are rearranged. */
-  #sets: [Buffers, Buffers];
+  /** The last run's `next_k/v.<layer>` are [R, Hkv, steps, D]. */
+  readonly #sets: TwoSets;
   /** Tokens of each row in the cache at the last `feeds`. */
   #lengths: readonly number[] = [];
   #slots = 0;
-  /** Steps of the last run, not yet copied: `next_k/v.<layer>`, [R, Hkv, steps, D]. */
-  #recent: Record<string, Tensor> = {};
-  #recentSteps = 0;
 
   constructor(shape: ModelConfig, dtype: ValueType) {
     this.#shape = shape;
     this.#dtype = dtype;
-    this.#sets = [new Buffers(dtype), new Buffers(dtype)];
+    this.#sets = new TwoSets(dtype);
   }
 
   clear(): void {
@@ -31,13 +28,12 @@ export class RowCache implements SegmentCache {
   }
 
   append(outputs: Record<string, Tensor>, steps: number): void {
-    this.#recent = outputs;
-    this.#recentSteps = steps;
+    this.#sets.append(outputs, steps);
   }
 
   feeds({ rows }: Arranged): Record<string, Tensor> {
     const { numLayers, numKvHeads, headDim: D } = this.#shape;
-    const [from, to] = this.#sets;
+    const { recentSteps } = this.#sets;
     const R = rows.length;
     const lengths = rows.map(({ group, ids }) => group.prompt.length + ids.length);
     const slots = Math.max(1, ...lengths);
@@ -45,10 +41,9 @@ export class RowCache implements SegmentCache {
     for (let layer = 0; layer < numLayers; layer++) {
       const [past, next] = [cacheNames("past", layer), cacheNames("next", layer)];
       (["k", "v"] as const).forEach((part, p) => {
-        const source = from.take(past[part], this.#lengths.length * numKvHeads * this.#slots * D);
-        const newest = this.#recent[next[part]];
-        const recent = newest === undefined ? undefined : valuesOf(newest);
-        const target = to.take(past[part], R * numKvHeads * slots * D);
+        const source = this.#sets.from(past[part], this.#lengths.length * numKvHeads * this.#slots * D);
+        const recent = this.#sets.recent(next[part]);
+        const target = this.#sets.to(past[part], R * numKvHeads * slots * D);
         rows.forEach(({ place, group: { prompt } }, r) => {
           const old = place.row < 0 ? prompt.length : this.#lengths[place.row]!;
           const own = place.row < 0 ? prompt.parts[2 * layer + p] : source;
@@ -57,7 +52,7 @@ export class RowCache implements SegmentCache {
             const start = place.row < 0 ? head * old : (place.row * numKvHeads + head) * this.#slots;
             if (own !== undefined) target.set(own.subarray(start * D, (start + old) * D), row * slots * D);
             if (place.row < 0 || recent === undefined) continue;
-            const steps = (place.row * numKvHeads + head) * this.#recentSteps;
+            const steps = (place.row * numKvHeads + head) * recentSteps;
             const fresh = recent.subarray(steps * D, (steps + lengths[r]! - old) * D);
             target.set(fresh, (row * slots + old) * D);
           }
@@ -66,10 +61,9 @@ export class RowCache implements SegmentCache {
       });
     }
     rows.forEach(({ place }, r) => (place.row = r));
-    this.#sets = [to, from];
+    this.#sets.turn();
     this.#lengths = lengths;
     this.#slots = slots;
-    this.append({}, 0);
     return feeds;
   }
 }
